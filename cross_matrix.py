@@ -1,0 +1,77 @@
+"""Step 4 of 8, mixed modalities: two or three modalities concatenated or crossed, in factors.
+
+Reads    graph_path/<dataset>/, modal_path/<dataset>/, user_embedding_path/<task>/
+Writes   matrix_path/<task>/<variant>/: user_part.npy, item_part.npy, and how they were scaled
+
+The user part holds the user embeddings of the modalities side by side. The item part (design section 5):
+- concat: the modalities side by side; whatever is wider than 128 is reduced by PCA to 128, each modality first,
+  then the concatenation;
+- cross: the longer ones reduced by PCA to the shortest width, then multiplied element by element.
+Columns of users and items are never multiplied with each other, so two tables are the whole matrix.
+
+    python cross_matrix.py --task wechat_click --variant vat_concat at_cross
+"""
+
+import numpy as np
+
+from mma4ctr.console import Stopwatch, closing_line, parser, run
+from mma4ctr.matrix import SCALINGS, load_step_inputs, write_matrix
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
+from mma4ctr.tasks import (
+    CONCAT,
+    CROSS,
+    DEFAULT_VARIANT,
+    add_task_options,
+    add_variant_option,
+    chosen_tasks,
+    chosen_variants,
+)
+
+
+def concat(modalities: list[np.ndarray]) -> np.ndarray:
+    """float32 (items, at most 128): the modalities, each float32 (items, width), side by side."""
+    parts = [at_most(values, WIDEST_ITEM_PART) for values in modalities]
+    return at_most(np.concatenate(parts, axis=1), WIDEST_ITEM_PART)
+
+
+def cross(modalities: list[np.ndarray]) -> np.ndarray:
+    """float32 (items, shortest width): the element-wise product of the modalities, PCA'd to the shortest width."""
+    shortest = min(min(values.shape[1] for values in modalities), WIDEST_ITEM_PART)
+    product = at_most(modalities[0], shortest)
+    for values in modalities[1:]:
+        product = product * at_most(values, shortest)
+    return product
+
+
+def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
+    """Write the concat and cross matrices of a task; returns their names. Raises `UserError`."""
+    inputs = load_step_inputs(paths, task)
+    variants = chosen_variants(asked, CONCAT | CROSS, inputs.modalities, task)
+    for variant in variants:
+        modalities = (CONCAT | CROSS)[variant]
+        features = [inputs.modal.array(name) for name in modalities]
+        item_part = cross(features) if variant in CROSS else concat(features)
+        write_matrix(paths, inputs, variant, modalities, item_part, scaling=scaling)
+    return variants
+
+
+def main() -> None:
+    options = parser(__doc__)
+    add_task_options(options)
+    add_variant_option(options, CONCAT | CROSS, DEFAULT_VARIANT)
+    options.add_argument(
+        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
+    )
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    written = []
+    for task in chosen_tasks(paths, arguments):
+        written += [f"{task}/{name}" for name in write_mixed(paths, task, arguments.variant, scaling=arguments.scaling)]
+    closing_line(4, f"{paths.matrix}: {', '.join(written)}", len(written), watch, unit="matrices")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+"""Step 4 of 8, single modalities: the feature matrix of one modality alone, in factors.
+
+Reads    graph_path/<dataset>/, modal_path/<dataset>/, user_embedding_path/<task>/
+Writes   matrix_path/<task>/<modality>/: user_part.npy, item_part.npy, and how they were scaled
+
+The item part is the modality as step 2 made it, reduced to 128 columns where it is wider; the user part is the
+user embedding of the same modality. cross_matrix.py makes the variants of two and three modalities.
+
+    python gen_matrix.py --task tiktok_like --variant visual acoustic
+"""
+
+from mma4ctr.console import Stopwatch, closing_line, parser, run
+from mma4ctr.matrix import SCALINGS, load_step_inputs, write_matrix
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
+from mma4ctr.tasks import SINGLE, add_task_options, add_variant_option, chosen_tasks, chosen_variants
+
+
+def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
+    """Write the single-modality matrices of a task; returns their names. Raises `UserError`."""
+    inputs = load_step_inputs(paths, task)
+    variants = chosen_variants(asked, SINGLE, inputs.modalities, task)
+    for variant in variants:
+        item_part = at_most(inputs.modal.array(variant), WIDEST_ITEM_PART)
+        write_matrix(paths, inputs, variant, SINGLE[variant], item_part, scaling=scaling)
+    return variants
+
+
+def main() -> None:
+    options = parser(__doc__)
+    add_task_options(options)
+    add_variant_option(options, SINGLE, "all")
+    options.add_argument(
+        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
+    )
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    written = []
+    for task in chosen_tasks(paths, arguments):
+        written += [
+            f"{task}/{name}" for name in write_single(paths, task, arguments.variant, scaling=arguments.scaling)
+        ]
+    closing_line(4, f"{paths.matrix}: {', '.join(written)}", len(written), watch, unit="matrices")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""What two or more of the numbered scripts share. The package never imports a script."""

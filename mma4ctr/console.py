@@ -1,0 +1,144 @@
+"""Everything a person sees in the terminal: progress, notes, tables, the closing line and the error line.
+
+No other module prints. A mistake of the user's (a wrong file, a wrong option) is a `UserError`: one line on
+standard error and exit code 2. Anything else that goes wrong is a defect of ours and keeps its traceback.
+"""
+
+import argparse
+import errno
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class UserError(Exception):
+    """Something the person who runs the command can put right; the message says how."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call a script's `main` and leave with its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C."""
+    try:
+        code = main() or 0
+    except UserError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}")
+        code = 2
+    except KeyboardInterrupt:
+        err.print("[bold red]interrupted:[/] nothing half-written is left as finished; run the command again")
+        code = 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            raise
+        err.print(f"[bold red]error:[/] {escape(str(error.filename or 'output'))}: {error.strerror}")
+        code = 2
+    sys.exit(code)
+
+
+def note(message: str) -> None:
+    """One plain line about what was read, chosen or skipped."""
+    out.print(escape(message))
+
+
+def warn(message: str) -> None:
+    """One line on standard error about something that works but is probably not what was meant."""
+    err.print(f"[yellow]warning:[/] {escape(message)}")
+
+
+@contextmanager
+def progress(description: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
+    """A progress bar for one loop; yields `advance(amount)`. Silent where the output is not a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TaskProgressColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(escape(description), total=total)
+        yield lambda amount: bar.advance(task, amount)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
+
+
+class Stopwatch:
+    """Wall-clock seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def closing_line(step: int, written: str, rows: int, watch: Stopwatch, unit: str = "rows") -> None:
+    """The one line every step ends with: what was written, how much, seconds, peak memory."""
+    out.print(
+        f"[bold green]Step {step} of 8:[/] wrote {escape(written)}, {rows:,} {unit}, "
+        f"{watch.seconds:.1f} s, peak memory {peak_memory_mb():,.0f} MB"
+    )
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table in the terminal; the first two columns to the left, numbers to the right.
+
+    The table keeps its full width where the output is not a terminal, so that nothing is cut in a log.
+    """
+    table = Table(title=title, title_justify="left")
+    for position, name in enumerate(header):
+        table.add_column(name, justify="left" if position < 2 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    wide = Console(highlight=False, width=None if out.is_terminal else 200)
+    wide.print(table)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """An argument parser whose `--help` shows the script's docstring and every default."""
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Docstring as written, defaults appended."""
+
+    made = argparse.ArgumentParser(description=description, formatter_class=Formatter)
+    made.add_argument("--paths", default="path.json", metavar="FILE", help="the path.json to use")
+    return made
+
+
+def whole_number(at_least: int) -> Callable[[str], int]:
+    """An argparse type: a whole number not below `at_least`."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < at_least:
+            raise argparse.ArgumentTypeError(f"{value} is below {at_least}")
+        return value
+
+    return convert
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return value

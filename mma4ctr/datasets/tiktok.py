@@ -1,0 +1,261 @@
+"""TikTok (ICME 2019 short video understanding challenge), track1 and track2."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import simdjson
+
+from mma4ctr.console import UserError
+from mma4ctr.datasets.base import (
+    BagChunk,
+    DenseChunk,
+    InteractionChunk,
+    Modality,
+    RawDataset,
+    hash_rows,
+)
+from mma4ctr.interactions import IdIndex
+from mma4ctr.paths import Paths
+from mma4ctr.rawfiles import BadLine, BadLines, DelimitedText, find_raw_file, parse_blocks
+
+COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
+COLUMNS += ["device", "time", "duration_time"]
+UNKNOWN = -1
+
+# File stem and key of each dense modality. The study reduces 128 columns to 71 and 10, titles to 22.
+VECTOR_KEYS = {"visual": "video_feature_dim_128", "acoustic": "audio_feature_128_dim"}
+FILE_STEMS = {
+    "visual": "video_features",
+    "acoustic": "audio_features",
+    "textual": "title",
+    "face": "face_attrs",
+}
+# Per item: faces, mean gender, mean and largest beauty, mean relative position (x, y, width, height).
+FACE_WIDTH = 8
+
+
+class TikTok(RawDataset):
+    """`final_<track>_train.txt` and the JSON-lines feature files beside it."""
+
+    name: ClassVar[str] = "tiktok"
+    targets: ClassVar[tuple[str, ...]] = ("like", "finish")
+    modalities: ClassVar[tuple[Modality, ...]] = (
+        Modality("visual", 71, "dense", raw_width=128),
+        Modality("acoustic", 10, "dense", raw_width=128),
+        Modality("textual", 22, "bag"),
+        Modality("face", FACE_WIDTH, "dense", raw_width=FACE_WIDTH, optional=True),
+    )
+    min_interactions: ClassVar[int] = 4000
+    time_is_day: ClassVar[bool] = False
+    tracks: ClassVar[tuple[str, ...]] = ("track1", "track2")
+
+    @classmethod
+    def find(cls, paths: Paths, track: str | None) -> Self | None:
+        if not paths.tiktok.is_dir():
+            return None
+        for name in (track,) if track else cls.tracks:
+            if (paths.tiktok / name).is_dir():
+                return cls(paths.tiktok / name, name)
+        wanted = track or " or ".join(cls.tracks)
+        raise UserError(f"{paths.tiktok}: has no folder {wanted}; put the TikTok files of that track there")
+
+    def interaction_file(self) -> Path:
+        name = f"final_{self.track}_train.txt"
+        path = find_raw_file(self.folder, name)
+        if path is None:
+            raise UserError(f"{self.folder / name}: the interaction file is missing; put it there")
+        return path
+
+    def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        text = DelimitedText(COLUMNS, {"uid": pa.int64()}, delimiter="\t", quoted=False)
+
+        def parse(data: bytes, _line: int) -> tuple[np.ndarray, np.ndarray]:
+            counts = pc.value_counts(text.parse(data)["uid"])
+            users, rows = counts.field("values").to_numpy(), counts.field("counts").to_numpy()
+            known = users != UNKNOWN
+            return users[known], rows[known]
+
+        yield from parse_blocks(self.interaction_file(), parse, bad, description="tiktok: counting")
+
+    def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
+        text = DelimitedText(COLUMNS, dict.fromkeys(COLUMNS, pa.int64()), delimiter="\t", quoted=False)
+
+        def parse(data: bytes, _line: int) -> InteractionChunk:
+            table = text.parse(data)
+            for target in self.targets:
+                low, high = pc.min_max(table[target]).as_py().values()
+                if low is not None and (low < 0 or high > 1):
+                    raise BadLine(f"column {target}: {low if low < 0 else high} where 0 or 1 is expected")
+            user = kept.positions(table["uid"].to_numpy())
+            rows = np.flatnonzero((user >= 0) & (table["item_id"].to_numpy() != UNKNOWN))
+            column = {name: table[name].to_numpy()[rows] for name in COLUMNS}
+            return InteractionChunk(
+                user=user[rows],
+                item=column["item_id"],
+                device=column["device"],
+                time=column["time"],
+                labels={target: column[target].astype(np.uint8) for target in self.targets},
+                row_hash=hash_rows(list(column.values())),
+            )
+
+        yield from parse_blocks(self.interaction_file(), parse, bad, description="tiktok: reading")
+
+    def feature_files(self, modality: str) -> list[Path]:
+        stem = f"{self.track}_{FILE_STEMS[modality]}"
+        single = find_raw_file(self.folder, f"{stem}.txt")
+        if single:
+            return [single]
+        names = {path.name.removesuffix(".gz") for path in self.folder.glob(f"{stem}_part*.txt*")}
+        numbered = sorted(names, key=lambda name: (len(name), name))
+        return [path for name in numbered if (path := find_raw_file(self.folder, name))]
+
+    def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
+        for path in self.feature_files(modality):
+            yield from parse_blocks(
+                path,
+                _feature_parser(modality, path),
+                bad,
+                description=f"tiktok: {modality}",
+                closed_by_newline=False,  # JSON that was cut does not parse
+            )
+
+
+def _feature_parser(modality: str, path: Path) -> Callable[[bytes, int], DenseChunk | BagChunk]:
+    if modality in VECTOR_KEYS:
+        return lambda data, line: parse_vectors(data, line, path, VECTOR_KEYS[modality], 128)
+    if modality == "face":
+        return lambda data, line: parse_faces(data, line, path)
+    return lambda data, line: parse_titles(data, line, path)
+
+
+_thread = threading.local()
+
+
+def parse_vectors(data: bytes, first_line: int, path: Path, key: str, width: int) -> DenseChunk:
+    """JSON lines with one array of numbers each; raises `BadLine`."""
+    if not hasattr(_thread, "parser"):
+        _thread.parser = simdjson.Parser()
+    lines = list(_numbered_lines(data, first_line))
+    ids = np.zeros(len(lines), np.int64)
+    values = np.zeros((len(lines), width), np.float32)
+    length = np.zeros(len(lines), np.int32)
+    for row, (_, line) in enumerate(lines):
+        try:
+            item = _thread.parser.parse(line)
+            if not isinstance(item, simdjson.Object):
+                raise BadLine("not a JSON object")
+            # Two keys and one opening bracket: the usual line. Anything else is looked at more closely.
+            if len(item) != 2 or line.count(b"[") != 1:
+                _check_object(orjson.loads(line), len(item), key)
+            ids[row] = _item_id(item["item_id"])
+            array = item[key]
+            if not isinstance(array, simdjson.Array):
+                raise BadLine(f"{key} is not an array")
+            vector = np.frombuffer(array.as_buffer(of_type="d"))
+            if len(vector) > width:
+                raise BadLine(f"{key} has {len(vector)} numbers, at most {width} are expected")
+            values[row, : len(vector)] = vector
+            length[row] = len(vector)
+        except KeyError:
+            raise BadLine(f"needs the keys item_id and {key}") from None
+        except TypeError:
+            raise BadLine(f"{key} holds something that is not a number") from None
+        except BadLine:
+            raise
+        except (ValueError, RuntimeError):
+            raise BadLine("broken JSON") from None
+        finally:
+            item = array = None  # the parser is free again only when nothing refers to its document
+    if not np.isfinite(values).all():
+        raise BadLine(f"{key} holds a number that float32 cannot hold")
+    return DenseChunk(path, ids, values, length, np.array([number for number, _ in lines], np.int64))
+
+
+def _numbered_lines(data: bytes, first_line: int) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) of the lines that are not blank."""
+    return ((number, line) for number, line in enumerate(data.splitlines(), first_line) if line.strip())
+
+
+def _check_object(item: Any, keys: int, key: str) -> None:
+    if len(item) != keys:
+        raise BadLine("a key stands twice")
+    if any(isinstance(value, list | dict) for value in item.get(key) or ()):
+        raise BadLine(f"{key} holds something that is not a number")
+
+
+def _item_id(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise BadLine(f"item_id: '{value}' is not a whole number")
+    return value
+
+
+def _objects(data: bytes, first_line: int, key: str, kind: type) -> Iterator[tuple[int, int, Any]]:
+    """(line number, item id, value of `key`) of each JSON line; raises `BadLine`."""
+    for number, line in _numbered_lines(data, first_line):
+        try:
+            item = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            raise BadLine("broken JSON") from None
+        if not isinstance(item, dict) or "item_id" not in item or key not in item:
+            raise BadLine(f"needs the keys item_id and {key}")
+        if not isinstance(item[key], kind):
+            raise BadLine(f"{key} is not {'an object' if kind is dict else 'an array'}")
+        yield number, _item_id(item["item_id"]), item[key]
+
+
+def parse_titles(data: bytes, first_line: int, path: Path) -> BagChunk:
+    """`{"item_id": ..., "title_features": {"token": count}}` lines; raises `BadLine`."""
+    ids: list[int] = []
+    row: list[int] = []
+    tokens: list[str] = []
+    weight: list[float] = []
+    lines: list[int] = []
+    for number, item_id, title in _objects(data, first_line, "title_features", dict):
+        lines.append(number)
+        row.extend([len(ids)] * len(title))
+        tokens.extend(title)
+        weight.extend(title.values())
+        ids.append(item_id)
+    try:
+        token = np.array([int(text) for text in tokens], np.int64)
+    except (ValueError, OverflowError):
+        raise BadLine("title_features: a token that is not a whole number") from None
+    if not all(type(count) in (int, float) and 0 <= count < 1e9 for count in weight):
+        raise BadLine("title_features: a count that is not a number from 0 on")
+    return BagChunk(
+        path,
+        np.array(ids, np.int64),
+        np.array(lines, np.int64),
+        np.array(row, np.int64),
+        token,
+        np.array(weight, np.float32),
+    )
+
+
+def parse_faces(data: bytes, first_line: int, path: Path) -> DenseChunk:
+    """`face_attrs` lines as `FACE_WIDTH` numbers an item; an item without faces has none; raises `BadLine`."""
+    found = list(_objects(data, first_line, "face_attrs", list))
+    values = np.zeros((len(found), FACE_WIDTH), np.float32)
+    length = np.zeros(len(found), np.int32)
+    for row, (_, _, faces) in enumerate(found):
+        if not faces:
+            continue
+        try:
+            table = np.array(
+                [[face["gender"], face["beauty"], *face["relative_position"]] for face in faces], np.float64
+            )
+        except (KeyError, TypeError, ValueError):
+            table = np.empty((0, 0))
+        if table.shape[1:] != (6,) or not np.isfinite(table).all():
+            raise BadLine("face_attrs: a face needs gender, beauty and four numbers of relative_position")
+        mean = table.mean(axis=0)
+        values[row] = [len(faces), mean[0], mean[1], table[:, 1].max(), *mean[2:]]
+        length[row] = FACE_WIDTH
+    ids = np.array([item_id for _, item_id, _ in found], np.int64)
+    return DenseChunk(path, ids, values, length, np.array([number for number, _, _ in found], np.int64))

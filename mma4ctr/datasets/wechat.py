@@ -1,0 +1,237 @@
+"""WeChat Big Data Challenge 2021."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mma4ctr.console import UserError
+from mma4ctr.datasets.base import (
+    BagChunk,
+    DenseChunk,
+    InteractionChunk,
+    Modality,
+    RawDataset,
+    hash_rows,
+)
+from mma4ctr.interactions import IdIndex
+from mma4ctr.paths import Paths
+from mma4ctr.rawfiles import BadLine, BadLines, DelimitedText, find_raw_file, parse_blocks, read_header
+
+# The study's weights of the actions; a click is half of the greatest possible sum or more.
+CLICK_WEIGHTS = {
+    "read_comment": 4,
+    "like": 3,
+    "click_avatar": 2,
+    "forward": 1,
+    "favorite": 1,
+    "comment": 1,
+    "follow": 1,
+}
+ACTIONS = tuple(CLICK_WEIGHTS)
+USER_ACTION_COLUMNS = ("userid", "feedid", "date_", "device", *ACTIONS)
+EMBEDDING_WIDTH = 512
+
+# Which columns make a modality: text columns with their substitute, and lists of tags.
+TEXTS = {
+    "visual": ("ocr", "ocr_char"),
+    "acoustic": ("asr", "asr_char"),
+    "textual": ("description", "description_char"),
+}
+LISTS = {
+    "visual": (),
+    "acoustic": ("bgm_song_id", "bgm_singer_id"),
+    "textual": ("manual_keyword_list", "machine_keyword_list", "manual_tag_list", "machine_tag_list"),
+}
+# Token ids of different vocabularies are told apart by the bits above 48. Manual and machine lists share theirs.
+VOCABULARY = {
+    "word": 1,
+    "char": 2,
+    "bgm_song_id": 3,
+    "bgm_singer_id": 4,
+    "manual_keyword_list": 5,
+    "machine_keyword_list": 5,
+    "manual_tag_list": 6,
+    "machine_tag_list": 6,
+}
+
+
+class WeChat(RawDataset):
+    """`user_action.csv`, `feed_info.csv` and, optionally, `feed_embeddings.csv`."""
+
+    name: ClassVar[str] = "wechat"
+    targets: ClassVar[tuple[str, ...]] = ("click", *ACTIONS)
+    modalities: ClassVar[tuple[Modality, ...]] = (
+        Modality("visual", 128, "bag"),
+        Modality("acoustic", 128, "bag"),
+        Modality("textual", 73, "bag"),
+        Modality("fused", 128, "dense", raw_width=EMBEDDING_WIDTH, optional=True),
+    )
+    min_interactions: ClassVar[int] = 100
+    time_is_day: ClassVar[bool] = True
+
+    def __init__(self, folder: Path, feed_embedding: Path) -> None:
+        super().__init__(folder)
+        self.feed_embedding = feed_embedding
+
+    @classmethod
+    def find(cls, paths: Paths, track: str | None) -> Self | None:
+        return cls(paths.wechat, paths.feed_embedding) if paths.wechat.is_dir() else None
+
+    def interaction_file(self) -> Path:
+        path = find_raw_file(self.folder, "user_action.csv")
+        if path is None:
+            raise UserError(f"{self.folder / 'user_action.csv'}: the interaction file is missing; put it there")
+        return path
+
+    def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        path = self.interaction_file()
+        names = read_header(path, USER_ACTION_COLUMNS)
+        text = DelimitedText(names, {"userid": pa.int64()}, delimiter=",", quoted=True)
+
+        def parse(data: bytes, _line: int) -> tuple[np.ndarray, np.ndarray]:
+            counts = pc.value_counts(text.parse(data)["userid"])
+            return counts.field("values").to_numpy(), counts.field("counts").to_numpy()
+
+        yield from parse_blocks(path, parse, bad, description="wechat: counting", skip_lines=1)
+
+    def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
+        path = self.interaction_file()
+        names = read_header(path, USER_ACTION_COLUMNS)
+        # Play and stay times are not used, but they tell two impressions apart.
+        wanted = [*USER_ACTION_COLUMNS, *(name for name in ("play", "stay") if name in names)]
+        text = DelimitedText(names, dict.fromkeys(wanted, pa.int64()), delimiter=",", quoted=True)
+
+        def parse(data: bytes, _line: int) -> InteractionChunk:
+            table = text.parse(data)
+            for action in ACTIONS:
+                low, high = pc.min_max(table[action]).as_py().values()
+                if low is not None and (low < 0 or high > 1):
+                    raise BadLine(f"column {action}: {low if low < 0 else high} where 0 or 1 is expected")
+            user = kept.positions(table["userid"].to_numpy())
+            rows = np.flatnonzero(user >= 0)
+            column = {name: table[name].to_numpy()[rows] for name in wanted}
+            actions = {action: column[action].astype(np.uint8) for action in ACTIONS}
+            return InteractionChunk(
+                user=user[rows],
+                item=column["feedid"],
+                device=column["device"],
+                time=column["date_"],
+                labels={"click": click_label(actions), **actions},
+                row_hash=hash_rows(list(column.values())),
+            )
+
+        yield from parse_blocks(path, parse, bad, description="wechat: reading", skip_lines=1)
+
+    def feature_files(self, modality: str) -> list[Path]:
+        folder, name = self.folder, "feed_info.csv"
+        if modality == "fused":
+            folder, name = self.feed_embedding.parent, self.feed_embedding.name
+        path = find_raw_file(folder, name)
+        return [path] if path else []
+
+    def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
+        for path in self.feature_files(modality):
+            description = f"wechat: {modality}"
+            if modality == "fused":
+                yield from parse_blocks(path, _embedding_parser(path), bad, description=description, skip_lines=1)
+            else:
+                parse = _feed_info_parser(path, modality)
+                yield from parse_blocks(path, parse, bad, description=description, skip_lines=1)
+
+
+def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
+    """The study's weighted click: uint8 (rows,) from one 0/1 array per action (design section 5)."""
+    total = np.zeros(len(actions["like"]), np.int32)
+    for action, weight in CLICK_WEIGHTS.items():
+        total += weight * actions[action].astype(np.int32)
+    return np.asarray(2 * total >= sum(CLICK_WEIGHTS.values()), np.uint8)
+
+
+def _embedding_parser(path: Path) -> Callable[[bytes, int], DenseChunk]:
+    names = read_header(path, ("feedid", "feed_embedding"))
+    types = {"feedid": pa.int64(), "feed_embedding": pa.string()}
+    text = DelimitedText(names, types, delimiter=",", quoted=True)
+
+    def parse(data: bytes, line: int) -> DenseChunk:
+        table = text.parse(data)
+        row, cells = _split(table["feed_embedding"], " ")
+        try:
+            numbers = pc.cast(cells, pa.float32()).to_numpy()
+        except pa.ArrowInvalid:
+            raise BadLine("column feed_embedding: something that is not a number") from None
+        length = np.bincount(row, minlength=table.num_rows).astype(np.int32)
+        if length.max(initial=0) > EMBEDDING_WIDTH:
+            raise BadLine(f"feed_embedding has {length.max()} numbers, at most {EMBEDDING_WIDTH} are expected")
+        if not np.isfinite(numbers).all():
+            raise BadLine("feed_embedding holds NaN or infinity")
+        values = np.zeros((table.num_rows, EMBEDDING_WIDTH), np.float32)
+        values[row, np.arange(len(row)) - (np.cumsum(length) - length)[row]] = numbers
+        return DenseChunk(path, table["feedid"].to_numpy(), values, length, line + np.arange(table.num_rows))
+
+    return parse
+
+
+def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, int], BagChunk]:
+    text_columns, list_columns = TEXTS[modality], LISTS[modality]
+    names = read_header(path, ("feedid", *text_columns, *list_columns))
+    types = {"feedid": pa.int64()} | dict.fromkeys((*text_columns, *list_columns), pa.string())
+    text = DelimitedText(names, types, delimiter=",", quoted=True)
+
+    def parse(data: bytes, line: int) -> BagChunk:
+        table = text.parse(data)
+        words, chars = (pc.utf8_trim_whitespace(table[name].combine_chunks()) for name in text_columns)
+        no_words = pc.equal(words, "")
+        parts = [
+            _tokens(words, text_columns[0], "word"),
+            _tokens(pc.if_else(no_words, chars, ""), text_columns[1], "char"),
+            *(_tokens(table[name], name, name) for name in list_columns),
+        ]
+        row, token, weight = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        feeds = table["feedid"].to_numpy()
+        return BagChunk(path, feeds, line + np.arange(len(feeds)), row, token, weight)
+
+    return parse
+
+
+def _split(column: pa.ChunkedArray | pa.Array, separator: str) -> tuple[np.ndarray, pa.Array]:
+    """(row of each cell, cell) for the parts of each string, empty ones left out."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    lists = pc.split_pattern(column, separator)
+    cells = pc.utf8_trim_whitespace(pc.list_flatten(lists))
+    row = pc.list_parent_indices(lists).to_numpy()
+    filled = pc.not_equal(cells, "")
+    return row[filled.to_numpy(zero_copy_only=False)], cells.filter(filled)
+
+
+def _tokens(
+    column: pa.ChunkedArray | pa.Array, name: str, vocabulary: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, token and weight of each entry of a text or list column; raises `BadLine`.
+
+    Texts are `id id ...`, keyword and tag lists `id;id`, machine tags `id probability;id probability`, song and
+    singer one id, perhaps written as a float.
+    """
+    row, cells = _split(column, " " if vocabulary in ("word", "char") else ";")
+    weight = np.ones(len(row), np.float32)
+    try:
+        if name == "machine_tag_list":
+            pairs = pc.split_pattern(cells, " ")
+            if len(cells) and not pc.all(pc.equal(pc.list_value_length(pairs), 2)).as_py():
+                raise BadLine(f"column {name}: an entry that is not 'id probability'")
+            weight = pc.cast(pc.list_element(pairs, 1), pa.float32()).to_numpy() if len(cells) else weight
+            cells = pc.list_element(pairs, 0) if len(cells) else cells
+        if name.startswith("bgm_"):
+            cells = pc.replace_substring_regex(cells, r"\.0*$", "")
+        token = pc.cast(cells, pa.int64()).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise BadLine(f"column {name}: {str(error).splitlines()[0]}") from None
+    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+        raise BadLine(f"column {name}: a probability that is not a number from 0 on")
+    if len(token) and not (token.min() >= 0 and token.max() < 1 << 48):
+        raise BadLine(f"column {name}: token ids must be from 0 to 2^48")
+    return row, token + (VOCABULARY[vocabulary] << 48), weight

@@ -1,0 +1,91 @@
+"""AUC, GAUC and LogLoss: the one place where any model of this project is judged."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Probabilities are kept this far from 0 and 1, so that one sure mistake does not make LogLoss infinite.
+CLIP = 1e-7
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good predictions are. AUC and GAUC are None where they are not defined (one class only)."""
+
+    auc: float | None
+    gauc: float | None
+    logloss: float
+
+
+def _wins(label: np.ndarray, score: np.ndarray, group: np.ndarray | None) -> np.ndarray:
+    """For each group, the pairs (positive, negative) that are ranked right, ties counted half: float64 (groups,).
+
+    `group`: integers 0 ... G-1, or None for one group.
+    """
+    if group is None:
+        order = np.argsort(score, kind="stable")
+        sorted_group = np.zeros(len(score), np.int64)
+    else:
+        order = np.lexsort((score, group))
+        sorted_group = group[order].astype(np.int64)
+    sorted_score, positive = score[order], label[order] > 0
+    new_group = np.diff(sorted_group, prepend=-1) != 0
+    # A tie is a run of equal scores within a group.
+    new_tie = new_group | np.append(True, sorted_score[1:] != sorted_score[:-1])
+    tie = np.cumsum(new_tie) - 1
+    positives_in_tie = np.bincount(tie, weights=positive)
+    negatives_in_tie = np.bincount(tie, weights=~positive)
+    group_of_tie = sorted_group[new_tie]
+    negatives_before = np.cumsum(negatives_in_tie) - negatives_in_tie
+    first_tie = np.searchsorted(group_of_tie, group_of_tie)  # the first tie of the same group
+    negatives_below = negatives_before - negatives_before[first_tie]
+    return np.bincount(group_of_tie, weights=positives_in_tie * (negatives_below + negatives_in_tie / 2))
+
+
+def auc(label: np.ndarray, score: np.ndarray) -> float | None:
+    """Area under the ROC curve: the chance that a positive is ranked above a negative, ties counted half.
+
+    Args:
+        label: 0/1 (rows,). score: float (rows,), any scale.
+
+    Returns: None where there is one class only.
+    """
+    positives = int((label > 0).sum())
+    pairs = positives * (len(label) - positives)
+    return float(_wins(label, score, None)[0]) / pairs if pairs else None
+
+
+def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float | None:
+    """AUC inside each user, averaged with weight the user's rows, over users with both labels (design section 8).
+
+    Returns: None where no user has both.
+    """
+    if not len(label):
+        return None
+    _, group = np.unique(user, return_inverse=True)
+    rows = np.bincount(group)
+    positives = np.bincount(group, weights=label > 0)
+    pairs = positives * (rows - positives)
+    both = pairs > 0
+    if not both.any():
+        return None
+    inside = _wins(label, score, group)[both] / pairs[both]
+    return float(np.average(inside, weights=rows[both]))
+
+
+def logloss(label: np.ndarray, probability: np.ndarray) -> float:
+    """Mean negative log-likelihood of 0/1 labels, in nats."""
+    chance = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
+    return float(-np.where(label > 0, np.log(chance), np.log1p(-chance)).mean())
+
+
+def score_predictions(label: np.ndarray, probability: np.ndarray, user: np.ndarray) -> Scores:
+    """All three for aligned arrays (rows,) of 0/1 labels, probabilities and users.
+
+    Raises ValueError for predictions that are not finite or do not match the labels in number.
+    """
+    if not len(label) == len(probability) == len(user):
+        raise ValueError(f"{len(label)} labels, {len(probability)} predictions, {len(user)} users")
+    if not np.isfinite(probability).all():
+        raise ValueError("a prediction is not finite")
+    return Scores(auc(label, probability), gauc(label, probability, user), logloss(label, probability))

@@ -1,0 +1,106 @@
+"""From raw item features to a few columns: PCA, TF-IDF with truncated SVD, min-max scaling.
+
+No function here sees a label.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfTransformer
+
+# The study reduces every item part that is wider to this many columns.
+WIDEST_ITEM_PART = 128
+
+
+class Moments:
+    """Column means and covariance of rows that are seen once, in parts, in float64."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = 0
+        self._sum = np.zeros(width)
+        self._products = np.zeros((width, width))
+        self._shift: np.ndarray | None = None
+
+    def add(self, part: np.ndarray) -> None:
+        """Take in rows: any float (n, width)."""
+        if self._shift is None and len(part):
+            # Products of deviations from a near-mean lose far fewer digits than products of the values.
+            self._shift = part.mean(axis=0, dtype=np.float64)
+        if self._shift is not None:
+            deviation = part - self._shift
+            self._sum += deviation.sum(axis=0)
+            self._products += deviation.T @ deviation
+        self.rows += len(part)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float64 (width,)."""
+        return self._sum / max(self.rows, 1) + (0 if self._shift is None else self._shift)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """float64 (width, width), divided by the number of rows."""
+        mean_deviation = self._sum / max(self.rows, 1)
+        covariance: np.ndarray = self._products / max(self.rows, 1) - np.outer(mean_deviation, mean_deviation)
+        return covariance
+
+
+@dataclass(frozen=True)
+class PCA:
+    """Principal components: mean float64 (d,), components float64 (width, d), largest variance first."""
+
+    mean: np.ndarray
+    components: np.ndarray
+
+    @classmethod
+    def fit(cls, moments: Moments, width: int) -> Self:
+        """At most `width` components. The sign is fixed: a component's largest entry is positive."""
+        _, vectors = np.linalg.eigh(moments.covariance)
+        components = vectors.T[::-1][:width]
+        largest = np.abs(components).argmax(axis=1)
+        signs = np.sign(components[np.arange(len(components)), largest])
+        return cls(moments.mean, np.ascontiguousarray(components * signs[:, None]))
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """float32 (n, width) coordinates of rows (n, d)."""
+        projected: np.ndarray = ((values - self.mean) @ self.components.T).astype(np.float32)
+        return projected
+
+
+def at_most(values: np.ndarray, width: int) -> np.ndarray:
+    """An array (n, d) as it is where d <= width, else its first principal components: float32 (n, width)."""
+    if values.shape[1] <= width:
+        return values
+    moments = Moments(values.shape[1])
+    moments.add(values)
+    return PCA.fit(moments, width).transform(values)
+
+
+def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarray:
+    """TF-IDF (smoothed idf, rows of length 1), then truncated SVD.
+
+    Args:
+        counts: weights of tokens, (items, vocabulary); every row has a token.
+        width: columns of the result; fewer where items or vocabulary give no more.
+
+    Returns: float32 (items, at most width).
+    """
+    weighted = TfidfTransformer().fit_transform(counts)
+    width = min(width, *counts.shape)
+    if width == min(counts.shape):  # no truncation left: the exact decomposition of a small matrix
+        left, values, _ = np.linalg.svd(weighted.toarray(), full_matrices=False)
+        exact: np.ndarray = (left * values).astype(np.float32)
+        return exact
+    reduced: np.ndarray = TruncatedSVD(width, random_state=seed).fit_transform(weighted)
+    return reduced.astype(np.float32)
+
+
+def min_max(values: np.ndarray) -> np.ndarray:
+    """float64 array with every column scaled to 0 ... 1; a constant column becomes 0."""
+    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
+    span = high - low
+    scaled: np.ndarray = (values - low) / np.where(span > 0, span, 1.0)
+    return scaled

@@ -1,0 +1,154 @@
+"""results.jsonl: one line per finished run, the same schema for every model. Every table and figure starts here.
+
+    python -m mma4ctr.results --paths demo/path.json
+
+prints the newest result of every task, model and variant.
+"""
+
+import fcntl
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mma4ctr.artifacts import fingerprint_of
+from mma4ctr.console import UserError, parser, print_table, run, warn
+from mma4ctr.oracle import oracle_auc
+from mma4ctr.paths import Paths, load_paths
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run (design section 8). `auc` and `gauc` are None where they are not defined, `auc` also where
+    training collapsed for good. Seconds are wall-clock."""
+
+    run_id: str
+    task: str
+    model: str
+    variant: str
+    protocol: dict[str, Any]
+    embedding_length: int
+    in_features: int
+    parameters: int
+    epochs: int
+    best_epoch: int
+    batch_size: int
+    learning_rate: float
+    halve_every: int
+    patience: int
+    interrupts: int
+    seed: int
+    device: str
+    rows: dict[str, int]
+    positives: dict[str, int]
+    auc: float | None
+    gauc: float | None
+    logloss: float | None
+    train_seconds: float
+    test_seconds: float
+    rows_per_second: float
+    started: str
+    commit: str
+
+    @property
+    def leaky(self) -> bool:
+        """True where the protocol lets test labels, or their users' other test labels, into the features."""
+        return self.protocol["evidence"] == "all"
+
+
+FIELDS = tuple(Result.__dataclass_fields__)
+
+
+def run_id_of(settings: dict[str, Any], inputs: str) -> str:
+    """The name of a run: 12 hex digits from its settings and the fingerprint of its inputs."""
+    return fingerprint_of({"settings": settings, "inputs": inputs})[:12]
+
+
+def commit_of(folder: Path) -> str:
+    """The git commit of the code, with `+` where files differ from it; `unknown` outside a checkout."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def append_result(path: Path, result: Result) -> None:
+    """Add one line, whole and synced, however many processes write at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = orjson.dumps(asdict(result)) + b"\n"
+    with path.open("a+b") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        size = handle.seek(0, os.SEEK_END)
+        if size:
+            handle.seek(size - 1)
+            if handle.read(1) != b"\n":
+                line = b"\n" + line  # a writer was killed in the middle of its line
+        handle.write(line)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_results(path: Path) -> list[Result]:
+    """The finished runs in order of writing; of runs with one id the last.
+
+    A damaged line is reported with its number and passed over. Raises `UserError` where there is no result yet.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no results yet; run mlp.py first") from None
+    found: dict[str, Result] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            content = orjson.loads(line)
+            result = Result(**content)
+        except (orjson.JSONDecodeError, TypeError):
+            warn(f"{path}:{number}: not a result, passed over")
+            continue
+        found.pop(result.run_id, None)
+        found[result.run_id] = result
+    return list(found.values())
+
+
+def newest_of_each(results: Sequence[Result]) -> list[Result]:
+    """The last run of every task, model, variant and protocol, sorted."""
+    last = {(r.task, r.model, r.variant, fingerprint_of(r.protocol)): r for r in results}
+    return sorted(last.values(), key=lambda r: (r.task, r.model, r.variant))
+
+
+def show_results(paths: Paths, results: Sequence[Result]) -> None:
+    """Print the table of the runs, with the oracle's AUC where the data are simulated."""
+
+    def number(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    rows = []
+    for result in results:
+        oracle = oracle_auc(paths, result.task)
+        share = (result.auc - 0.5) / (oracle - 0.5) if oracle and result.auc else None
+        seconds = f"{result.train_seconds + result.test_seconds:.1f}"
+        scores = [number(result.auc, ".4f"), number(result.gauc, ".4f"), number(result.logloss, ".4f")]
+        protocol = f"{result.protocol['split']}, {result.protocol['evidence']}{' LEAKY' if result.leaky else ''}"
+        name = result.variant if result.model == "MMa4CTR" else result.model
+        sizes = [str(result.in_features), f"{result.parameters:,}"]
+        rows.append([result.task, name, *sizes, *scores, number(oracle, ".4f"), number(share, ".1%"), seconds, protocol])
+    header = ["task", "variant", "inputs", "parameters", "AUC", "GAUC", "LogLoss", "oracle AUC", "share", "seconds"]
+    print_table("Test results", [*header, "protocol"], rows)
+
+
+def main() -> None:
+    arguments = parser(__doc__).parse_args()
+    paths = load_paths(arguments.paths)
+    show_results(paths, newest_of_each(read_results(paths.results)))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""Step 2 of 8: raw item features -> one float32 matrix per modality, rows aligned with step 1's items.
+
+Reads    graph_path/<dataset>/item_ids.npy; feed_info.csv and feed_embeddings.csv (WeChat); the video, audio, title
+         and face files (TikTok), all parts of a modality together
+Writes   modal_path/<dataset>/: <modality>.npy (items, width) and <modality>_present.npy, which items really had it
+
+Vectors are reduced by one PCA over all parts, token bags by TF-IDF and truncated SVD. Only items of step 1 are
+held. An item without a modality gets the column mean and is marked. No label is read here.
+
+    python preprocess_multimodal.py --dataset wechat --width visual=128 textual=73
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+
+from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, warn, whole_number
+from mma4ctr.datasets import DATASETS, find_datasets
+from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset
+from mma4ctr.interactions import IdIndex
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.rawfiles import BadLines
+from mma4ctr.reduce import PCA, Moments, tfidf_svd
+
+ROWS_AT_A_TIME = 65_536
+
+
+class SeenItems:
+    """Which items have come by, and a hash of what they had: an item may stand twice only with the same content."""
+
+    def __init__(self, items: int) -> None:
+        self.seen = np.zeros(items, bool)
+        self._content = np.zeros(items, np.uint64)
+
+    def first_time(self, chunk: DenseChunk | BagChunk, item: np.ndarray, content: np.ndarray) -> np.ndarray:
+        """bool (n,): rows of the chunk that are wanted (item >= 0) and new.
+
+        Raises `UserError` where an item stands again with other content.
+        """
+        order = np.argsort(item, kind="stable")
+        repeated = np.zeros(len(item), bool)
+        repeated[order[1:]] = item[order[1:]] == item[order[:-1]]
+        new = (item >= 0) & ~repeated & ~self.seen[item]
+        self._content[item[new]] = content[new]
+        self.seen[item[new]] = True
+        differs = (item >= 0) & (content != self._content[item])
+        if differs.any():
+            row = int(np.flatnonzero(differs)[0])
+            raise UserError(
+                f"{chunk.path}:{chunk.line[row]}: item {chunk.ids[row]} stands again with other features; "
+                "remove one of the two lines"
+            )
+        return new
+
+
+def dense_features(
+    chunks: Iterable[DenseChunk], items: IdIndex, modality: Modality, width: int, temp: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """One PCA over the vectors of all kept items.
+
+    The vectors wait in a file, while their covariance is summed, for the projection: memory holds the result and
+    one chunk. Vectors that are no wider than `width` are kept as they are.
+
+    Returns: float32 (items, width), bool (items,) present.
+    """
+    seen = SeenItems(len(items))
+    moments = Moments(modality.raw_width)
+    multipliers = np.random.default_rng(0).integers(1, 2**63, modality.raw_width, dtype=np.uint64) | np.uint64(1)
+    order: list[np.ndarray] = []
+    temp.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=temp) as waiting:
+        for chunk in chunks:
+            item = np.where(chunk.length > 0, items.positions(chunk.ids), -1)
+            content = (chunk.values.view(np.uint32).astype(np.uint64) * multipliers).sum(axis=1, dtype=np.uint64)
+            new = seen.first_time(chunk, item, content)
+            vectors = chunk.values[new]
+            moments.add(vectors)
+            vectors.tofile(waiting)
+            order.append(item[new])
+        place = np.concatenate(order) if order else np.empty(0, np.int32)
+        width = min(width, modality.raw_width)
+        reduction = PCA.fit(moments, min(width, len(place))) if width < modality.raw_width and len(place) else None
+        made = len(reduction.components) if reduction else width
+        features = np.zeros((len(items), made), np.float32)
+        waiting.seek(0)
+        for start in range(0, len(place), ROWS_AT_A_TIME):
+            part = place[start : start + ROWS_AT_A_TIME]
+            vectors = np.fromfile(waiting, np.float32, len(part) * modality.raw_width).reshape(len(part), -1)
+            features[part] = reduction.transform(vectors) if reduction else vectors
+    return features, seen.seen
+
+
+def bag_features(chunks: Iterable[BagChunk], items: IdIndex, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """TF-IDF and truncated SVD of the token bags of the kept items.
+
+    Returns: float32 (items, width), bool (items,) present. Items without a token are not present.
+    """
+    seen = SeenItems(len(items))
+    row_parts, token_parts, weight_parts = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    for chunk in chunks:
+        item = items.positions(chunk.ids)
+        content = np.zeros(len(item), np.uint64)
+        mixed = (chunk.token.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) ^ chunk.weight.view(np.uint32)
+        np.add.at(content, chunk.row, mixed * np.uint64(0xFF51AFD7ED558CCD))
+        new = seen.first_time(chunk, item, content)
+        wanted = new[chunk.row] & (chunk.weight > 0)
+        row_parts.append(item[chunk.row[wanted]])
+        token_parts.append(chunk.token[wanted])
+        weight_parts.append(chunk.weight[wanted])
+    row = np.concatenate(row_parts)
+    # Sorted vocabulary: the result does not depend on the order of lines or files.
+    vocabulary, column = np.unique(np.concatenate(token_parts), return_inverse=True)
+    shape = (len(items), len(vocabulary))
+    bags = sparse.csr_matrix((np.concatenate(weight_parts).astype(np.float64), (row, column)), shape=shape)
+    present = np.diff(bags.indptr) > 0
+    if not present.any():
+        return np.zeros((len(items), width), np.float32), present
+    reduced = tfidf_svd(bags[present], width)
+    features = np.zeros((len(items), reduced.shape[1]), np.float32)
+    features[present] = reduced
+    return features, present
+
+
+def fill_missing(features: np.ndarray, present: np.ndarray) -> None:
+    """Give items without a modality the column mean of those that have it, in place."""
+    features[~present] = features[present].mean(axis=0, dtype=np.float64)
+
+
+def modality_features(
+    raw: RawDataset, modality: Modality, width: int, items: IdIndex, bad: BadLines, temp: Path
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Features and presence of one modality; None, with a word on why, where no item has it."""
+    if not raw.feature_files(modality.name):
+        tell = note if modality.optional else warn
+        tell(f"{raw.name}: {modality.name} is left out, no file of it in {raw.folder}")
+        return None
+    chunks = raw.read_features(modality.name, bad)
+    if modality.kind == "dense":
+        dense = (chunk for chunk in chunks if isinstance(chunk, DenseChunk))
+        features, present = dense_features(dense, items, modality, width, temp)
+    else:
+        bags = (chunk for chunk in chunks if isinstance(chunk, BagChunk))
+        features, present = bag_features(bags, items, width)
+    if not present.any():
+        warn(f"{raw.name}: {modality.name} is left out, no kept item has it")
+        return None
+    fill_missing(features, present)
+    if features.shape[1] < width:
+        warn(f"{raw.name}: {modality.name} has {features.shape[1]} columns, the data give no {width}")
+    share = present.mean()
+    note(f"{raw.name}: {modality.name} {features.shape[1]} columns, {share:.1%} of {len(items):,} items have it")
+    return features, present
+
+
+def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, int], paths: Paths, bad: BadLines) -> int:
+    """Do the whole step for one data set; returns the number of items."""
+    items = IdIndex(interactions.array("item_ids"))
+    chosen = {modality.name: widths.get(modality.name, modality.width) for modality in raw.modalities}
+    files = [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
+    with ArtifactWriter(
+        paths.modal / raw.name,
+        step=2,
+        made_by="preprocess_multimodal.py",
+        settings={"dataset": raw.name, "widths": chosen},
+        inputs={"interactions": interactions.fingerprint},
+        sources={str(path): {"bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files},
+    ) as writer:
+        made = {}
+        for modality in raw.modalities:
+            found = modality_features(raw, modality, chosen[modality.name], items, bad, paths.temp)
+            if found:
+                writer.array(modality.name, found[0])
+                writer.array(f"{modality.name}_present", found[1])
+                made[modality.name] = found[0].shape[1]
+        if not made:
+            raise UserError(f"{raw.folder}: no modality of {raw.name} has any feature; see the warnings above")
+        writer.manifest["modalities"] = made
+        writer.manifest["rows"] = {"items": len(items)}
+    return len(items)
+
+
+def width_option(text: str) -> tuple[str, int]:
+    """An argparse type: `visual=128`."""
+    name, _, number = text.partition("=")
+    names = sorted({modality.name for kind in DATASETS.values() for modality in kind.modalities})
+    if name not in names or not number:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=N with a modality of {', '.join(names)}")
+    return name, whole_number(1)(number)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--dataset", nargs="+", choices=DATASETS, default=[], help="only these; none: all there are")
+    options.add_argument(
+        "--width",
+        nargs="+",
+        type=width_option,
+        default=[],
+        metavar="MODALITY=N",
+        help="columns of a modality; none: the study's, "
+        + "; ".join(
+            f"{kind.name} {' '.join(f'{modality.name}={modality.width}' for modality in kind.modalities)}"
+            for kind in DATASETS.values()
+        ),
+    )
+    options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    bad = BadLines(arguments.skip_bad_lines)
+    rows, written = 0, []
+    for present in find_datasets(paths, arguments.dataset):
+        interactions = read_artifact(paths.graph / present.name, "preprocess_inter.py")
+        # The track is step 1's choice.
+        raw = DATASETS[present.name].find(paths, interactions.settings["track"])
+        assert raw is not None
+        rows += write_features(raw, interactions, dict(arguments.width), paths, bad)
+        written.append(str(paths.modal / raw.name))
+    bad.report()
+    closing_line(2, ", ".join(written), rows, watch)
+
+
+if __name__ == "__main__":
+    run(main)
