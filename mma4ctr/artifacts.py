@@ -128,6 +128,10 @@ class ArtifactWriter:
         """Write one array as `<name>.npy`."""
         np.save(self.building / f"{name}.npy", values, allow_pickle=False)
 
+    def json(self, name: str, content: Any) -> None:
+        """Write `<name>.json`."""
+        (self.building / f"{name}.json").write_bytes(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+
     def stream(self, name: str, dtype: Any, row_shape: tuple[int, ...] = ()) -> ArrayStream:
         """An array `<name>.npy` that is appended to; closed with the folder."""
         made = ArrayStream(self.building / f"{name}.npy", dtype, row_shape)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mma4ctr.console import UserError
@@ -17,6 +18,7 @@ from mma4ctr.metrics import auc
 from mma4ctr.paths import Paths
 
 TRUTH = "truth"
+FILE_NAME = "probabilities.parquet"
 
 
 def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -25,20 +27,12 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
     Raises `UserError` where a row is not of this simulated world.
     """
     keys = ["user", "item", "time"]
-    rows = np.rec.fromarrays([user, item, time], names=keys)
+    wanted = pa.table({"user": user, "item": item, "time": time, "place": np.arange(len(user))})
     found = np.full(len(user), np.nan)
-    order = np.argsort(rows, order=keys)
-    wanted = rows[order]
-    for part in pq.ParquetFile(folder / "probabilities.parquet").iter_batches(1 << 20, columns=[*keys, target]):
-        columns = [part[name].to_numpy().astype(np.int64) for name in keys]
-        mine = np.isin(columns[0], user)
-        there = np.rec.fromarrays([column[mine] for column in columns], names=keys)
-        chance = part[target].to_numpy()[mine]
-        first = np.searchsorted(wanted, there, side="left")
-        last = np.searchsorted(wanted, there, side="right")
-        hit = last > first
-        for start, end, value in zip(first[hit], last[hit], chance[hit], strict=True):
-            found[order[start:end]] = value
+    for part in pq.ParquetFile(folder / FILE_NAME).iter_batches(1 << 20, columns=[*keys, target]):
+        # A row that stands twice has the same probability both times, so it does not matter which one is taken.
+        hits = pa.table(part).join(wanted, keys, join_type="inner")
+        found[hits["place"].to_numpy()] = hits[target].to_numpy()
     if np.isnan(found).any():
         raise UserError(f"{folder}: does not hold every row; it belongs to another simulated world")
     return found

@@ -40,6 +40,7 @@ class Result:
     learning_rate: float
     halve_every: int
     patience: int
+    max_interrupts: int
     interrupts: int
     seed: int
     device: str
@@ -139,7 +140,9 @@ def show_results(paths: Paths, results: Sequence[Result]) -> None:
         protocol = f"{result.protocol['split']}, {result.protocol['evidence']}{' LEAKY' if result.leaky else ''}"
         name = result.variant if result.model == "MMa4CTR" else result.model
         sizes = [str(result.in_features), f"{result.parameters:,}"]
-        rows.append([result.task, name, *sizes, *scores, number(oracle, ".4f"), number(share, ".1%"), seconds, protocol])
+        rows.append(
+            [result.task, name, *sizes, *scores, number(oracle, ".4f"), number(share, ".1%"), seconds, protocol]
+        )
     header = ["task", "variant", "inputs", "parameters", "AUC", "GAUC", "LogLoss", "oracle AUC", "share", "seconds"]
     print_table("Test results", [*header, "protocol"], rows)
 

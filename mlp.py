@@ -1,0 +1,477 @@
+"""Step 5 of 8: train the MLP on a feature matrix, test it, write one line of results.
+
+Reads    graph_path/<dataset>/, user_embedding_path/<task>/, matrix_path/<task>/<variant>/
+Writes   torch_model_path/<task>/<run id>/: model.safetensors, history.json, and for the test rows predictions.npy,
+         hidden.npy (the 4 numbers before the last layer) and rows.npy; one line in saved_path/results.jsonl
+
+    Linear(in,128) Tanh Linear(128,32) Tanh Linear(32,4) Tanh Linear(4,1) Sigmoid
+
+trained with Adam on logits. The learning rate halves every few epochs. An epoch that ends with validation AUC of
+0.5 or less, or a loss that is not finite, is thrown away and tried again with half the rate (the validation
+interrupt). Training ends early when validation AUC no longer improves. Test rows are looked at once, at the end.
+
+    python mlp.py --task wechat_click --variant vat_concat --epochs 30
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+from mma4ctr.artifacts import ArtifactWriter
+from mma4ctr.console import (
+    Stopwatch,
+    UserError,
+    closing_line,
+    note,
+    parser,
+    positive_number,
+    progress,
+    run,
+    warn,
+    whole_number,
+)
+from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix, load_step_inputs
+from mma4ctr.metrics import Scores, auc, score_predictions
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.results import Result, append_result, commit_of, run_id_of
+from mma4ctr.tasks import DEFAULT_VARIANT, VARIANTS, add_task_options, add_variant_option, chosen_tasks, chosen_variants
+
+LOSSES = ("bce", "listwise")
+HIDDEN = (128, 32, 4)
+# Rows that are scored at a time: 32 MB of first-layer outputs.
+SCORING_ROWS = 65_536
+# The automatic batch size leaves at least this many steps an epoch, as the study's 8192 did on its data.
+STEPS_PER_EPOCH = 500
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How one run is trained. 0 turns `halve_every`, `patience` and `max_interrupts` off; with `patience` 0 the
+    last epoch's weights are the result, else those of the epoch with the best validation AUC."""
+
+    epochs: int = 30
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    halve_every: int = 5
+    patience: int = 5
+    max_interrupts: int = 10
+    loss: str = "bce"
+    seed: int = 0
+
+
+class MLP(nn.Module):
+    """The study's network; returns logits."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        widths = (in_features, *HIDDEN)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.Tanh()]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(HIDDEN[-1], 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Logits (batch,) of feature rows (batch, in_features)."""
+        logits: torch.Tensor = self.head(self.body(features)).squeeze(1)
+        return logits
+
+
+def automatic_batch_size(train_rows: int) -> int:
+    """The power of two from 256 to 8192 that gives at least 500 steps an epoch (design section 7)."""
+    return min(8192, max(256, 1 << int(math.log2(max(1, train_rows // STEPS_PER_EPOCH)))))
+
+
+def learning_rate_at(epoch: int, settings: TrainSettings, interrupts: int) -> float:
+    """The rate of an epoch (the first is 0): halved every `halve_every` epochs and at every interrupt."""
+    halvings = interrupts + (epoch // settings.halve_every if settings.halve_every else 0)
+    return settings.learning_rate * 0.5**halvings
+
+
+def loss_of(kind: str, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    """`bce`, or `listwise`: a softmax over the batch, as the published code had it."""
+    if kind == "bce":
+        return functional.binary_cross_entropy_with_logits(logits, label)
+    return -(label * functional.log_softmax(logits, dim=0)).sum() / label.sum().clamp(min=1)
+
+
+def fresh_model(in_features: int, seed: int, device: torch.device) -> MLP:
+    """A model whose first weights depend on the seed alone, not on the device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MLP(in_features).to(device)
+
+
+def train_epoch(
+    model: MLP, optimizer: torch.optim.Optimizer, matrix: FactorMatrix, settings: TrainSettings, epoch: int
+) -> float:
+    """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its batches."""
+    rows = matrix.train
+    device = rows.label.device
+    generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
+    order = torch.randperm(len(rows), generator=generator, device=device)
+    user_row, item, label = rows.user_row[order], rows.item[order], rows.label[order]
+    total = torch.zeros((), device=device)
+    for start in range(0, len(rows), settings.batch_size):
+        batch = slice(start, start + settings.batch_size)
+        loss = loss_of(settings.loss, model(matrix.gather(user_row[batch], item[batch])), label[batch])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach() * len(label[batch])
+    return float(total) / len(rows)
+
+
+@torch.no_grad()
+def predict(model: MLP, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (rows,) and the last hidden layer (rows, 4).
+
+    The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row.
+    """
+    first = model.body[0]
+    assert isinstance(first, nn.Linear)
+    user_weight, item_weight = first.weight.split([matrix.user_part.shape[1], matrix.item_part.shape[1]], dim=1)
+
+    def half(part: torch.Tensor, weight: torch.Tensor, index: torch.Tensor) -> Callable[[slice], torch.Tensor]:
+        if len(part) <= 2 * len(index):
+            product = part @ weight.T
+            return lambda chunk: product[index[chunk]]
+        return lambda chunk: part[index[chunk]] @ weight.T
+
+    user_half = half(matrix.user_part, user_weight, rows.user_row)
+    item_half = half(matrix.item_part, item_weight, rows.item)
+    logits, hidden = [], []
+    for start in range(0, len(rows), SCORING_ROWS):
+        chunk = slice(start, start + SCORING_ROWS)
+        last = model.body[1:](user_half(chunk).add_(item_half(chunk)).add_(first.bias))
+        hidden.append(last)
+        logits.append(model.head(last).squeeze(1))
+    return torch.cat(logits), torch.cat(hidden)
+
+
+@dataclass
+class Epoch:
+    """What one kept epoch showed."""
+
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    valid_loss: float
+    valid_auc: float
+
+
+@dataclass
+class Outcome:
+    """A training as it stands after some number of epochs; `weights` is None where no epoch was good."""
+
+    settings: TrainSettings
+    weights: dict[str, torch.Tensor] | None
+    best_epoch: int
+    interrupts: int
+    history: list[Epoch]
+    seconds: float
+    rows_per_second: float
+    ended: str = ""
+
+
+@dataclass
+class Snapshot:
+    """Model and optimizer at the end of a good epoch."""
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def take(cls, model: MLP, optimizer: torch.optim.Optimizer) -> "Snapshot":
+        return cls(copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
+
+
+@dataclass
+class Training:
+    """The state of a run between epochs."""
+
+    matrix: FactorMatrix
+    settings: TrainSettings
+    history: list[Epoch] = field(default_factory=list)
+    interrupts: int = 0
+    fresh_starts: int = 0
+    best: Epoch | None = None
+    best_weights: dict[str, torch.Tensor] | None = None
+    good: Snapshot | None = None
+    epoch_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        device = self.matrix.train.label.device
+        self.model = fresh_model(self.matrix.in_features, self.settings.seed + self.fresh_starts, device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, fused=True)
+
+    def try_epoch(self) -> bool:
+        """Train the next epoch; False where the validation interrupt threw it away."""
+        epoch = len(self.history)
+        rate = learning_rate_at(epoch, self.settings, self.interrupts)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        watch = Stopwatch()
+        train_loss = train_epoch(self.model, self.optimizer, self.matrix, self.settings, epoch)
+        self.epoch_seconds += watch.seconds
+        valid = self.matrix.valid
+        logits, _ = predict(self.model, self.matrix, valid)
+        valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label))
+        finite = math.isfinite(train_loss) and math.isfinite(valid_loss)
+        valid_auc = (auc(valid.label.cpu().numpy(), logits.cpu().numpy()) or 0.5) if finite else 0.5
+        if self.settings.max_interrupts and valid_auc <= 0.5:
+            self._interrupt()
+            return False
+        shown = Epoch(epoch + 1, rate, train_loss, valid_loss, valid_auc)
+        self.history.append(shown)
+        self.good = Snapshot.take(self.model, self.optimizer)
+        if not self.settings.patience or self.best is None or valid_auc > self.best.valid_auc:
+            self.best, self.best_weights = shown, self.good.model
+        return True
+
+    def _interrupt(self) -> None:
+        self.interrupts += 1
+        if self.good:
+            self.model.load_state_dict(self.good.model)
+            self.optimizer.load_state_dict(copy.deepcopy(self.good.optimizer))
+        else:
+            self.fresh_starts += 1
+            self._start()
+
+    @property
+    def ended(self) -> str:
+        """Why training is over before its last epoch; empty where it goes on."""
+        if self.settings.max_interrupts and self.interrupts >= self.settings.max_interrupts:
+            return f"ended after {self.interrupts} interrupts: validation AUC fell to 0.5 or the loss was not finite"
+        if self.best and self.settings.patience and len(self.history) - self.best.epoch >= self.settings.patience:
+            return f"stopped early: validation AUC has not improved for {self.settings.patience} epochs"
+        return ""
+
+
+def train(
+    matrix: FactorMatrix,
+    settings: TrainSettings,
+    marks: Sequence[int] = (),
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> list[Outcome]:
+    """Train once; return the outcome at each mark, a number of epochs (`settings.epochs` where none is given).
+
+    A run of 10 epochs is the beginning of a run of 30, so the outcome at mark 10 is exactly that of a run of its
+    own. Seconds count training and validation up to the mark.
+    """
+    marks = sorted(set(marks)) or [settings.epochs]
+    training = Training(matrix, settings)
+    watch = Stopwatch()
+    outcomes = []
+    for mark in marks:
+        while len(training.history) < mark and not training.ended:
+            if training.try_epoch():
+                on_epoch(training.history[-1])
+        seen = (len(training.history) + training.interrupts) * len(matrix.train)
+        outcomes.append(
+            Outcome(
+                settings=replace(settings, epochs=mark),
+                weights=training.best_weights,
+                best_epoch=training.best.epoch if training.best else 0,
+                interrupts=training.interrupts,
+                history=list(training.history),
+                seconds=watch.seconds,
+                rows_per_second=seen / training.epoch_seconds if training.epoch_seconds else 0.0,
+                ended=training.ended,
+            )
+        )
+    return outcomes
+
+
+def run_settings(matrix: FactorMatrix, settings: TrainSettings) -> dict[str, Any]:
+    """Everything that decides a result, besides the input arrays; the run's id is made from it."""
+    return {"model": "MMa4CTR", **matrix.settings, **matrix.protocol, **asdict(settings)}
+
+
+def finish_run(paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str) -> Result:
+    """Score the test rows, write the run's folder and its line in results.jsonl.
+
+    Args:
+        user: (kept rows,) user of every interaction, for GAUC.
+    """
+    settings, test = outcome.settings, matrix.test
+    device = test.label.device
+    run_id = run_id_of(run_settings(matrix, settings), matrix.fingerprint)
+    model = MLP(matrix.in_features).to(device)
+    label = test.label.cpu().numpy()
+    scores: Scores | None = None
+    test_seconds = 0.0
+    if outcome.weights:
+        model.load_state_dict(outcome.weights)
+        watch = Stopwatch()
+        logits, hidden = predict(model, matrix, test)
+        probability = torch.sigmoid(logits).cpu().numpy()
+        test_seconds = watch.seconds
+        scores = score_predictions(label, probability, user[test.rows])
+    with ArtifactWriter(
+        paths.torch_model / matrix.settings["task"] / run_id,
+        step=5,
+        made_by="mlp.py",
+        settings=run_settings(matrix, settings),
+        inputs={"matrix": matrix.fingerprint},
+    ) as writer:
+        writer.json("history", [asdict(epoch) for epoch in outcome.history])
+        writer.array("rows", test.rows)
+        if outcome.weights:
+            save_file(
+                {name: value.cpu() for name, value in outcome.weights.items()}, writer.building / "model.safetensors"
+            )
+            writer.array("predictions", probability)
+            writer.array("hidden", hidden.cpu().numpy())
+        writer.manifest["rows"] = {"test": len(test)}
+    groups = {"train": matrix.train, "valid": matrix.valid, "test": test}
+    result = Result(
+        run_id=run_id,
+        task=matrix.settings["task"],
+        model="MMa4CTR",
+        variant=matrix.settings["variant"],
+        protocol={**matrix.protocol, "loss": settings.loss},
+        embedding_length=matrix.settings["embedding_length"],
+        in_features=matrix.in_features,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        epochs=settings.epochs,
+        best_epoch=outcome.best_epoch,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        halve_every=settings.halve_every,
+        patience=settings.patience,
+        max_interrupts=settings.max_interrupts,
+        interrupts=outcome.interrupts,
+        seed=settings.seed,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        rows={name: len(group) for name, group in groups.items()},
+        positives={name: int(group.label.sum()) for name, group in groups.items()},
+        auc=scores.auc if scores else None,
+        gauc=scores.gauc if scores else None,
+        logloss=scores.logloss if scores else None,
+        train_seconds=outcome.seconds,
+        test_seconds=test_seconds,
+        rows_per_second=outcome.rows_per_second,
+        started=started,
+        commit=commit_of(Path(__file__).parent),
+    )
+    append_result(paths.results, result)
+    return result
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, or a device of torch; raises `UserError` where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def run_one(paths: Paths, task: str, variant: str, settings: TrainSettings, batch: int, device: torch.device) -> Result:
+    """Load, train, test and record one run, with a progress bar; `batch` 0 chooses the batch size."""
+    matrix = load_matrix(paths, task, variant, device)
+    user = load_step_inputs(paths, task).data.user
+    settings = replace(settings, batch_size=batch or automatic_batch_size(len(matrix.train)))
+    started = now()
+    with progress(f"{task} {variant}", settings.epochs) as advance:
+        (outcome,) = train(matrix, settings, on_epoch=lambda epoch: advance(1))
+    result = finish_run(paths, matrix, outcome, user, started)
+    tell(result, outcome)
+    return result
+
+
+def tell(result: Result, outcome: Outcome) -> None:
+    """One line about a finished run, and a warning where it should not be trusted."""
+    name = f"{result.task} {result.variant}"
+    if result.auc is None or result.logloss is None:
+        warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        return
+    note(
+        f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
+        f"{len(outcome.history)}, {result.interrupts} interrupts, batch {result.batch_size}, run {result.run_id}"
+    )
+    if outcome.ended:
+        note(f"{name}: {outcome.ended}")
+    if result.leaky:
+        warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")
+
+
+def batch_size_option(text: str) -> int:
+    """An argparse type: `auto` is 0."""
+    return 0 if text == "auto" else whole_number(1)(text)
+
+
+def main() -> int:
+    options = parser(__doc__)
+    add_task_options(options)
+    add_variant_option(options, VARIANTS, DEFAULT_VARIANT)
+    options.add_argument("--epochs", type=whole_number(1), default=30, help="at most so many")
+    options.add_argument(
+        "--batch-size",
+        type=batch_size_option,
+        default="auto",
+        metavar="N",
+        help="auto: 256 to 8192, 500 steps an epoch",
+    )
+    options.add_argument("--learning-rate", type=positive_number, default=1e-3, help="Adam's, in the first epochs")
+    options.add_argument("--halve-every", type=whole_number(0), default=5, help="epochs; 0: the rate stays")
+    options.add_argument(
+        "--patience", type=whole_number(0), default=5, help="epochs without a better validation AUC; 0: no early stop"
+    )
+    options.add_argument(
+        "--max-interrupts", type=whole_number(0), default=10, help="then the run ends; 0: none is made"
+    )
+    options.add_argument(
+        "--loss", choices=LOSSES, default="bce", help="listwise: a softmax over the batch, as published"
+    )
+    options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
+    options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    device = choose_device(arguments.device)
+    settings = TrainSettings(
+        epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        halve_every=arguments.halve_every,
+        patience=arguments.patience,
+        max_interrupts=arguments.max_interrupts,
+        loss=arguments.loss,
+        seed=arguments.seed,
+    )
+    results = []
+    for task in chosen_tasks(paths, arguments):
+        modalities = load_step_inputs(paths, task).modalities
+        for variant in chosen_variants(arguments.variant, VARIANTS, modalities, task):
+            results.append(run_one(paths, task, variant, settings, arguments.batch_size, device))
+    rows = sum(result.rows["test"] for result in results)
+    closing_line(5, f"{len(results)} runs to {paths.torch_model} and {paths.results}", rows, watch, unit="test rows")
+    return 1 if any(result.auc is None for result in results) else 0
+
+
+if __name__ == "__main__":
+    run(main)
