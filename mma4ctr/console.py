@@ -107,14 +107,15 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     wide.print(table)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """An argument parser whose `--help` shows the script's docstring and every default."""
+def parser(description: str | None, *, paths: bool = True) -> argparse.ArgumentParser:
+    """An argument parser whose `--help` shows the script's docstring and every default, with `--paths`."""
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         """Docstring as written, defaults appended."""
 
     made = argparse.ArgumentParser(description=description, formatter_class=Formatter)
-    made.add_argument("--paths", default="path.json", metavar="FILE", help="the path.json to use")
+    if paths:
+        made.add_argument("--paths", default="path.json", metavar="FILE", help="the path.json to use")
     return made
 
 

@@ -10,9 +10,8 @@ import gzip
 import os
 import re
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from csv import Error as CsvError
 from csv import reader as csv_reader
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from mma4ctr.console import UserError, progress, warn
+from mma4ctr.parallel import in_order
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ def parse_blocks(
     blocks = read_blocks(path, skip_lines=skip_lines, closed_by_newline=closed_by_newline)
     with progress(f"{description} {path.name}", path.stat().st_size) as advance:
         done = 0
-        for block, future in _in_order(blocks, parse):
+        for block, future in in_order(lambda block: parse(block.data, block.first_line), blocks):
             try:
                 yield future.result()
             except BadLine:
@@ -163,22 +163,6 @@ def parse_blocks(
                     yield parse(good, block.first_line)
             advance(block.consumed - done)
             done = block.consumed
-
-
-def _in_order(blocks: Iterable[Block], parse: Callable[[bytes, int], T]) -> Iterator[tuple[Block, Future[T]]]:
-    """Parse ahead in as many threads as there are cores; at most two blocks per thread are in flight."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool = ThreadPoolExecutor(workers)
-    try:
-        waiting: deque[tuple[Block, Future[T]]] = deque()
-        for block in blocks:
-            waiting.append((block, pool.submit(parse, block.data, block.first_line)))
-            if len(waiting) > workers:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _good_lines(path: Path, data: bytes, line: int, parse: Callable[[bytes, int], T], bad: BadLines) -> Iterator[bytes]:

@@ -23,7 +23,7 @@ def _mixed(kind: str) -> dict[str, tuple[str, ...]]:
     return made
 
 
-SINGLE = {name: (name,) for name in (*CORE_MODALITIES, "fused", "face")}
+SINGLE: dict[str, tuple[str, ...]] = {name: (name,) for name in (*CORE_MODALITIES, "fused", "face")}
 CONCAT = _mixed("concat")
 CROSS = _mixed("cross")
 VARIANTS = SINGLE | CONCAT | CROSS

@@ -17,7 +17,7 @@ def split_task(task: str) -> tuple[str, str]:
     """`wechat_read_comment` -> (`wechat`, `read_comment`); raises `UserError` with the nearest task there is."""
     if task not in TASKS:
         near = difflib.get_close_matches(task, TASKS, n=1)
-        hint = f"; is {near[0]!r} meant?" if near else ""
+        hint = f"; is {near[0]!r} meant?" if near else "."
         raise UserError(f"unknown task {task!r}{hint} There are: {', '.join(TASKS)}")
     dataset, target = task.split("_", 1)
     return dataset, target

@@ -1,0 +1,47 @@
+# The whole story of the project:
+#
+#   make          steps 1 to 5 on the data that path.json points at (PATHS=other.json for another file)
+#   make demo     the same on a simulated world, everything in demo/
+#   make test     lint, format, types and tests
+#
+# The environment .venv is made from pyproject.toml and constraints.txt by whichever of these runs first.
+
+PYTHON ?= python3
+PATHS ?= path.json
+RUN := .venv/bin/python
+
+.PHONY: all demo test lint
+.DEFAULT_GOAL := all
+
+# $(1): the path.json, $(2): options of step 1.
+define steps
+	$(RUN) preprocess_inter.py --paths $(1) $(2)
+	$(RUN) preprocess_multimodal.py --paths $(1)
+	$(RUN) get_user_embedding.py --paths $(1)
+	$(RUN) gen_matrix.py --paths $(1)
+	$(RUN) cross_matrix.py --paths $(1) --variant all
+	$(RUN) mlp.py --paths $(1)
+	$(RUN) -m mma4ctr.results --paths $(1)
+endef
+
+all: .venv/installed
+	$(call steps,$(PATHS),)
+
+demo: .venv/installed
+	$(RUN) -m mma4ctr.world demo --dataset wechat --rows 200000
+	$(RUN) -m mma4ctr.world demo --dataset tiktok --rows 400000
+	$(call steps,demo/path.json,--min-interactions 20)
+
+lint: .venv/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+test: lint
+	$(RUN) -m pytest
+
+# Without ensurepip, which some systems leave out of python3; the pip that is there installs into .venv.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@

@@ -1,0 +1,120 @@
+"""Write a simulated world: raw WeChat and TikTok files, and a path.json that points at them.
+
+    python -m mma4ctr.world demo --dataset tiktok --rows 400000 --users 1200 --items 8000 --seed 1
+
+writes demo/dataset/TikTok2019ICME/track1/ and demo/path.json. The files have the formats and the quirks of the real
+ones; see mma4ctr/world/law.py for the law behind them. The true probabilities lie in truth/ beside the raw files.
+No step reads them; they tell the best AUC that any model could reach (the oracle AUC).
+
+Rows are streamed: memory does not grow with them.
+"""
+
+import shutil
+from pathlib import Path
+
+import orjson
+
+from mma4ctr.artifacts import write_file
+from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, run, whole_number
+from mma4ctr.oracle import TRUTH
+from mma4ctr.world import tiktok, wechat
+from mma4ctr.world.law import make_world
+from mma4ctr.world.rows import write_rows
+
+MARK = "world.json"
+PATHS = {
+    "parent_folder": ".",
+    "dataset_path": "dataset",
+    "wechat_dataset_path": wechat.FOLDER,
+    "tiktok_dataset_path": tiktok.FOLDER,
+    "feed_embedding": "feed_embeddings.csv",
+    "graph_path": "graph",
+    "modal_path": "modal",
+    "user_embedding_path": "user_embedding",
+    "matrix_path": "matrix",
+    "torch_model_path": "torch_model",
+    "saved_path": "saved",
+    "temp_path": "temp",
+}
+
+
+def write_world(
+    dataset: str,
+    folder: Path,
+    *,
+    rows: int,
+    users: int,
+    items: int,
+    seed: int,
+    real_rates: bool = False,
+    track: str = "track1",
+    features: bool = True,
+) -> int:
+    """Write the raw files of one simulated data set into `folder`; returns the items that have features.
+
+    The folder appears under its name when everything is written. Raises `UserError` where something that is no
+    simulated world stands there.
+    """
+    if folder.exists() and not (folder / TRUTH / MARK).is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder}: holds files that are not a simulated world; name another folder")
+    module = wechat if dataset == "wechat" else tiktok
+    ratios = module.REAL_NEGATIVES_PER_POSITIVE if real_rates else module.NEGATIVES_PER_POSITIVE
+    law = make_world(ratios, users=users, items=items, seed=seed)
+    world = wechat.WeChatWorld(law, seed) if dataset == "wechat" else tiktok.TikTokWorld(law, seed, track)
+    building = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    write_rows(world, building, rows, "," if dataset == "wechat" else "\t")
+    with_features = world.write_features(building) if features else 0
+    made = {"dataset": dataset, "rows": rows, "users": users, "items": items, "seed": seed, "ratios": dict(ratios)}
+    write_file(building / TRUTH / MARK, orjson.dumps(made, option=orjson.OPT_INDENT_2))
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+    return with_features
+
+
+def main() -> None:
+    options = parser(__doc__, paths=False)
+    options.add_argument("folder", type=Path, help="where to write; made where it is not there")
+    options.add_argument(
+        "--dataset", nargs="+", choices=("wechat", "tiktok"), default=["wechat", "tiktok"], help="which"
+    )
+    options.add_argument("--rows", type=whole_number(1000), default=400_000, help="interactions")
+    options.add_argument("--users", type=whole_number(10), default=1200, help="users")
+    options.add_argument("--items", type=whole_number(50), default=8000, help="items that are shown")
+    options.add_argument("--seed", type=whole_number(0), default=0, help="another seed is another world")
+    options.add_argument(
+        "--real-rates",
+        action="store_true",
+        help="WeChat actions as rare as in life; without it they are five times as frequent, so that few rows do",
+    )
+    options.add_argument("--track", choices=("track1", "track2"), default="track1", help="TikTok; track2 has faces")
+    options.add_argument("--no-features", action="store_true", help="interactions only")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    folder: Path = arguments.folder
+    if not (folder / "path.json").exists():
+        write_file(folder / "path.json", orjson.dumps(PATHS, option=orjson.OPT_INDENT_2) + b"\n")
+    for dataset in arguments.dataset:
+        where = folder / PATHS["dataset_path"]
+        where = where / wechat.FOLDER if dataset == "wechat" else where / tiktok.FOLDER / arguments.track
+        items = write_world(
+            dataset,
+            where,
+            rows=arguments.rows,
+            users=arguments.users,
+            items=arguments.items,
+            seed=arguments.seed,
+            real_rates=arguments.real_rates,
+            track=arguments.track,
+            features=not arguments.no_features,
+        )
+        note(
+            f"simulated {where}: {arguments.rows:,} rows, features of {items:,} items, {watch.seconds:.1f} s, "
+            f"peak memory {peak_memory_mb():,.0f} MB"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
