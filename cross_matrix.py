@@ -67,10 +67,9 @@ def main() -> None:
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
-    written = []
-    for task in chosen_tasks(paths, arguments):
-        written += [f"{task}/{name}" for name in write_mixed(paths, task, arguments.variant, scaling=arguments.scaling)]
-    closing_line(4, f"{paths.matrix}: {', '.join(written)}", len(written), watch, unit="matrices")
+    tasks = chosen_tasks(paths, arguments)
+    matrices = sum(len(write_mixed(paths, task, arguments.variant, scaling=arguments.scaling)) for task in tasks)
+    closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")
 
 
 if __name__ == "__main__":

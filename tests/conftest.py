@@ -1,0 +1,72 @@
+"""A tiny simulated world of both data sets, and the pipeline run on it once for all tests that only read it."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import cross_matrix
+import gen_matrix
+import get_user_embedding
+import mlp
+import preprocess_inter
+import preprocess_multimodal
+from mma4ctr.console import run
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.world import __main__ as world
+
+STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
+
+
+def call(main: Callable[[], int | None], *arguments: object) -> int:
+    """Run a script's `main` as its command line would; returns the exit code."""
+    before = sys.argv
+    sys.argv = ["script", *map(str, arguments)]
+    try:
+        run(main)
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    raise AssertionError("run() always exits")
+
+
+def prepare(paths_file: Path, *, min_interactions: int = 20, options: dict[object, tuple] | None = None) -> None:
+    """Steps 1 to 4 with every variant; `options` gives single steps more of them."""
+    for step in STEPS:
+        more = list((options or {}).get(step, ()))
+        if step is preprocess_inter:
+            more += ["--min-interactions", min_interactions]
+        if step is cross_matrix:
+            more += ["--variant", "all"]
+        assert call(step.main, "--paths", paths_file, *more) == 0, step.__name__
+
+
+@pytest.fixture(scope="session")
+def raw_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with raw files of both data sets and a path.json; not to be changed."""
+    folder = tmp_path_factory.mktemp("world")
+    sizes = ("--rows", 16_000, "--users", 80, "--items", 400)
+    assert call(world.main, folder, *sizes, "--seed", 3) == 0
+    return folder
+
+
+@pytest.fixture
+def raw_copy(raw_world: Path, tmp_path: Path) -> Path:
+    """The same to be changed, without anything made from it."""
+    shutil.copytree(raw_world / "dataset", tmp_path / "dataset")
+    shutil.copy(raw_world / "path.json", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def made(raw_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """Steps 1 to 5 done on a copy of the tiny world; only to be read."""
+    folder = tmp_path_factory.mktemp("made")
+    shutil.copytree(raw_world / "dataset", folder / "dataset")
+    shutil.copy(raw_world / "path.json", folder)
+    prepare(folder / "path.json")
+    assert call(mlp.main, "--paths", folder / "path.json", "--epochs", 4) == 0
+    return load_paths(folder / "path.json")

@@ -1,0 +1,140 @@
+"""Step 1 against plain loops: which rows stay, their order, duplicates, the click label, the split."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import preprocess_inter
+from mma4ctr.datasets.wechat import ACTIONS, CLICK_WEIGHTS, click_label
+from mma4ctr.interactions import TEST, TRAIN, VALID, IdIndex, load_interactions
+from tests.conftest import call
+
+
+def read_rows(path, delimiter, names=None):
+    with path.open() as file:
+        return list(csv.DictReader(file, fieldnames=names, delimiter=delimiter))
+
+
+def kept_by_loop(rows, user_key, minimum):
+    """Rows of users with `minimum` raw rows, exact duplicates once, in file order."""
+    often = Counter(row[user_key] for row in rows)
+    seen, kept = set(), []
+    for row in rows:
+        whole = tuple(row.values())
+        if often[row[user_key]] >= minimum and whole not in seen:
+            seen.add(whole)
+            kept.append(row)
+    return kept
+
+
+def test_tiktok_rows_equal_a_loop(made):
+    rows = read_rows(made.tiktok / "track1/final_track1_train.txt", "\t", preprocess_tiktok_columns())
+    kept = kept_by_loop(rows, "uid", 20)
+    kept.sort(key=lambda r: (int(r["uid"]), int(r["time"]), int(r["item_id"])))
+    data = load_interactions(made, "tiktok")
+    assert len(data) == len(kept) < len(rows)
+    expected = [tuple(int(r[name]) for name in ("uid", "item_id", "device", "time", "like", "finish")) for r in kept]
+    columns = (data.user_ids[data.user], data.item_ids[data.item], data.device, data.time)
+    actual = zip(*(c.tolist() for c in (*columns, data.label("like"), data.label("finish"))), strict=True)
+    assert sorted(actual) == sorted(expected)
+    key = np.stack([data.user, data.time, data.item])
+    assert (np.lexsort(key[::-1]) == np.arange(len(data))).all()
+
+
+def preprocess_tiktok_columns():
+    names = "uid user_city item_id author_id item_city channel finish like music_id device time duration_time"
+    return names.split()
+
+
+def test_wechat_rows_equal_a_loop(made):
+    kept = kept_by_loop(read_rows(made.wechat / "user_action.csv", ","), "userid", 20)
+    by_user_day = {}
+    for row in kept:
+        by_user_day.setdefault((int(row["userid"]), int(row["date_"])), []).append(row)
+    expected = []
+    for (user, day), rows in sorted(by_user_day.items()):
+        for place, row in enumerate(rows):
+            points = sum(weight * int(row[action]) for action, weight in CLICK_WEIGHTS.items())
+            expected.append((user, int(row["feedid"]), day + place / len(rows), int(points / 13 >= 0.5)))
+    data = load_interactions(made, "wechat")
+    actual = zip(
+        data.user_ids[data.user].tolist(),
+        data.item_ids[data.item].tolist(),
+        data.time.tolist(),
+        data.label("click").tolist(),
+        strict=True,
+    )
+    assert list(actual) == expected
+
+
+def test_click_label_is_the_weighted_mean_of_the_actions():
+    patterns = np.array(np.meshgrid(*[[0, 1]] * 7)).reshape(7, -1)
+    labels = click_label(dict(zip(ACTIONS, patterns.astype(np.uint8), strict=True)))
+    for pattern, label in zip(patterns.T, labels, strict=True):
+        of = dict(zip(ACTIONS, pattern, strict=True))
+        mean = 4 * of["read_comment"] + 3 * of["like"] + 2 * of["click_avatar"]
+        mean = (mean + of["forward"] + of["favorite"] + of["comment"] + of["follow"]) / 13
+        assert label == (mean >= 0.5)
+
+
+def test_chronological_split_cuts_time_in_two_places():
+    rng = np.random.default_rng(0)
+    time = rng.integers(0, 5000, 4000)
+    split = preprocess_inter.split_rows("chronological", np.zeros(4000, np.int32), time, 0)
+    first, second = np.sort(time)[3200], np.sort(time)[3600]
+    for moment, part in zip(time, split, strict=True):
+        assert part == (TRAIN if moment < first else VALID if moment < second else TEST)
+    assert abs((split == TRAIN).mean() - 0.8) < 0.01
+
+
+@pytest.mark.parametrize("split", ["random", "user"])
+def test_drawn_splits_have_the_right_sizes_and_follow_the_seed(split):
+    user = np.sort(np.random.default_rng(0).integers(0, 400, 20_000))
+    parts = [preprocess_inter.split_rows(split, user, np.zeros(20_000), seed) for seed in (1, 1, 2)]
+    assert (parts[0] == parts[1]).all()
+    assert (parts[0] != parts[2]).any()
+    assert np.bincount(parts[0]) / 20_000 == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+    if split == "user":
+        for one in range(400):
+            assert len(set(parts[0][user == one])) <= 1
+
+
+def test_users_interleave_within_a_day():
+    user = np.array([0, 0, 0, 0, 1, 1])
+    day = np.array([1, 1, 1, 2, 1, 1])
+    time = preprocess_inter.day_and_position(user, day)
+    assert time == pytest.approx([1, 1 + 1 / 3, 1 + 2 / 3, 2, 1, 1.5])
+
+
+def test_rows_are_the_same_in_small_parts(raw_copy, monkeypatch):
+    """Users spread over many spill files come out as from one."""
+    paths = raw_copy / "path.json"
+    from mma4ctr.artifacts import read_artifact
+
+    prints = []
+    for rows in (10**6, 1000):
+        monkeypatch.setattr(preprocess_inter, "PART_ROWS", rows)
+        assert call(preprocess_inter.main, "--paths", paths, "--min-interactions", 20) == 0
+        prints.append([read_artifact(raw_copy / "graph" / name, "").fingerprint for name in ("wechat", "tiktok")])
+    assert prints[0] == prints[1]
+
+
+def test_inter_files_hold_our_rows_in_order(made):
+    data = load_interactions(made, "wechat")
+    rows = read_rows(made.graph / "wechat/wechat.test.inter", "\t")
+    test = np.flatnonzero(data.split == TEST)
+    assert [int(row["user_id:token"]) for row in rows] == data.user_ids[data.user[test]].tolist()
+    assert [int(row["item_id:token"]) for row in rows] == data.item_ids[data.item[test]].tolist()
+    assert [int(row["click:float"]) for row in rows] == data.label("click")[test].tolist()
+    assert [float(row["timestamp:float"]) for row in rows] == data.time[test].tolist()
+
+
+@pytest.mark.parametrize("spread", [1, 10**9])
+def test_id_index_equals_a_dict(spread):
+    rng = np.random.default_rng(0)
+    ids = np.unique(rng.integers(-50, 500, 100) * spread)
+    where = {int(value): place for place, value in enumerate(ids)}
+    asked = np.concatenate([ids, rng.integers(-1000, 1000, 300) * spread, [2**62, -(2**62)]])
+    assert IdIndex(ids).positions(asked).tolist() == [where.get(int(value), -1) for value in asked]

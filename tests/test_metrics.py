@@ -1,0 +1,56 @@
+"""AUC, GAUC and LogLoss against scikit-learn and against counting pairs."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from mma4ctr.metrics import auc, gauc, logloss, score_predictions
+
+
+@pytest.mark.parametrize("levels", [3, 50, 10**6])
+def test_auc_equals_sklearn_also_with_ties(levels):
+    rng = np.random.default_rng(levels)
+    label = rng.integers(0, 2, 500)
+    score = rng.integers(0, levels, 500) / levels
+    assert auc(label, score) == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+
+
+def test_auc_is_undefined_for_one_class():
+    assert auc(np.zeros(5), np.arange(5.0)) is None
+    assert auc(np.ones(5), np.arange(5.0)) is None
+    assert auc(np.array([]), np.array([])) is None
+
+
+def slow_gauc(label, score, user):
+    total, weight = 0.0, 0
+    for one in set(user):
+        rows = [i for i in range(len(user)) if user[i] == one]
+        ups = [score[i] for i in rows if label[i] == 1]
+        downs = [score[i] for i in rows if label[i] == 0]
+        if ups and downs:
+            wins = sum((u > d) + 0.5 * (u == d) for u in ups for d in downs)
+            total += len(rows) * wins / (len(ups) * len(downs))
+            weight += len(rows)
+    return total / weight if weight else None
+
+
+def test_gauc_equals_pair_counting():
+    rng = np.random.default_rng(0)
+    label, user = rng.integers(0, 2, 300), rng.integers(0, 40, 300) * 7
+    score = rng.integers(0, 6, 300) / 6
+    assert gauc(label, score, user) == pytest.approx(slow_gauc(label, score, user), abs=1e-12)
+    assert gauc(np.array([0, 1]), np.array([0.1, 0.9]), np.array([1, 2])) is None
+
+
+def test_logloss_equals_sklearn_and_clips():
+    rng = np.random.default_rng(1)
+    label, chance = rng.integers(0, 2, 200), rng.random(200)
+    assert logloss(label, chance) == pytest.approx(log_loss(label, chance), rel=1e-9)
+    assert np.isfinite(logloss(np.array([1, 0]), np.array([0.0, 1.0])))
+
+
+def test_bad_predictions_are_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        score_predictions(np.array([0, 1]), np.array([0.5, np.nan]), np.array([0, 0]))
+    with pytest.raises(ValueError, match="2 labels, 1 predictions"):
+        score_predictions(np.array([0, 1]), np.array([0.5]), np.array([0, 0]))

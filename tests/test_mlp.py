@@ -1,0 +1,206 @@
+"""Step 5: parameters, halving, interrupt, early stop, marks, prediction by halves, the losses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mlp
+from mma4ctr.artifacts import read_artifact
+from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
+from mma4ctr.metrics import auc
+from mma4ctr.results import read_results
+from tests.conftest import call
+
+CPU = torch.device("cpu")
+
+
+def small_matrix(rows=1200, seed=0, signal=2.0):
+    """Features in factors where users and items decide the label together."""
+    rng = np.random.default_rng(seed)
+    users, items = rng.standard_normal((40, 6)), rng.standard_normal((50, 5))
+    user, item = rng.integers(0, 40, rows), rng.integers(0, 50, rows)
+    label = (signal * (users[user, 0] + items[item, 0]) + rng.logistic(size=rows) > 1).astype(np.float32)
+    cuts = (0, int(0.8 * rows), int(0.9 * rows), rows)
+
+    def group(part):
+        here = np.arange(cuts[part], cuts[part + 1])
+        return RowGroup(here, *(torch.from_numpy(a[here]) for a in (user, item, label)))
+
+    return FactorMatrix(
+        user_part=torch.from_numpy(users.astype(np.float32)),
+        item_part=torch.from_numpy(items.astype(np.float32)),
+        train=group(0),
+        valid=group(1),
+        test=group(2),
+        protocol={},
+        settings={},
+        fingerprint="",
+    )
+
+
+SETTINGS = mlp.TrainSettings(epochs=6, batch_size=64, learning_rate=3e-3, halve_every=2, patience=0)
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(194, 29_225), (169, 26_025)])
+def test_parameters_are_the_published_ones(width, parameters):
+    assert sum(p.numel() for p in mlp.MLP(width).parameters()) == parameters
+
+
+def test_the_network_is_the_published_one():
+    layers = [type(layer).__name__ for layer in mlp.MLP(10).body]
+    assert layers == ["Linear", "Tanh", "Linear", "Tanh", "Linear", "Tanh"]
+    assert [layer.out_features for layer in mlp.MLP(10).body if hasattr(layer, "out_features")] == [128, 32, 4]
+
+
+def test_learning_rate_halves():
+    settings = replace(SETTINGS, learning_rate=1.0, halve_every=5)
+    rates = [mlp.learning_rate_at(epoch, settings, 0) for epoch in range(11)]
+    assert rates == [1] * 5 + [0.5] * 5 + [0.25]
+    assert mlp.learning_rate_at(7, settings, 2) == 0.125
+    assert mlp.learning_rate_at(100, replace(settings, halve_every=0), 0) == 1
+    (outcome,) = mlp.train(small_matrix(), SETTINGS)
+    assert [epoch.learning_rate for epoch in outcome.history] == [3e-3, 3e-3, 1.5e-3, 1.5e-3, 0.75e-3, 0.75e-3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"), [(1000, 256), (128_000, 256), (320_000, 512), (600_000, 1024), (5_000_000, 8192), (10**9, 8192)]
+)
+def test_automatic_batch_size(rows, size):
+    assert mlp.automatic_batch_size(rows) == size
+    if 256 < size < 8192:
+        assert rows // size >= 500 > rows // (2 * size)
+
+
+def test_prediction_by_halves_equals_the_forward_pass():
+    matrix = small_matrix()
+    model = mlp.fresh_model(matrix.in_features, 0, CPU)
+    logits, hidden = mlp.predict(model, matrix, matrix.test)
+    features = matrix.gather(matrix.test.user_row, matrix.test.item)
+    assert torch.allclose(logits, model(features), atol=1e-6)
+    assert torch.allclose(hidden, model.body(features), atol=1e-6)
+    few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item", "label")))
+    assert torch.allclose(mlp.predict(model, matrix, few)[0], logits[:3], atol=1e-6)
+
+
+def test_marks_equal_separate_runs_exactly():
+    matrix = small_matrix()
+    for patience in (0, 2):
+        settings = replace(SETTINGS, patience=patience, epochs=9)
+        together = mlp.train(matrix, settings, marks=[2, 5, 9])
+        for outcome, epochs in zip(together, (2, 5, 9), strict=True):
+            (alone,) = mlp.train(matrix, replace(settings, epochs=epochs))
+            assert outcome.settings == alone.settings
+            assert outcome.history == alone.history and outcome.best_epoch == alone.best_epoch
+            for name, values in alone.weights.items():
+                assert torch.equal(outcome.weights[name], values)
+
+
+def test_a_forced_collapse_is_interrupted_and_recovers():
+    """With a learning rate of 1000 every epoch fails until enough interrupts have halved it."""
+    (outcome,) = mlp.train(small_matrix(), replace(SETTINGS, learning_rate=1000.0, max_interrupts=30))
+    assert outcome.interrupts >= 1
+    assert len(outcome.history) == 6
+    assert all(epoch.valid_auc > 0.5 for epoch in outcome.history)
+    assert outcome.history[0].learning_rate == 1000 / 2**outcome.interrupts or outcome.interrupts > 1
+    assert outcome.weights
+
+
+def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
+    matrix = small_matrix()
+    real, calls = mlp.train_epoch, []
+
+    def poisoned(model, optimizer, *rest):
+        calls.append({name: value.clone() for name, value in model.state_dict().items()})
+        loss = real(model, optimizer, *rest)
+        if len(calls) == 3:  # the third epoch destroys the weights and Adam's moments
+            for parameter in model.parameters():
+                parameter.data.fill_(float("nan"))
+            return float("nan")
+        return loss
+
+    monkeypatch.setattr(mlp, "train_epoch", poisoned)
+    (outcome,) = mlp.train(matrix, replace(SETTINGS, halve_every=0))
+    assert outcome.interrupts == 1 and len(outcome.history) == 6
+    assert all(torch.equal(calls[2][name], calls[3][name]) for name in calls[2]), "not the weights of epoch 2"
+    rates = [epoch.learning_rate for epoch in outcome.history]
+    assert rates == [3e-3, 3e-3, *[1.5e-3] * 4]
+
+
+def test_hopeless_training_ends_with_a_message():
+    matrix = small_matrix(signal=0.0)
+    matrix.valid.label.copy_(1 - (torch.arange(len(matrix.valid)) % 2))
+    (outcome,) = mlp.train(matrix, replace(SETTINGS, learning_rate=float("inf")))
+    assert outcome.interrupts == 10 and not outcome.history and outcome.weights is None
+    assert "10 interrupts" in outcome.ended
+
+
+def test_without_interrupts_a_collapse_stays():
+    (outcome,) = mlp.train(small_matrix(), replace(SETTINGS, learning_rate=float("inf"), max_interrupts=0))
+    assert outcome.interrupts == 0 and len(outcome.history) == 6
+
+
+def test_early_stop_keeps_the_best_epoch():
+    matrix = small_matrix(rows=400)
+    (outcome,) = mlp.train(matrix, replace(SETTINGS, epochs=200, patience=3, learning_rate=0.02))
+    aucs = [epoch.valid_auc for epoch in outcome.history]
+    assert len(aucs) < 200
+    assert outcome.best_epoch == 1 + int(np.argmax(aucs)) == len(aucs) - 3
+    model = mlp.MLP(matrix.in_features)
+    model.load_state_dict(outcome.weights)
+    logits, _ = mlp.predict(model, matrix, matrix.valid)
+    assert auc(matrix.valid.label.numpy(), logits.numpy()) == max(aucs)
+
+
+def test_losses_equal_their_formulas():
+    logits, label = torch.randn(50), (torch.rand(50) < 0.3).float()
+    chance = 1 / (1 + np.exp(-logits.numpy()))
+    bce = -np.where(label.numpy() > 0, np.log(chance), np.log(1 - chance)).mean()
+    assert float(mlp.loss_of("bce", logits, label)) == pytest.approx(bce, rel=1e-5)
+    shares = np.exp(logits.numpy()) / np.exp(logits.numpy()).sum()
+    expected = -np.log(shares[label.numpy() > 0]).mean()
+    assert float(mlp.loss_of("listwise", logits, label)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    matrix = small_matrix()
+    runs = [mlp.train(matrix, replace(SETTINGS, epochs=1, seed=seed))[0].weights for seed in (4, 4, 5)]
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert not torch.equal(runs[0]["head.weight"], runs[2]["head.weight"])
+
+
+def test_a_run_writes_its_model_predictions_and_line(made):
+    results = {result.task: result for result in read_results(made.results) if result.seed == 0}
+    assert set(results) == {"wechat_click", "tiktok_like", "tiktok_finish"}
+    for task, result in results.items():
+        assert result.model == "MMa4CTR" and result.variant == "vat_concat"
+        assert result.parameters == {"wechat": 29_225, "tiktok": 26_025}[task.split("_")[0]]
+        matrix = load_matrix(made, task, "vat_concat", CPU)
+        folder = made.torch_model / task / result.run_id
+        run = read_artifact(folder, "")
+        model = mlp.MLP(matrix.in_features)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        logits, _ = mlp.predict(model, matrix, matrix.test)
+        assert run.array("predictions") == pytest.approx(torch.sigmoid(logits).numpy(), abs=1e-6)
+        assert run.array("hidden").shape == (len(matrix.test), 4)
+        assert (run.array("rows") == matrix.test.rows).all()
+        assert result.auc == pytest.approx(auc(matrix.test.label.numpy(), run.array("predictions")))
+        assert result.rows["test"] == len(matrix.test) and result.positives["test"] == int(matrix.test.label.sum())
+
+
+def test_a_repeated_run_counts_once(made):
+    options = ("--task", "wechat_click", "--epochs", 1, "--seed", 9, "--batch-size", 1024)
+    lines = []
+    for _ in range(2):
+        assert call(mlp.main, "--paths", made.file, *options) == 0
+        lines.append([result for result in read_results(made.results) if result.seed == 9])
+    assert len(lines[0]) == len(lines[1]) == 1
+    assert (lines[0][0].run_id, lines[0][0].auc) == (lines[1][0].run_id, lines[1][0].auc)
+
+
+def test_wrong_options_are_refused(made, capsys):
+    for options in (("--epochs", 0), ("--learning-rate", "nan"), ("--batch-size", "big"), ("--device", "cuda:77")):
+        assert call(mlp.main, "--paths", made.file, *options) == 2
+    assert "cuda:77" in capsys.readouterr().err
