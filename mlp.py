@@ -106,11 +106,18 @@ def loss_of(kind: str, logits: torch.Tensor, label: torch.Tensor) -> torch.Tenso
     return -(label * functional.log_softmax(logits, dim=0)).sum() / label.sum().clamp(min=1)
 
 
-def fresh_model(in_features: int, seed: int, device: torch.device) -> MLP:
-    """A model whose first weights depend on the seed alone, not on the device."""
+def fresh_model(in_features: int, share: float, seed: int, device: torch.device) -> MLP:
+    """A model whose first weights depend on the seed alone, not on the device.
+
+    The last bias starts at the log-odds of `share`, the training rows' share of positives. With rare positives the
+    first epoch is otherwise spent on finding it: at 1 in 186 and batch 8192 validation AUC after the first epoch was
+    0.50 (and the interrupt took it for a collapse), with this bias 0.85.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MLP(in_features).to(device)
+        model = MLP(in_features)
+    nn.init.constant_(model.head.bias, math.log(share / (1 - share)))
+    return model.to(device)
 
 
 def train_epoch(
@@ -215,8 +222,9 @@ class Training:
         self._start()
 
     def _start(self) -> None:
-        device = self.matrix.train.label.device
-        self.model = fresh_model(self.matrix.in_features, self.settings.seed + self.fresh_starts, device)
+        label = self.matrix.train.label
+        seed = self.settings.seed + self.fresh_starts
+        self.model = fresh_model(self.matrix.in_features, float(label.mean()), seed, label.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, fused=True)
 
     def try_epoch(self) -> bool:

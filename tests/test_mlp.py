@@ -76,7 +76,7 @@ def test_automatic_batch_size(rows, size):
 
 def test_prediction_by_halves_equals_the_forward_pass():
     matrix = small_matrix()
-    model = mlp.fresh_model(matrix.in_features, 0, CPU)
+    model = mlp.fresh_model(matrix.in_features, 0.3, 0, CPU)
     logits, hidden = mlp.predict(model, matrix, matrix.test)
     features = matrix.gather(matrix.test.user_row, matrix.test.item)
     assert torch.allclose(logits, model(features), atol=1e-6)
@@ -99,13 +99,13 @@ def test_marks_equal_separate_runs_exactly():
 
 
 def test_a_forced_collapse_is_interrupted_and_recovers():
-    """With a learning rate of 1000 every epoch fails until enough interrupts have halved it."""
-    (outcome,) = mlp.train(small_matrix(), replace(SETTINGS, learning_rate=1000.0, max_interrupts=30))
-    assert outcome.interrupts >= 1
-    assert len(outcome.history) == 6
-    assert all(epoch.valid_auc > 0.5 for epoch in outcome.history)
-    assert outcome.history[0].learning_rate == 1000 / 2**outcome.interrupts or outcome.interrupts > 1
-    assert outcome.weights
+    """At a learning rate of 1e38 weights overflow: fresh starts with halved rates until training holds."""
+    (outcome,) = mlp.train(small_matrix(), replace(SETTINGS, learning_rate=1e38, halve_every=0, max_interrupts=60))
+    assert outcome.interrupts >= 3 and len(outcome.history) == 6 and outcome.weights
+    assert all(epoch.valid_auc > 0.5 and np.isfinite(epoch.train_loss) for epoch in outcome.history)
+    first = next(k for k in range(60) if outcome.history[0].learning_rate == 1e38 / 2**k)
+    assert 1 <= first <= outcome.interrupts
+    assert outcome.history[-1].learning_rate == 1e38 / 2**outcome.interrupts
 
 
 def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
@@ -152,6 +152,12 @@ def test_early_stop_keeps_the_best_epoch():
     model.load_state_dict(outcome.weights)
     logits, _ = mlp.predict(model, matrix, matrix.valid)
     assert auc(matrix.valid.label.numpy(), logits.numpy()) == max(aucs)
+
+
+def test_rare_positives_do_not_look_like_a_collapse():
+    """The last bias starts at the log-odds of the base rate."""
+    model = mlp.fresh_model(5, 0.004, 0, CPU)
+    assert model.head.bias.item() == pytest.approx(np.log(0.004 / 0.996), rel=1e-5)
 
 
 def test_losses_equal_their_formulas():

@@ -160,7 +160,8 @@ def parse_vectors(data: bytes, first_line: int, path: Path, key: str, width: int
             vector = np.frombuffer(array.as_buffer(of_type="d"))
             if len(vector) > width:
                 raise BadLine(f"{key} has {len(vector)} numbers, at most {width} are expected")
-            values[row, : len(vector)] = vector
+            with np.errstate(over="ignore"):  # looked for below, for all lines at once
+                values[row, : len(vector)] = vector
             length[row] = len(vector)
         except KeyError:
             raise BadLine(f"needs the keys item_id and {key}") from None

@@ -106,7 +106,8 @@ def draw_exposures(world: World, t: np.ndarray, rng: np.random.Generator) -> tup
     for _ in range(CANDIDATES):
         candidate = world.item_table[(rng.random(rows) * reachable).astype(np.int64)]
         chance = TASTE_IN_EXPOSURE * dot(taste, world.item_taste[candidate])
-        chance -= np.log(rng.standard_exponential(rows, np.float32))  # Gumbel noise: a draw by softmax
+        # Gumbel noise: a draw by softmax. A float32 exponential can be zero.
+        chance -= np.log(np.maximum(rng.standard_exponential(rows, np.float32), np.float32(1e-9)))
         better = chance > best
         np.copyto(best, chance, where=better)
         np.copyto(item, candidate, where=better)
