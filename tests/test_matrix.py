@@ -127,6 +127,13 @@ def test_gathered_rows_equal_rows_put_together_by_hand(made):
         assert matrix.train.label[place] == data.label("click")[row]
 
 
+def test_training_rows_have_mean_0_and_deviation_1(made):
+    matrix = load_matrix(made, "tiktok_like", "vat_concat", torch.device("cpu"))
+    rows = matrix.gather(matrix.train.user_row, matrix.train.item).double()
+    assert rows.mean(dim=0).abs().max() < 1e-4
+    assert (rows.std(dim=0, correction=0) - 1).abs().max() < 1e-3
+
+
 def test_user_rows():
     assert user_rows(np.array([0, 2]), np.array([0, 3], np.uint8), 100).tolist() == [0, 302]
 
