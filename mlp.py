@@ -41,8 +41,9 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix, load_step_inputs
+from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, load_step_inputs
 from mma4ctr.metrics import Scores, auc, score_predictions
+from mma4ctr.network import Adam, Network, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, run_id_of
 from mma4ctr.tasks import DEFAULT_VARIANT, VARIANTS, add_task_options, add_variant_option, chosen_tasks, chosen_variants
@@ -71,7 +72,7 @@ class TrainSettings:
 
 
 class MLP(nn.Module):
-    """The study's network; returns logits."""
+    """The study's network, with its names and first weights; returns logits. Trained by `mma4ctr.network`."""
 
     def __init__(self, in_features: int) -> None:
         super().__init__()
@@ -99,13 +100,6 @@ def learning_rate_at(epoch: int, settings: TrainSettings, interrupts: int) -> fl
     return settings.learning_rate * 0.5**halvings
 
 
-def loss_of(kind: str, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """`bce`, or `listwise`: a softmax over the batch, as the published code had it."""
-    if kind == "bce":
-        return functional.binary_cross_entropy_with_logits(logits, label)
-    return -(label * functional.log_softmax(logits, dim=0)).sum() / label.sum().clamp(min=1)
-
-
 def fresh_model(in_features: int, share: float, seed: int, device: torch.device) -> MLP:
     """A model whose first weights depend on the seed alone, not on the device.
 
@@ -120,35 +114,36 @@ def fresh_model(in_features: int, share: float, seed: int, device: torch.device)
     return model.to(device)
 
 
+@torch.no_grad()
 def train_epoch(
-    model: MLP, optimizer: torch.optim.Optimizer, matrix: FactorMatrix, settings: TrainSettings, epoch: int
+    network: Network, adam: Adam, matrix: FactorMatrix, settings: TrainSettings, epoch: int, rate: float
 ) -> float:
-    """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its batches."""
+    """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its rows."""
     rows = matrix.train
     device = rows.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
     order = torch.randperm(len(rows), generator=generator, device=device)
     user_row, item, label = rows.user_row[order], rows.item[order], rows.label[order]
     total = torch.zeros((), device=device)
+    buffers = BatchBuffers(matrix, min(settings.batch_size, len(rows)))
     for start in range(0, len(rows), settings.batch_size):
         batch = slice(start, start + settings.batch_size)
-        loss = loss_of(settings.loss, model(matrix.gather(user_row[batch], item[batch])), label[batch])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += loss.detach() * len(label[batch])
+        features = matrix.gather(user_row[batch], item[batch], buffers)
+        loss, slope = loss_and_slope(settings.loss, network.forward(features), label[batch])
+        network.backward(features, slope)
+        adam.step(network.parameters, network.gradient, rate)
+        total += loss * len(features)
     return float(total) / len(rows)
 
 
 @torch.no_grad()
-def predict(model: MLP, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (rows,) and the last hidden layer (rows, 4).
 
     The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row.
     """
-    first = model.body[0]
-    assert isinstance(first, nn.Linear)
-    user_weight, item_weight = first.weight.split([matrix.user_part.shape[1], matrix.item_part.shape[1]], dim=1)
+    widths = [matrix.user_part.shape[1], matrix.item_part.shape[1]]
+    user_weight, item_weight = network.weights[0].split(widths, dim=1)
 
     def half(part: torch.Tensor, weight: torch.Tensor, index: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         if len(part) <= 2 * len(index):
@@ -161,9 +156,9 @@ def predict(model: MLP, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Ten
     logits, hidden = [], []
     for start in range(0, len(rows), SCORING_ROWS):
         chunk = slice(start, start + SCORING_ROWS)
-        last = model.body[1:](user_half(chunk).add_(item_half(chunk)).add_(first.bias))
-        hidden.append(last)
-        logits.append(model.head(last).squeeze(1))
+        found = network.head(user_half(chunk).add_(item_half(chunk)).add_(network.biases[0]))
+        logits.append(found[0])
+        hidden.append(found[1])
     return torch.cat(logits), torch.cat(hidden)
 
 
@@ -193,18 +188,6 @@ class Outcome:
 
 
 @dataclass
-class Snapshot:
-    """Model and optimizer at the end of a good epoch."""
-
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-
-    @classmethod
-    def take(cls, model: MLP, optimizer: torch.optim.Optimizer) -> "Snapshot":
-        return cls(copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
-
-
-@dataclass
 class Training:
     """The state of a run between epochs."""
 
@@ -215,7 +198,6 @@ class Training:
     fresh_starts: int = 0
     best: Epoch | None = None
     best_weights: dict[str, torch.Tensor] | None = None
-    good: Snapshot | None = None
     epoch_seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -224,20 +206,20 @@ class Training:
     def _start(self) -> None:
         label = self.matrix.train.label
         seed = self.settings.seed + self.fresh_starts
-        self.model = fresh_model(self.matrix.in_features, float(label.mean()), seed, label.device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.settings.learning_rate, fused=True)
+        model = fresh_model(self.matrix.in_features, float(label.mean()), seed, label.device)
+        self.network = Network(model.state_dict())
+        self.adam = Adam(self.network.parameters)
+        self._good: tuple[torch.Tensor, Adam] | None = None
 
     def try_epoch(self) -> bool:
         """Train the next epoch; False where the validation interrupt threw it away."""
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         watch = Stopwatch()
-        train_loss = train_epoch(self.model, self.optimizer, self.matrix, self.settings, epoch)
+        train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate)
         self.epoch_seconds += watch.seconds
         valid = self.matrix.valid
-        logits, _ = predict(self.model, self.matrix, valid)
+        logits, _ = predict(self.network, self.matrix, valid)
         valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label))
         finite = math.isfinite(train_loss) and math.isfinite(valid_loss)
         valid_auc = (auc(valid.label.cpu().numpy(), logits.cpu().numpy()) or 0.5) if finite else 0.5
@@ -246,16 +228,16 @@ class Training:
             return False
         shown = Epoch(epoch + 1, rate, train_loss, valid_loss, valid_auc)
         self.history.append(shown)
-        self.good = Snapshot.take(self.model, self.optimizer)
+        self._good = self.network.parameters.clone(), copy.deepcopy(self.adam)
         if not self.settings.patience or self.best is None or valid_auc > self.best.valid_auc:
-            self.best, self.best_weights = shown, self.good.model
+            self.best, self.best_weights = shown, self.network.state()
         return True
 
     def _interrupt(self) -> None:
         self.interrupts += 1
-        if self.good:
-            self.model.load_state_dict(self.good.model)
-            self.optimizer.load_state_dict(copy.deepcopy(self.good.optimizer))
+        if self._good:
+            self.network.parameters.copy_(self._good[0])
+            self.adam = copy.deepcopy(self._good[1])
         else:
             self.fresh_starts += 1
             self._start()
@@ -319,14 +301,12 @@ def finish_run(paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.nd
     settings, test = outcome.settings, matrix.test
     device = test.label.device
     run_id = run_id_of(run_settings(matrix, settings), matrix.fingerprint)
-    model = MLP(matrix.in_features).to(device)
     label = test.label.cpu().numpy()
     scores: Scores | None = None
     test_seconds = 0.0
     if outcome.weights:
-        model.load_state_dict(outcome.weights)
         watch = Stopwatch()
-        logits, hidden = predict(model, matrix, test)
+        logits, hidden = predict(Network(outcome.weights), matrix, test)
         probability = torch.sigmoid(logits).cpu().numpy()
         test_seconds = watch.seconds
         scores = score_predictions(label, probability, user[test.rows])
@@ -355,7 +335,7 @@ def finish_run(paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.nd
         protocol={**matrix.protocol, "loss": settings.loss},
         embedding_length=matrix.settings["embedding_length"],
         in_features=matrix.in_features,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(parameter.numel() for parameter in MLP(matrix.in_features).parameters()),
         epochs=settings.epochs,
         best_epoch=outcome.best_epoch,
         batch_size=settings.batch_size,

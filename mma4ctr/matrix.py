@@ -40,6 +40,18 @@ class RowGroup:
         return len(self.rows)
 
 
+class BatchBuffers:
+    """Memory for the feature rows of one batch after the other."""
+
+    def __init__(self, matrix: "FactorMatrix", rows: int) -> None:
+        widths = (matrix.user_part.shape[1], matrix.item_part.shape[1], matrix.in_features)
+        self._buffers = [matrix.user_part.new_empty(rows, width) for width in widths]
+
+    def sized(self, rows: int) -> list[torch.Tensor]:
+        """The first `rows` rows of the buffers for the user part, the item part and both."""
+        return [buffer[:rows] for buffer in self._buffers]
+
+
 @dataclass(frozen=True)
 class FactorMatrix:
     """Features in factors, scaled, on one device.
@@ -65,9 +77,18 @@ class FactorMatrix:
     def in_features(self) -> int:
         return self.user_part.shape[1] + self.item_part.shape[1]
 
-    def gather(self, user_row: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
-        """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop."""
-        return torch.cat((self.user_part[user_row], self.item_part[item]), dim=1)
+    def gather(self, user_row: torch.Tensor, item: torch.Tensor, batch: "BatchBuffers | None" = None) -> torch.Tensor:
+        """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop.
+
+        With `batch` they are written into its buffers, which the next call overwrites: fresh memory for every
+        batch of 8192 rows took a tenth of the time of a training step.
+        """
+        if batch is None:
+            return torch.cat((self.user_part[user_row], self.item_part[item]), dim=1)
+        users, items, rows = batch.sized(len(item))
+        torch.index_select(self.user_part, 0, user_row, out=users)
+        torch.index_select(self.item_part, 0, item, out=items)
+        return torch.cat((users, items), dim=1, out=rows)
 
 
 @dataclass(frozen=True)
