@@ -43,7 +43,7 @@ from mma4ctr.console import (
 )
 from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, load_step_inputs
 from mma4ctr.metrics import Scores, auc, score_predictions
-from mma4ctr.network import Adam, Network, loss_and_slope
+from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, run_id_of
 from mma4ctr.tasks import DEFAULT_VARIANT, VARIANTS, add_task_options, add_variant_option, chosen_tasks, chosen_variants
@@ -52,8 +52,6 @@ LOSSES = ("bce", "listwise")
 HIDDEN = (128, 32, 4)
 # Rows that are scored at a time: 32 MB of first-layer outputs.
 SCORING_ROWS = 65_536
-# The automatic batch size leaves at least this many steps an epoch, as the study's 8192 did on its data.
-STEPS_PER_EPOCH = 500
 
 
 @dataclass(frozen=True)
@@ -87,11 +85,6 @@ class MLP(nn.Module):
         """Logits (batch,) of feature rows (batch, in_features)."""
         logits: torch.Tensor = self.head(self.body(features)).squeeze(1)
         return logits
-
-
-def automatic_batch_size(train_rows: int) -> int:
-    """The power of two from 256 to 8192 that gives at least 500 steps an epoch (design section 7)."""
-    return min(8192, max(256, 1 << int(math.log2(max(1, train_rows // STEPS_PER_EPOCH)))))
 
 
 def learning_rate_at(epoch: int, settings: TrainSettings, interrupts: int) -> float:
@@ -287,20 +280,28 @@ def train(
     return outcomes
 
 
-def run_settings(matrix: FactorMatrix, settings: TrainSettings) -> dict[str, Any]:
-    """Everything that decides a result, besides the input arrays; the run's id is made from it."""
-    return {"model": "MMa4CTR", **matrix.settings, **matrix.protocol, **asdict(settings)}
+def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str, Any]:
+    """Everything that decides a result, besides the input arrays; the run's id is made from it.
+
+    Args:
+        features: task, variant, embedding_length, split, evidence, folds, scaling: the matrix's own settings.
+    """
+    return {"model": "MMa4CTR", **features, **asdict(settings)}
 
 
-def finish_run(paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str) -> Result:
+def finish_run(
+    paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str, *, keep_rows: bool = True
+) -> Result:
     """Score the test rows, write the run's folder and its line in results.jsonl.
 
     Args:
         user: (kept rows,) user of every interaction, for GAUC.
+        keep_rows: write predictions and hidden features of the test rows too.
     """
     settings, test = outcome.settings, matrix.test
     device = test.label.device
-    run_id = run_id_of(run_settings(matrix, settings), matrix.fingerprint)
+    identity = run_settings(matrix.settings, settings)
+    run_id = run_id_of(identity, matrix.fingerprint)
     label = test.label.cpu().numpy()
     scores: Scores | None = None
     test_seconds = 0.0
@@ -314,15 +315,16 @@ def finish_run(paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.nd
         paths.torch_model / matrix.settings["task"] / run_id,
         step=5,
         made_by="mlp.py",
-        settings=run_settings(matrix, settings),
+        settings=identity,
         inputs={"matrix": matrix.fingerprint},
     ) as writer:
         writer.json("history", [asdict(epoch) for epoch in outcome.history])
-        writer.array("rows", test.rows)
         if outcome.weights:
             save_file(
                 {name: value.cpu() for name, value in outcome.weights.items()}, writer.building / "model.safetensors"
             )
+        if outcome.weights and keep_rows:
+            writer.array("rows", test.rows)
             writer.array("predictions", probability)
             writer.array("hidden", hidden.cpu().numpy())
         writer.manifest["rows"] = {"test": len(test)}
@@ -378,17 +380,24 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def run_one(paths: Paths, task: str, variant: str, settings: TrainSettings, batch: int, device: torch.device) -> Result:
-    """Load, train, test and record one run, with a progress bar; `batch` 0 chooses the batch size."""
+def run_marks(
+    paths: Paths,
+    task: str,
+    variant: str,
+    settings: TrainSettings,
+    marks: Sequence[int],
+    device: torch.device,
+    *,
+    keep_rows: bool = True,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> list[tuple[Result, Outcome]]:
+    """Load, train once, test and record a run for each mark; `batch_size` 0 chooses the batch size."""
     matrix = load_matrix(paths, task, variant, device)
     user = load_step_inputs(paths, task).data.user
-    settings = replace(settings, batch_size=batch or automatic_batch_size(len(matrix.train)))
+    settings = replace(settings, batch_size=settings.batch_size or automatic_batch_size(len(matrix.train)))
     started = now()
-    with progress(f"{task} {variant}", settings.epochs) as advance:
-        (outcome,) = train(matrix, settings, on_epoch=lambda epoch: advance(1))
-    result = finish_run(paths, matrix, outcome, user, started)
-    tell(result, outcome)
-    return result
+    outcomes = train(matrix, settings, marks, on_epoch)
+    return [(finish_run(paths, matrix, one, user, started, keep_rows=keep_rows), one) for one in outcomes]
 
 
 def tell(result: Result, outcome: Outcome) -> None:
@@ -405,6 +414,10 @@ def tell(result: Result, outcome: Outcome) -> None:
         note(f"{name}: {outcome.ended}")
     if result.leaky:
         warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")
+
+
+def _advancing(advance: Callable[[float], None]) -> Callable[[Epoch], None]:
+    return lambda epoch: advance(1)
 
 
 def batch_size_option(text: str) -> int:
@@ -444,6 +457,7 @@ def main() -> int:
     device = choose_device(arguments.device)
     settings = TrainSettings(
         epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
         halve_every=arguments.halve_every,
         patience=arguments.patience,
@@ -455,7 +469,13 @@ def main() -> int:
     for task in chosen_tasks(paths, arguments):
         modalities = load_step_inputs(paths, task).modalities
         for variant in chosen_variants(arguments.variant, VARIANTS, modalities, task):
-            results.append(run_one(paths, task, variant, settings, arguments.batch_size, device))
+            with progress(f"{task} {variant}", settings.epochs) as advance:
+                on_epoch = _advancing(advance)
+                ((result, outcome),) = run_marks(
+                    paths, task, variant, settings, [settings.epochs], device, on_epoch=on_epoch
+                )
+            tell(result, outcome)
+            results.append(result)
     rows = sum(result.rows["test"] for result in results)
     closing_line(5, f"{len(results)} runs to {paths.torch_model} and {paths.results}", rows, watch, unit="test rows")
     return 1 if any(result.auc is None for result in results) else 0

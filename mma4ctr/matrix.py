@@ -59,8 +59,7 @@ class FactorMatrix:
     Attributes:
         user_part: float32 (blocks * users, user width). item_part: float32 (items, item width).
         train, valid, test: the rows of the split.
-        protocol: split, evidence, folds, scaling; without the loss, which belongs to training.
-        settings: task, variant, embedding_length.
+        settings: task, variant, embedding_length; and of the protocol: split, evidence, folds, scaling.
         fingerprint: of the artifact on disk.
     """
 
@@ -69,9 +68,13 @@ class FactorMatrix:
     train: RowGroup
     valid: RowGroup
     test: RowGroup
-    protocol: dict[str, Any]
     settings: dict[str, Any]
     fingerprint: str
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Split, evidence, folds and scaling; without the loss, which belongs to training."""
+        return {key: self.settings[key] for key in ("split", "evidence", "folds", "scaling")}
 
     @property
     def in_features(self) -> int:
@@ -245,14 +248,12 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
             torch.from_numpy(labels.astype(np.float32)).to(device),
         )
 
-    settings = artifact.settings
     return FactorMatrix(
         user_part=torch.from_numpy(artifact.array("user_part")).to(device),
         item_part=torch.from_numpy(artifact.array("item_part")).to(device),
         train=group(TRAIN, "training"),
         valid=group(VALID, "validation"),
         test=group(TEST, "test"),
-        protocol={key: settings[key] for key in ("split", "evidence", "folds", "scaling")},
-        settings={key: settings[key] for key in ("task", "variant", "embedding_length")},
+        settings=artifact.settings,
         fingerprint=artifact.fingerprint,
     )

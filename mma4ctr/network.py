@@ -12,6 +12,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+# The automatic batch size leaves at least this many steps an epoch, as the study's 8192 did on its data.
+STEPS_PER_EPOCH = 500
+
+
+def automatic_batch_size(train_rows: int) -> int:
+    """The power of two from 256 to 8192 that gives at least 500 steps an epoch (design section 7)."""
+    return min(8192, max(256, 1 << max(0, (train_rows // STEPS_PER_EPOCH).bit_length() - 1)))
+
 
 def tanh_(values: torch.Tensor) -> torch.Tensor:
     """tanh in place."""

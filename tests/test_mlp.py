@@ -11,7 +11,7 @@ import mlp
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.metrics import auc
-from mma4ctr.network import Network
+from mma4ctr.network import Network, automatic_batch_size
 from mma4ctr.results import read_results
 from tests.conftest import call
 
@@ -36,7 +36,6 @@ def small_matrix(rows=1200, seed=0, signal=2.0):
         train=group(0),
         valid=group(1),
         test=group(2),
-        protocol={},
         settings={},
         fingerprint="",
     )
@@ -70,7 +69,7 @@ def test_learning_rate_halves():
     ("rows", "size"), [(1000, 256), (128_000, 256), (320_000, 512), (600_000, 1024), (5_000_000, 8192), (10**9, 8192)]
 )
 def test_automatic_batch_size(rows, size):
-    assert mlp.automatic_batch_size(rows) == size
+    assert automatic_batch_size(rows) == size
     if 256 < size < 8192:
         assert rows // size >= 500 > rows // (2 * size)
 

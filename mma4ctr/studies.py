@@ -1,0 +1,275 @@
+"""The study's experiments as data, and their tables made from results.jsonl.
+
+`STUDIES` is the list to edit: a study is a few cases (rows of its table), each trained once per seed, with results
+taken at several numbers of epochs. adjust_hyperparameter.py runs them; tables, figures and the report read them.
+Published figures come from published.json, beside this file.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mma4ctr.artifacts import MANIFEST, read_artifact
+from mma4ctr.datasets import split_task
+from mma4ctr.network import automatic_batch_size
+from mma4ctr.paths import Paths
+from mma4ctr.results import Result
+from mma4ctr.tasks import CONCAT, CROSS, DEFAULT_VARIANT, SINGLE
+
+MODEL = "MMa4CTR"
+TEN_AND_THIRTY = (10, 30)
+# How a case is trained where it says nothing else. Without early stop: results are taken at fixed epochs.
+BASE_TRAINING = {
+    "batch_size": 0,
+    "learning_rate": 1e-3,
+    "halve_every": 5,
+    "patience": 0,
+    "max_interrupts": 10,
+    "loss": "bce",
+}
+NO_HALVING = {"halve_every": 0}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How the features are made; None is as the user prepared them."""
+
+    split: str | None = None
+    evidence: str | None = None
+    length: int | None = None
+    scaling: str | None = None
+
+    def within(self, base: "Inputs") -> "Inputs":
+        """These, with what is left open taken from `base`."""
+        return Inputs(
+            *(theirs if own is None else own for own, theirs in zip(astuple(self), astuple(base), strict=True))
+        )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a study's table.
+
+    Attributes:
+        label: its name there. published: where published.json has its figures, below the task.
+        training: fields of mlp.py's TrainSettings that differ from the study's base; `batch_size` 0 is `auto`.
+    """
+
+    label: str
+    variant: str = DEFAULT_VARIANT
+    inputs: Inputs = field(default_factory=Inputs)
+    training: dict[str, Any] = field(default_factory=dict)
+    published: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment: `epochs` are the marks at which results are taken; `about` is the caption."""
+
+    name: str
+    about: str
+    column: str
+    cases: tuple[Case, ...]
+    epochs: tuple[int, ...] = TEN_AND_THIRTY
+
+
+def _variants(names: Iterable[str], table: str) -> tuple[Case, ...]:
+    return tuple(Case(name, variant=name, published=("ablation", table, name)) for name in names)
+
+
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study(
+            "comparison",
+            "MMa4CTR as the study compared it: learning rate halved every 5 epochs",
+            "model",
+            (Case(MODEL, published=("comparison", "auc_logloss", MODEL, "auc")),),
+            epochs=(10, 20, 30, 50),
+        ),
+        Study(
+            "epochs",
+            "sensitivity to the number of epochs, without halving",
+            "variant",
+            (Case(DEFAULT_VARIANT, training=NO_HALVING, published=("sensitivity", "epochs")),),
+            epochs=tuple(range(5, 101, 5)),
+        ),
+        Study(
+            "learning-rate",
+            "sensitivity to the learning rate, without halving",
+            "learning rate",
+            tuple(
+                Case(
+                    f"{rate:g}",
+                    training={"learning_rate": rate, **NO_HALVING},
+                    published=("sensitivity", "learning_rate", repr(rate)),
+                )
+                for rate in (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
+            ),
+        ),
+        Study(
+            "batch-size",
+            "sensitivity to the batch size, without halving",
+            "batch size",
+            tuple(
+                Case(
+                    str(size),
+                    training={"batch_size": size, **NO_HALVING},
+                    published=("sensitivity", "batch_size", str(size)),
+                )
+                for size in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+            ),
+        ),
+        Study(
+            "single-modal",
+            "one modality alone",
+            "modality",
+            _variants([name for name in SINGLE if name not in ("fused", "face")], "single_modal"),
+        ),
+        Study(
+            "two-modal-concat",
+            "two modalities side by side",
+            "variant",
+            _variants([name for name, parts in CONCAT.items() if len(parts) == 2], "two_modal_concat"),
+        ),
+        Study(
+            "two-modal-cross",
+            "two modalities multiplied element by element",
+            "variant",
+            _variants([name for name, parts in CROSS.items() if len(parts) == 2], "two_modal_cross"),
+        ),
+        Study(
+            "three-modal-cross",
+            "three modalities multiplied element by element",
+            "variant",
+            _variants(["vat_cross"], "three_modal_cross"),
+        ),
+        Study(
+            "embedding-length",
+            "numbers per modality in the user embedding; 0 is none, the user's index in its place",
+            "length",
+            tuple(
+                Case(
+                    str(length),
+                    inputs=Inputs(length=length),
+                    published=("ablation", "user_embedding_length", str(length)),
+                )
+                for length in (0, 5, 11, 15, 21, 30)
+            ),
+        ),
+        Study(
+            "interrupt-halving",
+            "with the validation interrupt and halving, and without both",
+            "interrupt and halving",
+            (
+                Case("with", published=("ablation", "interrupt_and_halving", "with")),
+                Case(
+                    "without",
+                    training={"max_interrupts": 0, **NO_HALVING},
+                    published=("ablation", "interrupt_and_halving", "without"),
+                ),
+            ),
+        ),
+        Study(
+            "protocol",
+            "the leak audit: the same model under other splits, evidence and losses",
+            "split, evidence, loss",
+            tuple(
+                Case(
+                    f"{split}, {evidence}, {loss}",
+                    inputs=Inputs(split=split, evidence=evidence),
+                    training={"loss": loss},
+                )
+                for split in ("chronological", "random", "user")
+                for evidence in ("train", "all")
+                for loss in ("bce", "listwise")
+            ),
+        ),
+    )
+}
+
+
+@cache
+def published_figures() -> dict[str, Any]:
+    """The published study's figures, by task."""
+    tasks: dict[str, Any] = orjson.loads((Path(__file__).parent / "published.json").read_bytes())["tasks"]
+    return tasks
+
+
+def published_auc(task: str, case: Case, epochs: int) -> float | None:
+    """The published AUC of a case, None where there is none."""
+    found: Any = published_figures().get(task)
+    for key in case.published:
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        found = found.get(str(epochs))
+    return found if case.published and isinstance(found, float) else None
+
+
+def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
+    """Whether a run is one of a case's, apart from epochs and seed.
+
+    Args:
+        base: how the user's own inputs are made, in place of what the case leaves open.
+    """
+    inputs = case.inputs.within(base)
+    expected = BASE_TRAINING | case.training
+    loss = expected.pop("loss")
+    expected["batch_size"] = expected["batch_size"] or automatic_batch_size(result.rows["train"])
+    expected |= {"task": task, "model": MODEL, "variant": case.variant, "embedding_length": inputs.length}
+    protocol = {"split": inputs.split, "evidence": inputs.evidence, "scaling": inputs.scaling, "loss": loss}
+    return all(getattr(result, name) == value for name, value in expected.items()) and all(
+        result.protocol[name] == value for name, value in protocol.items()
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one case at one number of epochs, one per seed."""
+
+    case: Case
+    epochs: int
+    runs: list[Result]
+    published: float | None
+
+    def mean_and_deviation(self, metric: str) -> tuple[float, float] | None:
+        """Over the seeds; None where there is no number. One seed has deviation 0."""
+        values = [value for run in self.runs if (value := getattr(run, metric)) is not None]
+        if not values:
+            return None
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+    @property
+    def leaky(self) -> bool:
+        """True where a run's features saw test labels."""
+        return any(run.leaky for run in self.runs)
+
+
+def prepared_inputs(paths: Paths, task: str) -> Inputs:
+    """How the user's own inputs of a task are made: what the manifests of steps 1, 3 and 4 say, else the defaults."""
+    split = read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py").settings["split"]
+    found: dict[str, Any] = {"evidence": "train", "length": 21, "scaling": "zscore"}
+    embedding, matrix = paths.user_embedding / task, paths.matrix / task / DEFAULT_VARIANT
+    if (embedding / MANIFEST).is_file():
+        settings = read_artifact(embedding, "get_user_embedding.py").settings
+        found |= {"evidence": settings["evidence"], "length": settings["length"]}
+    if (matrix / MANIFEST).is_file():
+        found["scaling"] = read_artifact(matrix, "cross_matrix.py").settings["scaling"]
+    return Inputs(split=split, **found)
+
+
+def cells(results: Sequence[Result], study: Study, task: str, base: Inputs) -> list[Cell]:
+    """The table of a study for one task: every case that has runs, at every mark."""
+    table = []
+    for case in study.cases:
+        own = [result for result in results if is_of_case(result, task, case, base)]
+        if own:
+            for epochs in study.epochs:
+                runs = {result.seed: result for result in own if result.epochs == epochs}  # of equal seeds the last
+                table.append(Cell(case, epochs, list(runs.values()), published_auc(task, case, epochs)))
+    return table
