@@ -28,7 +28,7 @@ all: .venv/installed
 	$(call steps,$(PATHS),)
 
 demo: .venv/installed
-	$(RUN) -m mma4ctr.world demo --dataset wechat --rows 200000
+	$(RUN) -m mma4ctr.world demo --dataset wechat --rows 130000
 	$(RUN) -m mma4ctr.world demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20)
 

@@ -11,10 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
@@ -66,6 +67,46 @@ def progress(description: str, total: float | None, unit: str = "") -> Iterator[
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(escape(description), total=total)
         yield lambda amount: bar.advance(task, amount)
+
+
+class RunsDisplay:
+    """Many runs at once: a bar for all of them and one for each that is at work, with its epoch and validation AUC.
+
+    Where the output is no terminal, finished runs are lines instead.
+    """
+
+    def __init__(self, total: float) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._bars = Progress(*columns, console=err, disable=not err.is_terminal)
+        self._all = self._bars.add_task("all runs", total=total, shown="")
+        self._one: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def update(self, name: str, epoch: int, epochs: int, shown: str) -> None:
+        """Tell how far a run is."""
+        if name not in self._one:
+            self._one[name] = self._bars.add_task(escape(name), total=epochs, shown="")
+        self._bars.update(self._one[name], completed=epoch, shown=shown)
+
+    def finish(self, name: str, amount: float, line: str) -> None:
+        """A run is done; `amount` of the total."""
+        if name in self._one:
+            self._bars.remove_task(self._one.pop(name))
+        self._bars.advance(self._all, amount)
+        if not err.is_terminal:
+            note(line)
 
 
 def peak_memory_mb() -> float:

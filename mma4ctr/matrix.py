@@ -40,6 +40,11 @@ class RowGroup:
         return len(self.rows)
 
 
+def variant_kind(variant: str) -> str:
+    """`single`, `concat` or `cross`."""
+    return variant.rpartition("_")[2] if "_" in variant else "single"
+
+
 class BatchBuffers:
     """Memory for the feature rows of one batch after the other."""
 
@@ -189,11 +194,10 @@ def write_matrix(
     rows = user_rows(data.user, block, len(data.user_ids))[train]
     user_scaling = fit_scaling(users, np.bincount(rows, minlength=len(users)), scaling)
     item_scaling = fit_scaling(item_part, np.bincount(data.item[train], minlength=len(item_part)), scaling)
-    kind = variant.rpartition("_")[2] if "_" in variant else "single"
     with ArtifactWriter(
         paths.matrix / inputs.task / variant,
         step=4,
-        made_by=MADE_BY[kind],
+        made_by=MADE_BY[variant_kind(variant)],
         settings={
             "task": inputs.task,
             "variant": variant,
@@ -226,8 +230,7 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     Raises `UserError` where it is missing, was made from something else, or a part of the split has one class only.
     """
     _, target = split_task(task)
-    kind = variant.rpartition("_")[2] if "_" in variant else "single"
-    artifact = read_artifact(paths.matrix / task / variant, MADE_BY[kind])
+    artifact = read_artifact(paths.matrix / task / variant, MADE_BY[variant_kind(variant)])
     inputs = load_step_inputs(paths, task)
     data = inputs.data
     check_made_from(

@@ -8,15 +8,16 @@ prints the newest result of every task, model and variant.
 import fcntl
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from mma4ctr.artifacts import fingerprint_of
+from mma4ctr.artifacts import fingerprint_of, read_artifact
 from mma4ctr.console import UserError, parser, print_table, run, warn
+from mma4ctr.datasets import split_task
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
 
@@ -119,38 +120,50 @@ def read_results(path: Path) -> list[Result]:
     return list(found.values())
 
 
-def newest_of_each(results: Sequence[Result]) -> list[Result]:
-    """The last run of every task, model, variant and protocol, sorted."""
-    last = {(r.task, r.model, r.variant, fingerprint_of(r.protocol)): r for r in results}
+def newest_of_each(results: Sequence[Result], wanted: Callable[[Result], bool] = lambda result: True) -> list[Result]:
+    """The last run of every task, model, variant and protocol, of those wanted, sorted."""
+    last = {(r.task, r.model, r.variant, fingerprint_of(r.protocol)): r for r in results if wanted(r)}
     return sorted(last.values(), key=lambda r: (r.task, r.model, r.variant))
 
 
-def show_results(paths: Paths, results: Sequence[Result]) -> None:
-    """Print the table of the runs, with the oracle's AUC where the data are simulated."""
+def keeps_predictions(paths: Paths) -> Callable[[Result], bool]:
+    """A test for runs whose test predictions are on disk: those of mlp.py, not the many of the sweeps."""
+    return lambda result: (paths.torch_model / result.task / result.run_id / "predictions.npy").is_file()
+
+
+def results_rows(paths: Paths, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of runs, with the oracle's AUC where the data are simulated."""
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     rows = []
     for result in results:
-        oracle = oracle_auc(paths, result.task)
+        oracle = oracle_auc(paths, result.task) if result.protocol["split"] == split_of(paths, result.task) else None
         share = (result.auc - 0.5) / (oracle - 0.5) if oracle and result.auc else None
         seconds = f"{result.train_seconds + result.test_seconds:.1f}"
         scores = [number(result.auc, ".4f"), number(result.gauc, ".4f"), number(result.logloss, ".4f")]
-        protocol = f"{result.protocol['split']}, {result.protocol['evidence']}{' LEAKY' if result.leaky else ''}"
+        protocol = ", ".join(str(result.protocol[key]) for key in ("split", "evidence", "scaling", "loss"))
         name = result.variant if result.model == "MMa4CTR" else result.model
         sizes = [str(result.in_features), f"{result.parameters:,}"]
-        rows.append(
-            [result.task, name, *sizes, *scores, number(oracle, ".4f"), number(share, ".1%"), seconds, protocol]
-        )
+        protocol += ", LEAKY" if result.leaky else ""
+        numbers = [*sizes, *scores, number(oracle, ".4f"), number(share, ".1%"), seconds]
+        rows.append([result.task, name, *numbers, protocol])
     header = ["task", "variant", "inputs", "parameters", "AUC", "GAUC", "LogLoss", "oracle AUC", "share", "seconds"]
-    print_table("Test results", [*header, "protocol"], rows)
+    return [*header, "protocol"], rows
+
+
+def split_of(paths: Paths, task: str) -> str:
+    """The split of the rows that step 1 has prepared, to which the oracle belongs."""
+    return str(read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py").settings["split"])
 
 
 def main() -> None:
     arguments = parser(__doc__).parse_args()
     paths = load_paths(arguments.paths)
-    show_results(paths, newest_of_each(read_results(paths.results)))
+    print_table(
+        "Test results", *results_rows(paths, newest_of_each(read_results(paths.results), keeps_predictions(paths)))
+    )
 
 
 if __name__ == "__main__":

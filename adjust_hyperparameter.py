@@ -1,0 +1,393 @@
+"""Step 6 of 8: every experiment of the study: many runs of step 5, and their tables.
+
+Reads    what steps 1 and 2 made; makes user embeddings and matrices that are not there, those of other protocols and
+         lengths in folders of their own (below `sweep/` in each path)
+Writes   lines in saved_path/results.jsonl, torch_model_path/<task>/<run id>/, saved_path/tables/<study>.{md,csv}
+
+The studies are listed in mma4ctr/studies.py. Runs that differ only in epochs are one training with results taken at
+each mark. A run that stands in results.jsonl already, made from the same inputs, is not repeated: after a crash the
+same command goes on where it was.
+
+    python adjust_hyperparameter.py --study embedding-length batch-size --task wechat_click --seeds 5 --jobs 2
+"""
+
+import difflib
+import multiprocessing
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import torch
+
+import cross_matrix
+import gen_matrix
+import get_user_embedding
+import mlp
+import preprocess_inter
+import preprocess_multimodal
+from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
+from mma4ctr.console import (
+    RunsDisplay,
+    Stopwatch,
+    UserError,
+    closing_line,
+    note,
+    parser,
+    print_table,
+    run,
+    warn,
+    whole_number,
+)
+from mma4ctr.datasets import DATASETS, split_task
+from mma4ctr.matrix import MADE_BY, variant_kind
+from mma4ctr.network import automatic_batch_size
+from mma4ctr.parallel import cores
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.rawfiles import BadLines
+from mma4ctr.results import Result, read_results, run_id_of
+from mma4ctr.studies import BASE_TRAINING, STUDIES, Inputs, Study, prepared_inputs
+from mma4ctr.tables import write_tables
+from mma4ctr.tasks import SINGLE, VARIANTS, add_task_options, chosen_tasks
+
+FOLDS = 5
+# Rows a second of one training, before any run has told better.
+GUESSED_RATE = 300_000.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """One training: a task's variant and inputs, how it is trained, and the marks at which results are taken."""
+
+    task: str
+    variant: str
+    inputs: Inputs
+    settings: mlp.TrainSettings
+    marks: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What tells it from other groups, for people."""
+        own = self.settings
+        words = [self.task, self.variant, *(str(value) for value in (self.inputs.split, self.inputs.evidence))]
+        words += [f"length {self.inputs.length}", f"{own.loss}", f"rate {own.learning_rate:g}"]
+        words += [f"batch {own.batch_size or 'auto'}", f"halving {own.halve_every}", f"seed {own.seed}"]
+        return " ".join(words + (["no interrupts"] if not own.max_interrupts else []))
+
+
+def plan(
+    studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable[str], seeds: int, rows: int
+) -> list[Group]:
+    """The trainings that the studies need for a task: equal ones once, with all their marks.
+
+    Args:
+        modalities: cases that need another one are left out.
+        rows: training rows, which decide the automatic batch size.
+    """
+    marks: dict[Group, set[int]] = {}
+    for study in studies:
+        for case in study.cases:
+            if not set(VARIANTS[case.variant]) <= set(modalities):
+                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(VARIANTS[case.variant])}")
+                continue
+            options: dict[str, Any] = BASE_TRAINING | case.training
+            options["batch_size"] = options["batch_size"] or automatic_batch_size(rows)
+            for seed in range(seeds):
+                settings = mlp.TrainSettings(epochs=0, seed=seed, **options)
+                group = Group(task, case.variant, case.inputs.within(base), settings, ())
+                marks.setdefault(group, set()).update(study.epochs)
+    return [replace(group, marks=tuple(sorted(found))) for group, found in marks.items()]
+
+
+def own_paths(paths: Paths, inputs: Inputs, base: Inputs) -> Paths:
+    """Where the inputs of a protocol lie: the user's own folders where they are those, else folders of their own."""
+    if inputs == base:
+        return paths
+    name = f"{inputs.split}-{inputs.evidence}-{inputs.length}-{inputs.scaling}"
+    own = replace(paths, user_embedding=paths.user_embedding / "sweep" / name, matrix=paths.matrix / "sweep" / name)
+    if inputs.split != base.split:
+        own = replace(
+            own, graph=paths.graph / "sweep" / str(inputs.split), modal=paths.modal / "sweep" / str(inputs.split)
+        )
+    return own
+
+
+def finished(folder: Path, settings: dict[str, Any], inputs: dict[str, str]) -> Artifact | None:
+    """The artifact in a folder, where it has these settings and inputs."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    artifact = read_artifact(folder, "adjust_hyperparameter.py")
+    right = all(artifact.settings.get(key) == value for key, value in settings.items())
+    return artifact if right and artifact.manifest["inputs"] == inputs else None
+
+
+def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Paths:
+    """Steps 1 to 3 for a protocol, where they are not made yet; returns its folders."""
+    dataset, _ = split_task(task)
+    own = own_paths(paths, inputs, base)
+    graph = read_artifact(paths.graph / dataset, "preprocess_inter.py")
+    modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
+    if own.graph != paths.graph:
+        settings = graph.settings | {"split": inputs.split, "seed": 0 if inputs.split != "chronological" else None}
+        raw = DATASETS[dataset].find(paths, graph.settings["track"])
+        if raw is None:
+            raise UserError(
+                f"{task}: the {inputs.split} split is made from the raw files, which are not there any more"
+            )
+        there = finished(own.graph / dataset, settings, {})
+        if not there or there.manifest["sources"] != graph.manifest["sources"]:
+            preprocess_inter.write_interactions(
+                raw,
+                own,
+                min_interactions=graph.settings["min_interactions"],
+                split=str(inputs.split),
+                seed=0,
+                bad=BadLines(),
+            )
+        graph = read_artifact(own.graph / dataset, "adjust_hyperparameter.py")
+        widths = modal.settings["widths"]
+        if not finished(own.modal / dataset, {"widths": widths}, {"interactions": graph.fingerprint}):
+            preprocess_multimodal.write_features(raw, graph, widths, own, BadLines())
+        modal = read_artifact(own.modal / dataset, "adjust_hyperparameter.py")
+    wanted = {"length": inputs.length, "evidence": inputs.evidence}
+    made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
+    if not finished(own.user_embedding / task, wanted, made_from):
+        get_user_embedding.write_user_embedding(
+            task, own, length=inputs.length or 0, evidence=str(inputs.evidence), folds=FOLDS, seed=0
+        )
+    return own
+
+
+def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
+    """Step 4 for one variant, where it is not made yet."""
+    dataset, _ = split_task(task)
+    inputs = {
+        "interactions": read_artifact(own.graph / dataset, "preprocess_inter.py").fingerprint,
+        "modalities": read_artifact(own.modal / dataset, "preprocess_multimodal.py").fingerprint,
+        "user embedding": read_artifact(own.user_embedding / task, "get_user_embedding.py").fingerprint,
+    }
+    folder = own.matrix / task / variant
+    if not finished(folder, {"scaling": scaling}, inputs):
+        write = gen_matrix.write_single if variant in SINGLE else cross_matrix.write_mixed
+        write(own, task, [variant], scaling=scaling)
+    return read_artifact(folder, MADE_BY[variant_kind(variant)])
+
+
+def missing_marks(group: Group, matrix: Artifact, done: set[str]) -> Group:
+    """The group with the marks that no finished run has."""
+    rest = []
+    for mark in group.marks:
+        identity = mlp.run_settings(matrix.settings, replace(group.settings, epochs=mark))
+        if run_id_of(identity, matrix.fingerprint) not in done:
+            rest.append(mark)
+    return replace(group, marks=tuple(rest))
+
+
+def train_group(
+    paths: Paths, group: Group, device: str, threads: int, tell: Callable[[mlp.Epoch], None]
+) -> list[Result]:
+    """One training in a process of its own."""
+    torch.set_num_threads(threads)
+    runs = mlp.run_marks(
+        paths,
+        group.task,
+        group.variant,
+        group.settings,
+        group.marks,
+        torch.device(device),
+        keep_rows=False,
+        on_epoch=tell,
+    )
+    return [result for result, _ in runs]
+
+
+def train_and_tell(paths: Paths, group: Group, device: str, threads: int, news: Any) -> list[Result]:
+    """`train_group`, telling each epoch to the queue `news` (name, epoch, validation AUC)."""
+    return train_group(
+        paths, group, device, threads, lambda epoch: news.put((group.name, epoch.epoch, epoch.valid_auc))
+    )
+
+
+def sweep(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], jobs: int, device: str) -> int:
+    """Train every group in `jobs` processes, the longest first; returns how many failed."""
+    failed = 0
+    total = sum(cost(group) for _, group in work)
+    threads = max(1, cores() // jobs)
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, RunsDisplay(total) as display:
+        news = manager.Queue()
+        pool = ProcessPoolExecutor(jobs, mp_context=context)
+        waiting: dict[Future[list[Result]], Group] = {}
+        for paths, group in sorted(work, key=lambda item: -cost(item[1])):
+            waiting[pool.submit(train_and_tell, paths, group, device, threads, news)] = group
+        last = {group.name: max(group.marks) for group in waiting.values()}
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
+                while True:
+                    try:
+                        name, epoch, valid_auc = news.get_nowait()
+                    except Empty:
+                        break
+                    display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
+                for future in done:
+                    failed += _finished(future, waiting.pop(future), cost, display)
+        except (KeyboardInterrupt, BrokenProcessPool):
+            for process in list(pool._processes.values()):
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _finished(future: Future[list[Result]], group: Group, cost: Callable[[Group], float], display: RunsDisplay) -> int:
+    """Show one finished training; 1 where it failed, else 0."""
+    try:
+        results = future.result()
+    except UserError as error:
+        display.finish(group.name, cost(group), f"{group.name}: failed")
+        warn(f"{group.name}: {error}")
+        return 1
+    shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
+    display.finish(group.name, cost(group), f"{group.name}: test AUC {shown}")
+    return 0
+
+
+def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], address: str, device: str) -> int:
+    """The same runs as tasks of a Ray cluster; the folders of path.json must be shared by its machines."""
+    from mma4ctr.cluster import connect
+
+    ray = connect(address, Path(__file__).parent)
+    failed = 0
+    remote = ray.remote(num_cpus=1, max_retries=3)(_train_quietly)
+    with RunsDisplay(sum(cost(group) for _, group in work)) as display:
+        waiting = {
+            remote.remote(paths, group, device): group for paths, group in sorted(work, key=lambda item: -cost(item[1]))
+        }
+        while waiting:
+            (done,), _ = ray.wait(list(waiting), num_returns=1)
+            future: Future[list[Result]] = Future()
+            try:
+                future.set_result(ray.get(done))
+            except ray.exceptions.RayTaskError as error:
+                future.set_exception(UserError(str(error.cause)))
+            failed += _finished(future, waiting.pop(done), cost, display)
+    ray.shutdown()
+    return failed
+
+
+def _train_quietly(paths: Paths, group: Group, device: str) -> list[Result]:
+    return train_group(paths, group, device, 1, lambda epoch: None)
+
+
+def rates_of(results: list[Result]) -> Callable[[int], float]:
+    """Rows a second by batch size, as the finished runs had it; of the nearest size where it has none yet."""
+    known: dict[int, float] = {}
+    for result in results:
+        if result.model == "MMa4CTR" and result.rows_per_second:
+            known[result.batch_size] = result.rows_per_second
+
+    def rate(batch_size: int) -> float:
+        if not known:
+            return GUESSED_RATE
+        return known[min(known, key=lambda size: abs(size.bit_length() - batch_size.bit_length()))]
+
+    return rate
+
+
+def chosen_studies(names: list[str]) -> list[Study]:
+    """The studies named; raises `UserError` with those there are."""
+    for name in names:
+        if name != "all" and name not in STUDIES:
+            near = difflib.get_close_matches(name, STUDIES, n=1)
+            hint = f"; is {near[0]!r} meant?" if near else "."
+            raise UserError(f"unknown study {name!r}{hint} There are: all, {', '.join(STUDIES)}")
+    return list(STUDIES.values()) if "all" in names else [STUDIES[name] for name in dict.fromkeys(names)]
+
+
+def show_plan(groups: list[tuple[Group, Group]], cost: Callable[[Group], float], jobs: int) -> None:
+    """List the trainings with their runs, how many are done, and the time the rest will take."""
+    rows = []
+    for whole, rest in groups:
+        done = len(whole.marks) - len(rest.marks)
+        marks = " ".join(map(str, whole.marks)) if len(whole.marks) < 5 else f"{whole.marks[0]} ... {whole.marks[-1]}"
+        rows.append([whole.name, marks, str(len(whole.marks)), str(done), f"{cost(rest):.0f} s"])
+    print_table("Trainings", ["training", "results at epoch", "runs", "done", "time left"], rows)
+    runs, done = (sum(len(g.marks) for g in which) for which in zip(*groups, strict=True))
+    seconds = sum(cost(rest) for _, rest in groups) / jobs
+    note(
+        f"{len(groups)} trainings, {runs} runs, {runs - done} done, {done} to do: "
+        f"about {seconds / 60:.1f} minutes with {jobs} jobs"
+    )
+
+
+def main() -> int:
+    options = parser(__doc__)
+    add_task_options(options)
+    options.add_argument("--study", nargs="+", default=["all"], metavar="S", help=f"all, or of {', '.join(STUDIES)}")
+    options.add_argument("--seeds", type=whole_number(1), default=5, help="runs of each case, with seeds 0, 1, ...")
+    options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
+    options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, ...")
+    options.add_argument("--dry-run", action="store_true", help="list the runs, what is done and the estimated time")
+    options.add_argument("--ray", metavar="ADDRESS", help="send the runs to a Ray cluster; local: one on this machine")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    studies = chosen_studies(arguments.study)
+    tasks = chosen_tasks(paths, arguments)
+    device = mlp.choose_device(arguments.device)
+    jobs = arguments.jobs or (1 if device.type == "cuda" else cores())
+    results = read_results(paths.results) if paths.results.exists() else []
+    done = {result.run_id for result in results}
+    rate = rates_of(results)
+
+    groups: list[tuple[Group, Group]] = []  # whole, and what is left of it
+    work: list[tuple[Paths, Group]] = []
+    training_rows = {}
+    for task in tasks:
+        dataset, _ = split_task(task)
+        graph = read_artifact(paths.graph / dataset, "preprocess_inter.py")
+        modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
+        training_rows[task] = graph.manifest["rows"]["train"]
+        base = prepared_inputs(paths, task)
+        for whole in plan(studies, task, base, modal.manifest["modalities"], arguments.seeds, training_rows[task]):
+            own = own_paths(paths, whole.inputs, base)
+            folder = own.matrix / task / whole.variant
+            if not arguments.dry_run:
+                own = make_features(paths, task, whole.inputs, base)
+                matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling))
+                rest = missing_marks(whole, matrix, done)
+            elif (folder / MANIFEST).is_file():
+                rest = missing_marks(whole, read_artifact(folder, ""), done)
+            else:
+                rest = whole
+            groups.append((whole, rest))
+            if rest.marks:
+                work.append((own, rest))
+
+    def cost(group: Group) -> float:
+        """Expected seconds of a training."""
+        return max(group.marks, default=0) * training_rows[group.task] / rate(group.settings.batch_size)
+
+    if arguments.dry_run:
+        show_plan(groups, cost, jobs)
+        return 0
+    runs = sum(len(group.marks) for _, group in work)
+    note(f"{sum(len(whole.marks) for whole, _ in groups):,} runs, {runs:,} to do in {len(work):,} trainings")
+    if arguments.ray:
+        failed = sweep_on_ray(work, cost, arguments.ray, str(device))
+    else:
+        failed = sweep(work, cost, jobs, str(device)) if work else 0
+    results = read_results(paths.results)
+    written = write_tables(paths, results, studies, tasks)
+    closing_line(6, f"{len(written)} tables to {paths.saved / 'tables'} and {paths.results}", runs, watch, unit="runs")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run(main)

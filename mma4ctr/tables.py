@@ -1,0 +1,220 @@
+"""The studies' tables as Markdown and CSV under `saved_path/tables/`, made from results.jsonl alone."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mma4ctr.artifacts import Artifact, write_file
+from mma4ctr.paths import Paths
+from mma4ctr.results import Result
+from mma4ctr.studies import Cell, Study, cells, prepared_inputs
+
+METRICS = ("auc", "gauc", "logloss")
+TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
+
+
+def protocol_line(runs: Sequence[Result]) -> str:
+    """The protocol that the runs share, in words; what differs between them is left out."""
+    words = []
+    for key, text in (
+        ("split", "{} split"),
+        ("evidence", "evidence {}"),
+        ("folds", "{} folds"),
+        ("scaling", "scaling {}"),
+        ("loss", "loss {}"),
+    ):
+        values = {run.protocol[key] for run in runs}
+        if len(values) == 1:
+            words.append(text.format(values.pop()))
+    seeds, sizes = sorted({run.seed for run in runs}), sorted({run.batch_size for run in runs})
+    if len(sizes) == 1:
+        words.append(f"batch size {sizes[0]}")
+    words.append(f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
+    leaky = [run for run in runs if run.leaky]
+    if leaky:
+        words.append(
+            "LEAKY: features saw test labels" if len(leaky) == len(runs) else "rows with evidence all are LEAKY"
+        )
+    return ", ".join(words)
+
+
+def number(cell: Cell, metric: str) -> str:
+    """`0.7213 ± 0.0004`, `0.7213` for one seed, `-` where it is not defined."""
+    found = cell.mean_and_deviation(metric)
+    if found is None:
+        return "-"
+    return f"{found[0]:.4f}" + (f" ± {found[1]:.4f}" if len(cell.runs) > 1 else "")
+
+
+def best_of(column: Sequence[Cell], metric: str) -> Cell | None:
+    """The cell with the best mean; among leaky and clean cells only the clean ones compete."""
+    known = [cell for cell in column if cell.mean_and_deviation(metric)]
+    known = [cell for cell in known if not cell.leaky] or known
+    if len(known) < 2:
+        return None
+    sign = -1 if metric == "logloss" else 1
+    return max(known, key=lambda cell: sign * (cell.mean_and_deviation(metric) or (0.0, 0.0))[0])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table to be shown: its caption, the heads of its columns, and cells as (text, is it the best?)."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[tuple[str, bool]]]
+
+
+def layout(study: Study, table: list[Cell]) -> Layout:
+    """One study of one task: a row per case, or per number of epochs where there is one case."""
+    by_place = {(cell.case.label, cell.epochs): cell for cell in table}
+    labels = list(dict.fromkeys(cell.case.label for cell in table))
+    if len(study.cases) == 1:
+        header = ["epochs"]
+        grid = {str(epochs): [by_place[labels[0], epochs]] for epochs in study.epochs}
+        columns = [""]
+    else:
+        header = [study.column]
+        grid = {label: [by_place[label, epochs] for epochs in study.epochs] for label in labels}
+        columns = [f" at {epochs}" for epochs in study.epochs]
+    with_published = any(cell.published is not None for cell in table)
+    rows: list[list[tuple[str, bool]]] = [[(label, False)] for label in grid]
+    for position, at in enumerate(columns):
+        header += [f"AUC{at}", *([f"published{at}"] if with_published else []), f"GAUC{at}", f"LogLoss{at}"]
+        column = [cells_of_row[position] for cells_of_row in grid.values()]
+        for row, cell in zip(rows, column, strict=True):
+            for metric in METRICS:
+                row.append((number(cell, metric), best_of(column, metric) is cell))
+                if metric == "auc" and with_published:
+                    row.append(("-" if cell.published is None else f"{cell.published:.4f}", False))
+    runs = [run for cell in table for run in cell.runs]
+    caption = f"{study.about[0].upper()}{study.about[1:]}. {protocol_line(runs)}."
+    if with_published:
+        caption += " Published figures are of one run each, on other rows, with features that saw the test labels."
+    return Layout(caption, header, rows)
+
+
+def to_markdown(shown: Layout) -> str:
+    """The table with its caption above it."""
+    text = [shown.caption, "", "| " + " | ".join(shown.header) + " |"]
+    text.append("| --- |" + " ---: |" * (len(shown.header) - 1))
+    text += ["| " + " | ".join(f"**{cell}**" if best else cell for cell, best in row) + " |" for row in shown.rows]
+    return "\n".join(text) + "\n"
+
+
+def write_layout(path: Path, title: str, parts: dict[str, Layout]) -> None:
+    """Write tables under headings as `<path>.md`, and as `<path>.csv` where there is one part."""
+    text = [f"# {title}\n"]
+    for name, shown in parts.items():
+        text.append((f"## {name}\n\n" if name else "") + to_markdown(shown))
+    write_file(path.with_suffix(".md"), "\n".join(text).encode())
+    if len(parts) == 1:
+        (shown,) = parts.values()
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([shown.header, *([t for t, _ in row] for row in shown.rows)])
+        write_file(path.with_suffix(".csv"), out.getvalue().encode())
+
+
+def statistics_layout(artifacts: dict[str, Artifact]) -> Layout:
+    """The table of statistics: a column for each data set."""
+    rows = []
+    for key in ("raw", "kept", "duplicates", "users", "items", "train", "valid", "test"):
+        rows.append([key, *(f"{artifact.manifest['rows'][key]:,}" for artifact in artifacts.values())])
+    density = [
+        artifact.manifest["rows"]["kept"] / (artifact.manifest["rows"]["users"] * artifact.manifest["rows"]["items"])
+        for artifact in artifacts.values()
+    ]
+    rows.append(["kept rows per user and item", *(f"{value:.4%}" for value in density)])
+    rows.append(["split", *(str(artifact.settings["split"]) for artifact in artifacts.values())])
+    targets = {t: None for artifact in artifacts.values() for t in artifact.manifest["positives"]}
+    for target in targets:
+        ratios = [negatives_per_positive(artifact).get(target) for artifact in artifacts.values()]
+        rows.append([f"negatives per positive: {target}", *("-" if r is None else f"{r:.2f}" for r in ratios)])
+    return Layout("Data as step 1 keeps them.", ["", *artifacts], [[(cell, False) for cell in row] for row in rows])
+
+
+def negatives_per_positive(artifact: Artifact) -> dict[str, float]:
+    """By target, without those of one class."""
+    kept = artifact.manifest["rows"]["kept"]
+    positives: dict[str, int] = artifact.manifest["positives"]
+    return {target: (kept - count) / count for target, count in positives.items() if 0 < count < kept}
+
+
+def leakage_in_words(table: list[Cell], task: str) -> str:
+    """How many AUC points the published way of evaluating owes to leakage, told from the protocol study."""
+
+    def auc_of(split: str, evidence: str, loss: str) -> float | None:
+        for cell in table:
+            if cell.case.label == f"{split}, {evidence}, {loss}" and cell.epochs == max(c.epochs for c in table):
+                found = cell.mean_and_deviation("auc")
+                return found[0] if found else None
+        return None
+
+    honest = auc_of("chronological", "train", "bce")
+    same_split = auc_of("chronological", "all", "bce")
+    published = auc_of("user", "all", "listwise")
+    clean = auc_of("user", "train", "listwise")
+    sentences = []
+    if honest is not None and same_split is not None:
+        sentences.append(
+            f"On {task}, letting the user embedding see every label moves test AUC from {honest:.4f} to "
+            f"{same_split:.4f} on the same chronological rows: {100 * (same_split - honest):+.2f} AUC points of "
+            "leakage."
+        )
+    if published is not None and clean is not None:
+        sentences.append(
+            f"Evaluated the published way (whole users, evidence all, listwise loss) it is {published:.4f}, of which "
+            f"{100 * (published - clean):+.2f} points go when the same users' test labels are hidden ({clean:.4f})."
+        )
+    return " ".join(sentences)
+
+
+def tidy(study: Study, tables: dict[str, list[Cell]]) -> str:
+    """CSV with one line per task, case and number of epochs."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = ["study", "task", study.column, "epochs", "seeds"]
+    header += [f"{metric}_{kind}" for metric in METRICS for kind in ("mean", "sd")]
+    writer.writerow([*header, "published_auc", "train_seconds", "test_seconds", "parameters", "leaky", "protocol"])
+    for task, table in tables.items():
+        for cell in table:
+            numbers: list[object] = []
+            for metric in METRICS:
+                numbers += cell.mean_and_deviation(metric) or ("", "")
+            seconds = [(cell.mean_and_deviation(name) or ("",))[0] for name in ("train_seconds", "test_seconds")]
+            parameters = cell.runs[0].parameters if cell.runs else ""
+            published = "" if cell.published is None else cell.published
+            line = [study.name, task, cell.case.label, cell.epochs, len(cell.runs), *numbers, published, *seconds]
+            writer.writerow([*line, parameters, cell.leaky, protocol_line(cell.runs) if cell.runs else ""])
+    return out.getvalue()
+
+
+def study_tables(paths: Paths, results: Sequence[Result], study: Study, tasks: Sequence[str]) -> dict[str, list[Cell]]:
+    """The study's cells for each task that has runs of it."""
+    made = {task: cells(results, study, task, prepared_inputs(paths, task)) for task in tasks}
+    return {task: table for task, table in made.items() if table}
+
+
+def study_markdown(study: Study, tables: dict[str, list[Cell]]) -> str:
+    """A study's whole page."""
+    text = [f"# {study.name}\n"]
+    for task, table in tables.items():
+        text.append(f"## {task}\n\n{to_markdown(layout(study, table))}")
+        if study.name == "protocol" and (words := leakage_in_words(table, task)):
+            text.append(words + "\n")
+    return "\n".join(text)
+
+
+def write_tables(paths: Paths, results: Sequence[Result], studies: Sequence[Study], tasks: Sequence[str]) -> list[Path]:
+    """Write `<study>.md` and `<study>.csv` of every study that has runs; returns the Markdown files."""
+    written = []
+    for study in studies:
+        tables = study_tables(paths, results, study, tasks)
+        if tables:
+            path = paths.saved / "tables" / f"{study.name}.md"
+            write_file(path, study_markdown(study, tables).encode())
+            write_file(path.with_suffix(".csv"), tidy(study, tables).encode())
+            written.append(path)
+    return written

@@ -1,0 +1,360 @@
+"""Step 8 of 8: ROC curves, UMAP pictures, and the report, one self-contained page.
+
+Reads    matrix_path/<task>/<variant>/, torch_model_path/<task>/<run id>/ of runs of mlp.py, saved_path/results.jsonl
+Writes   saved_path/figures/: roc_<task>, reliability, umap_<task>_{features,hidden}_{2d,3d}, as PNG and SVG;
+         saved_path/report.html
+
+UMAP shows test rows, equally many positives and negatives: the feature rows the model reads, and the four numbers of
+its last hidden layer.
+
+    python viewer.py --task wechat_click --points 5000
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import torch
+from matplotlib import pyplot as plt
+from sklearn.metrics import roc_curve
+
+from mma4ctr.artifacts import read_artifact, write_file
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
+from mma4ctr.datasets import split_task
+from mma4ctr.interactions import Interactions
+from mma4ctr.matrix import load_matrix, load_step_inputs
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, save_figure
+from mma4ctr.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
+from mma4ctr.results import Result, keeps_predictions, newest_of_each, read_results, results_rows
+from mma4ctr.studies import STUDIES
+from mma4ctr.tables import Layout, layout, leakage_in_words, protocol_line, statistics_layout, study_tables
+from mma4ctr.tasks import DEFAULT_VARIANT, add_task_options, chosen_tasks
+
+LABELS = ("negative", "positive")
+RELIABILITY_BINS = 20
+# Points of a curve in the page; the picture is the same, the page a hundredth as large.
+CURVE_POINTS = 400
+NEIGHBORS = 15
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A run with what it said of the test rows: labels uint8, predictions float32, hidden float32 (rows, 4)."""
+
+    result: Result
+    data: Interactions
+    rows: np.ndarray
+    label: np.ndarray
+    predictions: np.ndarray
+    hidden: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """For legends."""
+        score = "undefined" if self.result.auc is None else f"{self.result.auc:.4f}"
+        return f"{self.result.variant}, AUC {score}{', LEAKY' if self.result.leaky else ''}"
+
+
+def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[Predicted]:
+    """The newest run of each variant and protocol of a task that kept its predictions and fits the data as it is."""
+    found = []
+    inputs = load_step_inputs(paths, task)
+    for result in newest_of_each(
+        [r for r in results if r.task == task and r.model == "MMa4CTR"], keeps_predictions(paths)
+    ):
+        folder = paths.torch_model / task / result.run_id
+        artifact = read_artifact(folder, "mlp.py")
+        matrix = read_artifact(paths.matrix / task / result.variant, "cross_matrix.py")
+        if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint:
+            note(f"{task} {result.variant}: run {result.run_id} is of another matrix than the one there now, left out")
+            continue
+        rows = artifact.array("rows")
+        label = inputs.data.label(split_task(task)[1])[rows]
+        found.append(
+            Predicted(result, inputs.data, rows, label, artifact.array("predictions"), artifact.array("hidden"))
+        )
+    return found
+
+
+def roc_points(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """False and true positive rates, at most `CURVE_POINTS` of them; empty for one class."""
+    if label.min() == label.max():
+        return np.empty(0), np.empty(0)
+    false_rate, true_rate, _ = roc_curve(label, score)
+    grid = np.unique(np.linspace(0, len(false_rate) - 1, CURVE_POINTS).astype(int))
+    return false_rate[grid], true_rate[grid]
+
+
+def reliability(label: np.ndarray, chance: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean prediction and share of positives in bins of equally many rows, and the expected calibration error, the
+    mean of their distances weighted by rows (Naeini, Cooper and Hauskrecht 2015, with equal-mass bins)."""
+    order = np.argsort(chance, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    said = np.array([chance[part].mean() for part in parts])
+    seen = np.array([label[part].mean() for part in parts])
+    weight = np.array([len(part) for part in parts]) / len(label)
+    return said, seen, float((weight * np.abs(said - seen)).sum())
+
+
+def balanced_sample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """int64 sorted positions of equally many positives and negatives, at most `most` of each."""
+    rng = np.random.default_rng(seed)
+    classes = [np.flatnonzero(label == kind) for kind in (0, 1)]
+    size = min(most, *(len(rows) for rows in classes))
+    return np.sort(np.concatenate([rng.choice(rows, size, replace=False) for rows in classes]))
+
+
+def embed(values: np.ndarray, seed: int) -> dict[int, np.ndarray]:
+    """UMAP (McInnes, Healy and Melville 2018) to 2 and 3 dimensions, from one search for neighbours.
+
+    Returns: {2: float32 (rows, 2), 3: float32 (rows, 3)}.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # says that a fixed seed means one thread
+        import umap
+        from umap.umap_ import nearest_neighbors
+
+        neighbors = min(NEIGHBORS, len(values) - 1)
+        found = nearest_neighbors(values, neighbors, "euclidean", {}, False, np.random.RandomState(seed))
+        return {
+            dimensions: umap.UMAP(
+                n_components=dimensions, n_neighbors=neighbors, random_state=seed, precomputed_knn=found
+            ).fit_transform(values)
+            for dimensions in (2, 3)
+        }
+
+
+def draw_roc(paths: Paths, task: str, runs: list[Predicted]) -> Path:
+    """One curve for each run of a task."""
+    with panels(1, width=4.6, height=4.2) as (figure, (axis,)):
+        axis.plot([0, 1], [0, 1], color="#888888", linestyle=":", linewidth=1)
+        for style, one in zip(line_styles(), runs, strict=False):
+            axis.plot(*roc_points(one.label, one.predictions), label=one.name, **style | {"marker": ""})
+        axis.set(xlabel="false positive rate", ylabel="true positive rate", title=f"{task}: ROC on test rows")
+        axis.set_aspect("equal")
+        axis.legend(loc="lower right")
+        return save_figure(figure, paths, f"roc_{task}")
+
+
+def draw_reliability(paths: Paths, runs: dict[str, Predicted]) -> Path:
+    """Share of positives against prediction, a panel per task."""
+    with panels(len(runs), width=3.6, height=3.4) as (figure, axes):
+        for axis, (task, one) in zip(axes, runs.items(), strict=True):
+            said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
+            end = max(said.max(), seen.max()) * 1.05
+            axis.plot([0, end], [0, end], color="#888888", linestyle=":", linewidth=1)
+            axis.plot(said, seen, **next(line_styles()))
+            axis.set(
+                xlabel="mean prediction", ylabel="share of positives", title=f"{task}: calibration error {error:.4f}"
+            )
+        return save_figure(figure, paths, "reliability")
+
+
+def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray], label: np.ndarray) -> list[Path]:
+    """Scatter pictures in 2 and 3 dimensions."""
+    written = []
+    for dimensions, place in points.items():
+        with panels(1, width=4.6, height=4.2) as (figure, (axis,)):
+            if dimensions == 3:
+                axis.remove()
+                axis = figure.add_subplot(projection="3d")
+                axis.set_zlabel("UMAP 3")
+            for value, color in ((0, NEGATIVE), (1, POSITIVE)):
+                look: dict[str, Any] = {
+                    "s": 4,
+                    "color": color,
+                    "alpha": 0.5,
+                    "linewidths": 0,
+                    "label": LABELS[value],
+                    "rasterized": True,
+                }
+                axis.scatter(*place[label == value].T, **look)
+            axis.set(xlabel="UMAP 1", ylabel="UMAP 2")
+            axis.set_title(f"{task}: {kind}, {len(label):,} test rows")
+            plt.setp(axis.legend(markerscale=3, loc="upper right").get_texts(), fontsize=8)
+            written.append(save_figure(figure, paths, f"umap_{task}_{kind}_{dimensions}d"))
+    return written
+
+
+def feature_rows(paths: Paths, one: Predicted, chosen: np.ndarray) -> np.ndarray:
+    """float32 (n, in_features): the feature rows of some test rows."""
+    matrix = load_matrix(paths, one.result.task, one.result.variant, torch.device("cpu"))
+    return matrix.gather(matrix.test.user_row[chosen], matrix.test.item[chosen]).numpy()
+
+
+def hover_texts(one: Predicted, chosen: np.ndarray) -> list[str]:
+    """User, item, label and prediction of some test rows."""
+    rows = one.rows[chosen]
+    users, items = one.data.user_ids[one.data.user[rows]], one.data.item_ids[one.data.item[rows]]
+    return [
+        f"user {user}, item {item}, {LABELS[label]}, predicted {chance:.3f}"
+        for user, item, label, chance in zip(users, items, one.label[chosen], one.predictions[chosen], strict=True)
+    ]
+
+
+def training_section(paths: Paths, runs: dict[str, Predicted]) -> Section:
+    """Loss and validation AUC by epoch."""
+    body = []
+    for task, one in runs.items():
+        history = read_history(paths, one.result)
+        epochs = [entry["epoch"] for entry in history]
+        curves = {
+            "training loss": (epochs, [entry["train_loss"] for entry in history]),
+            "validation loss": (epochs, [entry["valid_loss"] for entry in history]),
+        }
+        figure = lines(curves, title=f"{task}: loss", x="epoch", y="mean loss (nats)")
+        body.append(plot_html(figure, f"loss_{task}"))
+        figure = lines(
+            {"validation AUC": (epochs, [entry["valid_auc"] for entry in history])},
+            title=f"{task}: validation AUC",
+            x="epoch",
+            y="AUC",
+        )
+        body.append(plot_html(figure, f"valid_{task}"))
+    return Section("Training", "".join(body))
+
+
+def read_history(paths: Paths, result: Result) -> list[dict]:
+    """The epochs of a run."""
+    content: list[dict] = orjson.loads((paths.torch_model / result.task / result.run_id / "history.json").read_bytes())
+    return content
+
+
+def studies_section(paths: Paths, results: Sequence[Result], tasks: Sequence[str]) -> Section:
+    """Every table of the studies that has runs."""
+    body = []
+    for study in STUDIES.values():
+        for task, table in study_tables(paths, results, study, tasks).items():
+            body += [heading(f"{study.name}, {task}"), table_html(layout(study, table))]
+            if study.name == "protocol":
+                body.append(paragraph(leakage_in_words(table, task)))
+    return Section("Studies", "".join(body) or paragraph("No runs yet; adjust_hyperparameter.py makes them."))
+
+
+def write_report(
+    paths: Paths,
+    results: Sequence[Result],
+    predicted: dict[str, list[Predicted]],
+    clouds: dict[str, dict[str, tuple[np.ndarray, list[str], list[str]]]],
+) -> Path:
+    """Put the page together.
+
+    Args:
+        predicted: runs with predictions, by task, the default variant's first.
+        clouds: by task and kind, points (n, 3), the group and the hover text of each.
+    """
+    tasks = list(predicted)
+    main_runs = {task: runs[0] for task, runs in predicted.items()}
+    datasets = {split_task(task)[0]: None for task in tasks}
+    kept = keeps_predictions(paths)
+    header, rows = results_rows(paths, newest_of_each(results, lambda one: one.task in tasks and kept(one)))
+    shown = Layout(
+        "The newest run of each task, model, variant and protocol.", header, [[(c, False) for c in r] for r in rows]
+    )
+    graphs = {name: read_artifact(paths.graph / name, "preprocess_inter.py") for name in datasets}
+    sections = [
+        Section(
+            "Protocol",
+            "".join(paragraph(f"{task}: {protocol_line([one.result])}.") for task, one in main_runs.items()),
+        ),
+        Section("Results", table_html(shown)),
+        Section("Data", table_html(statistics_layout(graphs))),
+        Section(
+            "ROC",
+            "".join(
+                plot_html(
+                    lines(
+                        {one.name: _lists(roc_points(one.label, one.predictions)) for one in runs},
+                        title=f"{task}: ROC on test rows",
+                        x="false positive rate",
+                        y="true positive rate",
+                        diagonal=True,
+                    ),
+                    f"roc_{task}",
+                )
+                for task, runs in predicted.items()
+            ),
+        ),
+        Section("Calibration", "".join(_reliability_plot(task, one) for task, one in main_runs.items())),
+        training_section(paths, main_runs),
+        Section(
+            "UMAP",
+            "".join(
+                plot_html(points_in_space(points.tolist(), group, hover, f"{task}: {kind}"), f"umap_{task}_{kind}")
+                for task, kinds in clouds.items()
+                for kind, (points, group, hover) in kinds.items()
+            ),
+        ),
+        studies_section(paths, results, tasks),
+    ]
+    path = paths.saved / "report.html"
+    about = "Made from results.jsonl and the artifacts of the steps. A result without its protocol is not a result."
+    write_file(path, page("MMa4CTR report", about, sections).encode())
+    return path
+
+
+def _lists(points: tuple[np.ndarray, np.ndarray]) -> tuple[list[float], list[float]]:
+    return np.round(points[0], 5).tolist(), np.round(points[1], 5).tolist()
+
+
+def _reliability_plot(task: str, one: Predicted) -> str:
+    said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
+    figure = lines(
+        {one.name: _lists((said, seen))},
+        title=f"{task}: expected calibration error {error:.4f}",
+        x="mean prediction",
+        y="share of positives",
+        diagonal=True,
+        markers=True,
+    )
+    return plot_html(figure, f"reliability_{task}")
+
+
+def main() -> None:
+    options = parser(__doc__)
+    add_task_options(options)
+    options.add_argument("--points", type=whole_number(10), default=5000, help="of each class, in the UMAP pictures")
+    options.add_argument("--seed", type=whole_number(0), default=0, help="of the sample and of UMAP")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    results = read_results(paths.results)
+    predicted: dict[str, list[Predicted]] = {}
+    for task in chosen_tasks(paths, arguments):
+        if (paths.matrix / task).is_dir() and (runs := load_predicted(paths, results, task)):
+            predicted[task] = sorted(runs, key=lambda one: one.result.variant != DEFAULT_VARIANT)
+        else:
+            note(f"{task}: no run with predictions; mlp.py --task {task} makes one")
+    if not predicted:
+        raise UserError(f"{paths.results}: no run with predictions of these tasks; run mlp.py first")
+
+    written = []
+    clouds: dict[str, dict[str, tuple[np.ndarray, list[str], list[str]]]] = {}
+    with progress("drawing", 3 * len(predicted)) as advance:
+        for task, runs in predicted.items():
+            written.append(draw_roc(paths, task, runs))
+            advance(1)
+            one = runs[0]
+            chosen = balanced_sample(one.label, arguments.points, arguments.seed)
+            if len(chosen) < 2 * 3:
+                note(f"{task}: too few test rows of a class for UMAP")
+                continue
+            label, hover = one.label[chosen], hover_texts(one, chosen)
+            for kind, values in (("features", feature_rows(paths, one, chosen)), ("hidden", one.hidden[chosen])):
+                points = embed(values, arguments.seed)
+                written += draw_umap(paths, task, kind, points, label)
+                clouds.setdefault(task, {})[kind] = points[3], [LABELS[value] for value in label], hover
+                advance(1)
+    written.append(draw_reliability(paths, {task: runs[0] for task, runs in predicted.items()}))
+    report = write_report(paths, results, predicted, clouds)
+    closing_line(8, f"{report} and {paths.saved / 'figures'}", len(written), watch, unit="figures")
+
+
+if __name__ == "__main__":
+    run(main)
