@@ -1,6 +1,6 @@
 # The whole story of the project:
 #
-#   make          steps 1 to 5 on the data that path.json points at (PATHS=other.json for another file)
+#   make          steps 1 to 5, 7 and 8 on the data that path.json points at (PATHS=other.json for another file)
 #   make demo     the same on a simulated world, everything in demo/
 #   make test     lint, format, types and tests
 #
@@ -13,7 +13,7 @@ RUN := .venv/bin/python
 .PHONY: all demo test lint
 .DEFAULT_GOAL := all
 
-# $(1): the path.json, $(2): options of step 1.
+# $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
 define steps
 	$(RUN) preprocess_inter.py --paths $(1) $(2)
 	$(RUN) preprocess_multimodal.py --paths $(1)
@@ -21,16 +21,19 @@ define steps
 	$(RUN) gen_matrix.py --paths $(1)
 	$(RUN) cross_matrix.py --paths $(1) --variant all
 	$(RUN) mlp.py --paths $(1)
+	$(RUN) statis_and_draw.py --paths $(1)
+	$(RUN) viewer.py --paths $(1) $(3)
 	$(RUN) -m mma4ctr.results --paths $(1)
 endef
 
 all: .venv/installed
-	$(call steps,$(PATHS),)
+	$(call steps,$(PATHS),,)
 
 demo: .venv/installed
 	$(RUN) -m mma4ctr.world demo --dataset wechat --rows 130000
 	$(RUN) -m mma4ctr.world demo --dataset tiktok --rows 400000
-	$(call steps,demo/path.json,--min-interactions 20)
+	$(call steps,demo/path.json,--min-interactions 20,--points 400)
+	@echo "The report: demo/saved/report.html"
 
 lint: .venv/installed
 	$(RUN) -m ruff check .
@@ -43,5 +46,5 @@ test: lint
 # Without ensurepip, which some systems leave out of python3; the pip that is there installs into .venv.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip .venv
-	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable ".[cluster,dev]"
 	touch $@

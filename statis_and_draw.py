@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, print_table, run
@@ -134,6 +135,7 @@ def draw_losses(paths: Paths, results: Sequence[Result], tasks: Sequence[str]) -
         for axis, (task, (result, history)) in zip(axes, histories.items(), strict=True):
             _draw_history(axis, history)
             axis.set(xlabel="epoch", ylabel="mean loss (nats)", title=f"{task}, {result.variant}, seed {result.seed}")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.legend()
         return save_figure(figure, paths, "loss")
 

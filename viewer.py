@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
-from matplotlib import pyplot as plt
 from sklearn.metrics import roc_curve
 
 from mma4ctr.artifacts import read_artifact, write_file
@@ -163,7 +162,8 @@ def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray],
             if dimensions == 3:
                 axis.remove()
                 axis = figure.add_subplot(projection="3d")
-                axis.set_zlabel("UMAP 3")
+                axis.set_zlabel("UMAP 3", labelpad=0)
+                axis.set_box_aspect(None, zoom=0.82)  # else the label of the third axis is cut
             for value, color in ((0, NEGATIVE), (1, POSITIVE)):
                 look: dict[str, Any] = {
                     "s": 4,
@@ -176,7 +176,7 @@ def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray],
                 axis.scatter(*place[label == value].T, **look)
             axis.set(xlabel="UMAP 1", ylabel="UMAP 2")
             axis.set_title(f"{task}: {kind}, {len(label):,} test rows")
-            plt.setp(axis.legend(markerscale=3, loc="upper right").get_texts(), fontsize=8)
+            figure.legend(loc="outside lower center", ncols=2, markerscale=3)
             written.append(save_figure(figure, paths, f"umap_{task}_{kind}_{dimensions}d"))
     return written
 
@@ -203,19 +203,13 @@ def training_section(paths: Paths, runs: dict[str, Predicted]) -> Section:
     for task, one in runs.items():
         history = read_history(paths, one.result)
         epochs = [entry["epoch"] for entry in history]
-        curves = {
-            "training loss": (epochs, [entry["train_loss"] for entry in history]),
-            "validation loss": (epochs, [entry["valid_loss"] for entry in history]),
+        losses = {
+            f"{part} loss": (epochs, [entry[key] for entry in history])
+            for part, key in (("training", "train_loss"), ("validation", "valid_loss"))
         }
-        figure = lines(curves, title=f"{task}: loss", x="epoch", y="mean loss (nats)")
-        body.append(plot_html(figure, f"loss_{task}"))
-        figure = lines(
-            {"validation AUC": (epochs, [entry["valid_auc"] for entry in history])},
-            title=f"{task}: validation AUC",
-            x="epoch",
-            y="AUC",
-        )
-        body.append(plot_html(figure, f"valid_{task}"))
+        aucs = {"validation AUC": (epochs, [entry["valid_auc"] for entry in history])}
+        body.append(plot_html(lines(losses, x="epoch", y="mean loss (nats)"), f"{task}: loss", f"loss_{task}"))
+        body.append(plot_html(lines(aucs, x="epoch", y="AUC"), f"{task}: validation AUC", f"valid_{task}"))
     return Section("Training", "".join(body))
 
 
@@ -264,28 +258,13 @@ def write_report(
         ),
         Section("Results", table_html(shown)),
         Section("Data", table_html(statistics_layout(graphs))),
-        Section(
-            "ROC",
-            "".join(
-                plot_html(
-                    lines(
-                        {one.name: _lists(roc_points(one.label, one.predictions)) for one in runs},
-                        title=f"{task}: ROC on test rows",
-                        x="false positive rate",
-                        y="true positive rate",
-                        diagonal=True,
-                    ),
-                    f"roc_{task}",
-                )
-                for task, runs in predicted.items()
-            ),
-        ),
+        Section("ROC", "".join(_roc_plot(task, runs) for task, runs in predicted.items())),
         Section("Calibration", "".join(_reliability_plot(task, one) for task, one in main_runs.items())),
         training_section(paths, main_runs),
         Section(
             "UMAP",
             "".join(
-                plot_html(points_in_space(points.tolist(), group, hover, f"{task}: {kind}"), f"umap_{task}_{kind}")
+                plot_html(points_in_space(points.tolist(), group, hover), f"{task}: {kind}", f"umap_{task}_{kind}")
                 for task, kinds in clouds.items()
                 for kind, (points, group, hover) in kinds.items()
             ),
@@ -302,17 +281,17 @@ def _lists(points: tuple[np.ndarray, np.ndarray]) -> tuple[list[float], list[flo
     return np.round(points[0], 5).tolist(), np.round(points[1], 5).tolist()
 
 
+def _roc_plot(task: str, runs: list[Predicted]) -> str:
+    curves = {one.name: _lists(roc_points(one.label, one.predictions)) for one in runs}
+    figure = lines(curves, x="false positive rate", y="true positive rate", diagonal=True)
+    return plot_html(figure, f"{task}: ROC on test rows", f"roc_{task}")
+
+
 def _reliability_plot(task: str, one: Predicted) -> str:
     said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
-    figure = lines(
-        {one.name: _lists((said, seen))},
-        title=f"{task}: expected calibration error {error:.4f}",
-        x="mean prediction",
-        y="share of positives",
-        diagonal=True,
-        markers=True,
-    )
-    return plot_html(figure, f"reliability_{task}")
+    curve = {one.name: _lists((said, seen))}
+    figure = lines(curve, x="mean prediction", y="share of positives", diagonal=True, markers=True)
+    return plot_html(figure, f"{task}: expected calibration error {error:.4f}", f"reliability_{task}")
 
 
 def main() -> None:

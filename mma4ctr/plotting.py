@@ -48,8 +48,8 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def panels(count: int, *, width: float = 3.6, height: float = 2.9) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with `count` panels side by side, three to a row, in the common style; inches are per panel."""
-    columns = min(3, count)
+    """A figure with `count` panels, two or three to a row, in the common style; inches are per panel."""
+    columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     with mpl.rc_context(STYLE):
         size = (max(4.2, width * columns), height * rows)

@@ -82,13 +82,12 @@ def plot_html(figure: go.Figure, name: str) -> str:
     inner: str = figure.to_html(
         full_html=False, include_plotlyjs=False, div_id=name, config={"responsive": True, "displaylogo": False}
     )
-    return f'<div class="plot">{inner}</div>'
+    return f'{heading(title)}<div class="plot">{inner}</div>'
 
 
 def lines(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
-    title: str,
     x: str,
     y: str,
     diagonal: bool = False,
@@ -103,13 +102,11 @@ def lines(
         )
     for name, (xs, ys) in curves.items():
         figure.add_scatter(x=list(xs), y=list(ys), mode="lines+markers" if markers else "lines", name=escape(name))
-    figure.update_layout(title=escape(title), xaxis_title=x, yaxis_title=y)
+    figure.update_layout(xaxis_title=x, yaxis_title=y)
     return figure
 
 
-def points_in_space(
-    points: Sequence[Sequence[float]], group: Sequence[str], hover: Sequence[str], title: str
-) -> go.Figure:
+def points_in_space(points: Sequence[Sequence[float]], group: Sequence[str], hover: Sequence[str]) -> go.Figure:
     """Points (n, 3), coloured by group, with a text for each that shows on hover; can be turned."""
     figure = go.Figure()
     for position, name in enumerate(dict.fromkeys(group)):
@@ -124,12 +121,13 @@ def points_in_space(
             text=[escape(hover[i]) for i in own],
             hoverinfo="text",
         )
-    figure.update_layout(title=escape(title))
+    axes = {f"{axis}axis": {"title": f"UMAP {i}"} for i, axis in enumerate("xyz", 1)}
+    figure.update_layout(scene={**axes, "aspectmode": "cube", "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 0.9}}})
     return figure
 
 
 def page(title: str, about: str, sections: Sequence[Section]) -> str:
     """The whole page."""
-    links = "".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(sections))
+    links = " ".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(sections))
     body = "".join(f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.body}</section>' for i, s in enumerate(sections))
     return PAGE.substitute(title=escape(title), about=escape(about), links=links, body=body, script=get_plotlyjs())
