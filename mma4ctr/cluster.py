@@ -1,5 +1,6 @@
 """Connecting to a Ray cluster (the extra `cluster`)."""
 
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def connect(address: str, code: Path) -> Any:
         runtime_env=environment,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     return ray
 

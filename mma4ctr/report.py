@@ -73,12 +73,11 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def plot_html(figure: go.Figure, name: str) -> str:
-    """An interactive plot that takes the width of the page; `name` is the id of its element."""
-    figure.update_layout(
-        template="plotly_white", autosize=True, height=430, margin={"l": 50, "r": 10, "t": 40, "b": 45}
-    )
-    figure.update_layout(legend={"orientation": "h", "y": -0.2}, colorway=list(COLORS))
+def plot_html(figure: go.Figure, title: str, name: str) -> str:
+    """An interactive plot that takes the width of the page, under its title; `name` is the id of its element."""
+    margin = {"l": 50, "r": 10, "t": 30, "b": 45}
+    figure.update_layout(template="plotly_white", autosize=True, height=430, margin=margin, colorway=list(COLORS))
+    figure.update_layout(legend={"orientation": "h", "y": -0.2, "itemsizing": "constant"})
     inner: str = figure.to_html(
         full_html=False, include_plotlyjs=False, div_id=name, config={"responsive": True, "displaylogo": False}
     )

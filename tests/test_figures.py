@@ -1,0 +1,94 @@
+"""Steps 7 and 8: the figures are written and not empty, the numbers behind them, the report in a browser."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import mlp
+import statis_and_draw
+import viewer
+from mma4ctr.report import Section, page, table_html
+from mma4ctr.tables import Layout
+from tests.conftest import call
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def drawn(made):
+    """Figures and report of the tiny world."""
+    more = ("--task", "wechat_click", "--variant", "textual", "--epochs", 2)
+    assert call(mlp.main, "--paths", made.file, *more) == 0
+    assert call(statis_and_draw.main, "--paths", made.file) == 0
+    assert call(viewer.main, "--paths", made.file, "--task", "wechat_click", "tiktok_like", "--points", 60) == 0
+    return made
+
+
+def test_figures_are_written_and_show_something(drawn):
+    folder = drawn.saved / "figures"
+    names = {path.stem for path in folder.glob("*.png")}
+    expected = {"negatives_per_positive", "activity", "popularity", "loss", "roc_wechat_click", "reliability"}
+    expected |= {f"umap_tiktok_like_{kind}_{d}d" for kind in ("features", "hidden") for d in (2, 3)}
+    assert expected <= names
+    for path in folder.glob("*.png"):
+        pixels = np.asarray(Image.open(path).convert("L"))
+        assert 0.002 < (pixels < 250).mean() < 0.9, path.name
+        assert (pixels[0] == 255).all() and (pixels[-1] == 255).all(), f"{path.name} is cut at its edge"
+        assert path.with_suffix(".svg").read_text().startswith("<?xml")
+    assert (drawn.saved / "tables/statistics.csv").is_file()
+
+
+def test_buckets_count_everything_once():
+    counts = np.array([1, 1, 2, 3, 4, 7, 8, 100])
+    labels, sizes = statis_and_draw.doubling_buckets(counts)
+    assert labels == ["1", "2-3", "4-7", "8-15", "16-31", "32-63", "64-127"]
+    assert sizes.tolist() == [2, 2, 2, 1, 0, 0, 1]
+
+
+def test_roc_reliability_and_sample():
+    rng = np.random.default_rng(0)
+    chance = rng.random(5000)
+    label = (rng.random(5000) < chance).astype(np.uint8)
+    x, y = viewer.roc_points(label, chance)
+    assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(label, chance), abs=1e-3)
+    said, seen, error = viewer.reliability(label, chance, 10)
+    assert np.abs(said - seen).max() < 0.07 and error < 0.03
+    assert viewer.reliability(label, np.full(5000, 0.9), 10)[2] == pytest.approx(0.9 - label.mean(), abs=0.02)
+    chosen = viewer.balanced_sample(label, 70, 0)
+    assert label[chosen].sum() == 70 and len(set(chosen)) == 140
+    assert (chosen == viewer.balanced_sample(label, 70, 0)).all()
+
+
+def test_names_from_data_are_escaped():
+    evil = "<script>alert(1)</script>"
+    text = page(evil, evil, [Section(evil, table_html(Layout(evil, [evil], [[(evil, True)]])))])
+    assert "<script>alert" not in text
+
+
+@pytest.mark.skipif(not BROWSER, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_report_draws_in_a_browser(drawn, width, tmp_path):
+    report = drawn.saved / "report.html"
+    text = report.read_text()
+    assert not re.search(r'(src|href)="https?:', text), "the page needs no network"
+    flags = ["--headless=new", "--no-sandbox", "--enable-unsafe-swiftshader", "--enable-logging=stderr"]
+    flags += [f"--window-size={width},2000", "--virtual-time-budget=20000", f"--user-data-dir={tmp_path}"]
+    done = subprocess.run([BROWSER, *flags, "--dump-dom", report.as_uri()], capture_output=True, text=True, timeout=120)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "error" in line.lower()]
+    assert not console, console
+    plots = set(re.findall(r'id="((?:roc|reliability|loss|valid|umap)_\w+)"', text))
+    assert len(plots) >= 12
+    assert done.stdout.count("<canvas") >= 4, "3-d plots are drawn"
+    assert done.stdout.count('class="main-svg"') >= len(plots)
+
+
+def test_nothing_yet_names_the_command(raw_copy, capsys):
+    assert call(viewer.main, "--paths", raw_copy / "path.json") == 2
+    assert "run mlp.py first" in capsys.readouterr().err
+    assert call(statis_and_draw.main, "--paths", raw_copy / "path.json") == 2
+    assert "run preprocess_inter.py first" in capsys.readouterr().err

@@ -1,0 +1,228 @@
+"""Step 6: every study on a tiny world, marks and resume, the tables, a local Ray; and the plan itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import adjust_hyperparameter as sweep
+import mlp
+from mma4ctr.artifacts import read_artifact
+from mma4ctr.matrix import load_matrix
+from mma4ctr.paths import load_paths
+from mma4ctr.results import read_results
+from mma4ctr.studies import STUDIES, Inputs, cells, prepared_inputs, published_auc
+from mma4ctr.tables import best_of, layout, leakage_in_words
+from mma4ctr.world import __main__ as world
+from tests.conftest import call, prepare
+
+ROOT = Path(__file__).parent.parent
+# A tenth of the epochs: every study in seconds, the same code.
+SHORT = {
+    name: replace(study, epochs=tuple(sorted({max(1, e // 10) for e in study.epochs})))
+    for name, study in STUDIES.items()
+}
+TASKS = ("wechat_click", "tiktok_like")
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """All studies on both tasks, one seed."""
+    folder = tmp_path_factory.mktemp("swept")
+    assert call(world.main, folder, "--rows", 8000, "--users", 50, "--items", 300, "--seed", 3) == 0
+    prepare(folder / "path.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "STUDIES", SHORT)
+        started = time.monotonic()
+        assert call(sweep.main, "--paths", folder / "path.json", "--task", *TASKS, "--seeds", 1, "--jobs", 2) == 0
+        assert time.monotonic() - started < 120
+    return load_paths(folder / "path.json")
+
+
+def test_every_table_is_filled(swept):
+    results = read_results(swept.results)
+    for study in SHORT.values():
+        for task in TASKS:
+            table = cells(results, study, task, prepared_inputs(swept, task))
+            assert len(table) == len(study.cases) * len(study.epochs), (study.name, task)
+            for cell in table:
+                assert len(cell.runs) == 1, (study.name, task, cell.case.label, cell.epochs)
+    for name in STUDIES:
+        text = (swept.saved / f"tables/{name}.md").read_text()
+        assert "## wechat_click" in text and "## tiktok_like" in text and "split" in text
+        assert (swept.saved / f"tables/{name}.csv").read_text().count("\n") > 2
+    protocol = (swept.saved / "tables/protocol.md").read_text()
+    assert "LEAKY" in protocol and "AUC points of leakage" in protocol
+
+
+def test_runs_are_known_by_their_settings_and_inputs(swept, capsys):
+    """Nothing is repeated; other protocols have other matrices."""
+    results = read_results(swept.results)
+    assert len({result.run_id for result in results}) == len(results)
+    lines = swept.results.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "STUDIES", SHORT)
+        options = ("--paths", swept.file, "--task", *TASKS, "--seeds", 1)
+        assert call(sweep.main, *options) == 0
+        assert ", 0 to do in 0 trainings" in capsys.readouterr().out
+        assert call(sweep.main, *options, "--dry-run") == 0
+        assert ", 0 to do" in capsys.readouterr().out
+    assert swept.results.read_bytes() == lines
+    assert (swept.graph / "sweep/random/tiktok/manifest.json").is_file()
+    assert read_artifact(swept.graph / "tiktok", "").settings["split"] == "chronological", "the user's own is untouched"
+
+
+def test_the_epochs_study_is_one_training():
+    base = Inputs("chronological", "train", 21, "zscore")
+    modalities = ("visual", "acoustic", "textual")
+    (group,) = sweep.plan([STUDIES["epochs"]], "tiktok_like", base, modalities, 1, 10_000)
+    assert group.marks == tuple(range(5, 101, 5))
+    everything = sweep.plan(STUDIES.values(), "tiktok_like", base, modalities, 1, 10_000)
+    assert len({replace(one, marks=()) for one in everything}) == len(everything)
+    assert len(everything) < sum(len(study.cases) for study in STUDIES.values()), "equal trainings are done once"
+
+
+def test_a_marked_run_equals_the_run_alone(swept):
+    """The line of a sweep at epoch 1 is that of mlp.py with one epoch."""
+    results = read_results(swept.results)
+    found = [r for r in results if r.task == "tiktok_like" and r.epochs == 1 and r.variant == "va_cross"]
+    (result,) = found
+    options = ("--task", "tiktok_like", "--variant", "va_cross", "--epochs", 1, "--patience", 0)
+    assert call(mlp.main, "--paths", swept.file, *options) == 0
+    again = next(r for r in read_results(swept.results) if r.run_id == result.run_id)
+    assert (again.auc, again.gauc, again.logloss) == (result.auc, result.gauc, result.logloss)
+
+
+def comparable(path):
+    """results.jsonl without times and order."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        for name in ("train_seconds", "test_seconds", "rows_per_second", "started", "commit"):
+            del line[name]
+    return sorted(json.dumps(line, sort_keys=True) for line in lines)
+
+
+def test_killed_and_restarted_it_ends_with_the_same_results(tmp_path):
+    import shutil
+
+    first = tmp_path / "first"
+    assert call(world.main, first, "--dataset", "tiktok", "--rows", 6000, "--users", 40, "--items", 200) == 0
+    prepare(first / "path.json")
+    second = tmp_path / "second"
+    shutil.copytree(first, second)
+
+    def start(folder):
+        command = ["adjust_hyperparameter.py", "--paths", folder / "path.json", "--task", "tiktok_like", "--seeds", "2"]
+        command += ["--study", "interrupt-halving", "two-modal-cross", "--jobs", "2"]
+        return subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    process = start(first)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    results = second / "saved/results.jsonl"
+    for lines in (1, 5):
+        process = start(second)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if results.exists() and results.read_bytes().count(b"\n") >= lines:
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    process = start(second)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert comparable(results) == comparable(first / "saved/results.jsonl")
+
+
+def test_a_local_ray_gives_the_same_results(swept, tmp_path, capsys):
+    pytest.importorskip("ray")
+    content = json.loads(swept.file.read_text())
+    content |= {"parent_folder": str(swept.file.parent), "saved_path": str(tmp_path / "saved")}
+    content |= {"torch_model_path": str(tmp_path / "models")}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "STUDIES", SHORT)
+        options = ("--paths", tmp_path / "path.json", "--task", "tiktok_like", "--seeds", 1, "--ray", "local")
+        assert call(sweep.main, *options, "--study", "two-modal-cross", "single-modal") == 0
+    known = {result.run_id: result.auc for result in read_results(swept.results)}
+    found = read_results(tmp_path / "saved/results.jsonl")
+    assert len(found) == 12
+    for result in found:
+        assert result.auc == pytest.approx(known[result.run_id], abs=1e-6)
+
+
+def test_a_ray_address_that_does_not_answer(swept, capsys):
+    pytest.importorskip("ray")
+    for address, message in (("127.0.0.1:1", "no Ray cluster answers"), ("nowhere", "not host:port")):
+        started = time.monotonic()
+        options = ("--paths", swept.file, "--study", "single-modal", "--seeds", 2, "--task", "tiktok_like")
+        assert call(sweep.main, *options, "--ray", address) == 2
+        assert time.monotonic() - started < 30
+        assert message in capsys.readouterr().err
+
+
+def test_unknown_names_list_those_there_are(swept, capsys):
+    assert call(sweep.main, "--paths", swept.file, "--study", "epoch") == 2
+    error = capsys.readouterr().err
+    assert "is 'epochs' meant" in error and "embedding-length" in error
+    assert call(sweep.main, "--paths", swept.file, "--task", "tiktok_lik") == 2
+    assert "'tiktok_like'" in capsys.readouterr().err
+
+
+def test_a_damaged_line_is_reported_and_the_rest_used(swept, tmp_path, capsys):
+    lines = swept.results.read_bytes().splitlines(keepends=True)
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(lines[0] + b'{"run_id": 3\n' + b"".join(lines[1:]))
+    assert len(read_results(path)) == len(read_results(swept.results))
+    assert "results.jsonl:2: not a result" in capsys.readouterr().err
+
+
+def test_published_figures_stand_beside_ours():
+    case = STUDIES["learning-rate"].cases[0]
+    assert published_auc("wechat_click", case, 10) == 0.5
+    assert published_auc("tiktok_finish", case, 10) is None
+    for name in ("comparison", "epochs", "learning-rate", "batch-size", "single-modal", "two-modal-concat"):
+        for case in STUDIES[name].cases:
+            assert published_auc("wechat_click", case, STUDIES[name].epochs[0]) is not None, (name, case.label)
+    for name in ("two-modal-cross", "three-modal-cross", "embedding-length", "interrupt-halving"):
+        for case in STUDIES[name].cases:
+            assert published_auc("tiktok_like", case, 10) is not None, (name, case.label)
+
+
+def test_the_best_is_bold_and_leaky_rows_do_not_compete(swept):
+    results = read_results(swept.results)
+    table = cells(results, SHORT["protocol"], "tiktok_like", prepared_inputs(swept, "tiktok_like"))
+    column = [cell for cell in table if cell.epochs == 3]
+    best = best_of(column, "auc")
+    assert best is not None and not best.leaky
+    clean = [cell.runs[0].auc for cell in column if not cell.leaky]
+    assert best.runs[0].auc == max(clean)
+    shown = layout(SHORT["protocol"], table)
+    assert sum(bold for row in shown.rows for _, bold in row) == 6
+    words = leakage_in_words(table, "tiktok_like")
+    honest, leaky = (
+        c.runs[0].auc for c in column if c.case.label in ("chronological, train, bce", "chronological, all, bce")
+    )
+    assert f"{100 * (leaky - honest):+.2f} AUC points" in words
+
+
+def test_matrices_of_other_lengths_lie_apart(swept):
+    import torch
+
+    base = prepared_inputs(swept, "tiktok_like")
+    own = sweep.own_paths(swept, Inputs(length=5).within(base), base)
+    assert load_matrix(own, "tiktok_like", "vat_concat", torch.device("cpu")).in_features == 121
+    assert load_matrix(swept, "tiktok_like", "vat_concat", torch.device("cpu")).in_features == 169
