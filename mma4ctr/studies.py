@@ -107,7 +107,7 @@ STUDIES: dict[str, Study] = {
                 Case(
                     f"{rate:g}",
                     training={"learning_rate": rate, **NO_HALVING},
-                    published=("sensitivity", "learning_rate", repr(rate)),
+                    published=("sensitivity", "learning_rate", f"{rate:.5f}".rstrip("0")),
                 )
                 for rate in (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
             ),
