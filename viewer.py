@@ -163,7 +163,7 @@ def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray],
                 axis.remove()
                 axis = figure.add_subplot(projection="3d")
                 axis.set_zlabel("UMAP 3", labelpad=0)
-                axis.set_box_aspect(None, zoom=0.82)  # else the label of the third axis is cut
+                axis.set_box_aspect(None, zoom=0.72)  # else the label of the third axis is cut
             for value, color in ((0, NEGATIVE), (1, POSITIVE)):
                 look: dict[str, Any] = {
                     "s": 4,
