@@ -11,7 +11,6 @@ same command goes on where it was.
     python adjust_hyperparameter.py --study embedding-length batch-size --task wechat_click --seeds 5 --jobs 2
 """
 
-import difflib
 import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -39,6 +38,7 @@ from mma4ctr.console import (
     parser,
     print_table,
     run,
+    unknown_name,
     warn,
     whole_number,
 )
@@ -303,9 +303,7 @@ def chosen_studies(names: list[str]) -> list[Study]:
     """The studies named; raises `UserError` with those there are."""
     for name in names:
         if name != "all" and name not in STUDIES:
-            near = difflib.get_close_matches(name, STUDIES, n=1)
-            hint = f"; is {near[0]!r} meant?" if near else "."
-            raise UserError(f"unknown study {name!r}{hint} There are: all, {', '.join(STUDIES)}")
+            raise unknown_name("study", name, ("all", *STUDIES))
     return list(STUDIES.values()) if "all" in names else [STUDIES[name] for name in dict.fromkeys(names)]
 
 

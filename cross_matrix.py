@@ -14,19 +14,11 @@ Columns of users and items are never multiplied with each other, so two tables a
 
 import numpy as np
 
-from mma4ctr.console import Stopwatch, closing_line, parser, run
-from mma4ctr.matrix import SCALINGS, load_step_inputs, write_matrix
-from mma4ctr.paths import Paths, load_paths
+from mma4ctr.console import run
+from mma4ctr.matrix import load_step_inputs, write_matrix
+from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import (
-    CONCAT,
-    CROSS,
-    DEFAULT_VARIANT,
-    add_task_options,
-    add_variant_option,
-    chosen_tasks,
-    chosen_variants,
-)
+from mma4ctr.tasks import CONCAT, CROSS, DEFAULT_VARIANT, chosen_variants, matrices_main
 
 
 def concat(modalities: list[np.ndarray]) -> np.ndarray:
@@ -57,19 +49,7 @@ def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str) -> l
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_task_options(options)
-    add_variant_option(options, CONCAT | CROSS, DEFAULT_VARIANT)
-    options.add_argument(
-        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
-    )
-    arguments = options.parse_args()
-
-    watch = Stopwatch()
-    paths = load_paths(arguments.paths)
-    tasks = chosen_tasks(paths, arguments)
-    matrices = sum(len(write_mixed(paths, task, arguments.variant, scaling=arguments.scaling)) for task in tasks)
-    closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")
+    matrices_main(__doc__, CONCAT | CROSS, DEFAULT_VARIANT, write_mixed)
 
 
 if __name__ == "__main__":

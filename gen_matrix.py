@@ -9,11 +9,11 @@ user embedding of the same modality. cross_matrix.py makes the variants of two a
     python gen_matrix.py --task tiktok_like --variant visual acoustic
 """
 
-from mma4ctr.console import Stopwatch, closing_line, parser, run
-from mma4ctr.matrix import SCALINGS, load_step_inputs, write_matrix
-from mma4ctr.paths import Paths, load_paths
+from mma4ctr.console import run
+from mma4ctr.matrix import load_step_inputs, write_matrix
+from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import SINGLE, add_task_options, add_variant_option, chosen_tasks, chosen_variants
+from mma4ctr.tasks import SINGLE, chosen_variants, matrices_main
 
 
 def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
@@ -27,19 +27,7 @@ def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str) -> 
 
 
 def main() -> None:
-    options = parser(__doc__)
-    add_task_options(options)
-    add_variant_option(options, SINGLE, "all")
-    options.add_argument(
-        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
-    )
-    arguments = options.parse_args()
-
-    watch = Stopwatch()
-    paths = load_paths(arguments.paths)
-    tasks = chosen_tasks(paths, arguments)
-    matrices = sum(len(write_single(paths, task, arguments.variant, scaling=arguments.scaling)) for task in tasks)
-    closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")
+    matrices_main(__doc__, SINGLE, "all", write_single)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, lo
 from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, run_id_of
+from mma4ctr.results import Result, append_result, commit_of, run_folder, run_id_of
 from mma4ctr.tasks import DEFAULT_VARIANT, VARIANTS, add_task_options, add_variant_option, chosen_tasks, chosen_variants
 
 LOSSES = ("bce", "listwise")
@@ -312,7 +312,7 @@ def finish_run(
         test_seconds = watch.seconds
         scores = score_predictions(label, probability, user[test.rows])
     with ArtifactWriter(
-        paths.torch_model / matrix.settings["task"] / run_id,
+        run_folder(paths, matrix.settings["task"], run_id),
         step=5,
         made_by="mlp.py",
         settings=identity,

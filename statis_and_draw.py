@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import orjson
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -23,7 +22,7 @@ from mma4ctr.datasets import DATASETS
 from mma4ctr.interactions import load_interactions
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import COLORS, line_styles, panels, save_figure
-from mma4ctr.results import Result, read_results
+from mma4ctr.results import Result, read_history, read_results
 from mma4ctr.studies import STUDIES, Cell, Study
 from mma4ctr.tables import negatives_per_positive, statistics_layout, study_tables, write_layout
 from mma4ctr.tasks import add_task_options, chosen_tasks
@@ -118,17 +117,16 @@ def run_with_history(paths: Paths, results: Sequence[Result], task: str) -> tupl
     """The run of the default variant with the most epochs, the newest of equals, with its history."""
     found: tuple[Result, list[dict]] | None = None
     for result in results:
-        path = paths.torch_model / task / result.run_id / "history.json"
-        if result.task == task and result.model == "MMa4CTR" and not result.leaky and path.is_file():
-            history = orjson.loads(path.read_bytes())
-            if found is None or len(history) >= len(found[1]):
+        if result.task == task and result.model == "MMa4CTR" and not result.leaky:
+            history = read_history(paths, result)
+            if history and (found is None or len(history) >= len(found[1])):
                 found = result, history
     return found
 
 
 def draw_losses(paths: Paths, results: Sequence[Result], tasks: Sequence[str]) -> Path | None:
     """Training and validation loss by epoch, a panel per task."""
-    histories = {task: found for task in tasks if (found := run_with_history(paths, results, task)) and found[1]}
+    histories = {task: found for task in tasks if (found := run_with_history(paths, results, task))}
     if not histories:
         return None
     with panels(len(histories), width=4.0, height=3.1) as (figure, axes):
@@ -159,7 +157,7 @@ def main() -> None:
     tasks = chosen_tasks(paths, arguments)
     artifacts = {name: read_artifact(paths.graph / name, "preprocess_inter.py") for name in names}
     layout = statistics_layout(artifacts)
-    write_layout(paths.saved / "tables" / "statistics", "statistics", {"": layout})
+    write_layout(paths.saved / "tables" / "statistics", "statistics", layout)
     print_table("Data as step 1 keeps them", layout.header, [[text for text, _ in row] for row in layout.rows])
 
     data = {name: load_interactions(paths, name) for name in names}

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from sklearn.metrics import roc_curve
 
@@ -29,7 +28,15 @@ from mma4ctr.matrix import load_matrix, load_step_inputs
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, save_figure
 from mma4ctr.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
-from mma4ctr.results import Result, keeps_predictions, newest_of_each, read_results, results_rows
+from mma4ctr.results import (
+    Result,
+    keeps_predictions,
+    newest_of_each,
+    read_history,
+    read_results,
+    results_rows,
+    run_folder,
+)
 from mma4ctr.studies import STUDIES
 from mma4ctr.tables import Layout, layout, leakage_in_words, protocol_line, statistics_layout, study_tables
 from mma4ctr.tasks import DEFAULT_VARIANT, add_task_options, chosen_tasks
@@ -66,8 +73,7 @@ def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[P
     for result in newest_of_each(
         [r for r in results if r.task == task and r.model == "MMa4CTR"], keeps_predictions(paths)
     ):
-        folder = paths.torch_model / task / result.run_id
-        artifact = read_artifact(folder, "mlp.py")
+        artifact = read_artifact(run_folder(paths, task, result.run_id), "mlp.py")
         matrix = read_artifact(paths.matrix / task / result.variant, "cross_matrix.py")
         if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint:
             note(f"{task} {result.variant}: run {result.run_id} is of another matrix than the one there now, left out")
@@ -211,12 +217,6 @@ def training_section(paths: Paths, runs: dict[str, Predicted]) -> Section:
         body.append(plot_html(lines(losses, x="epoch", y="mean loss (nats)"), f"{task}: loss", f"loss_{task}"))
         body.append(plot_html(lines(aucs, x="epoch", y="AUC"), f"{task}: validation AUC", f"valid_{task}"))
     return Section("Training", "".join(body))
-
-
-def read_history(paths: Paths, result: Result) -> list[dict]:
-    """The epochs of a run."""
-    content: list[dict] = orjson.loads((paths.torch_model / result.task / result.run_id / "history.json").read_bytes())
-    return content
 
 
 def studies_section(paths: Paths, results: Sequence[Result], tasks: Sequence[str]) -> Section:

@@ -5,17 +5,26 @@ standard error and exit code 2. Anything else that goes wrong is a defect of our
 """
 
 import argparse
+import difflib
 import errno
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
@@ -24,6 +33,14 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 class UserError(Exception):
     """Something the person who runs the command can put right; the message says how."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: the nearest one there is, and all of them."""
+    there = list(known)
+    near = difflib.get_close_matches(name, there, n=1)
+    hint = f"; is {near[0]!r} meant?" if near else "."
+    return UserError(f"unknown {kind} {name!r}{hint} There are: {', '.join(there)}")
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -54,17 +71,21 @@ def warn(message: str) -> None:
     err.print(f"[yellow]warning:[/] {escape(message)}")
 
 
-@contextmanager
-def progress(description: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
-    """A progress bar for one loop; yields `advance(amount)`. Silent where the output is not a terminal."""
-    columns = (
+def _columns(beside: str) -> tuple[ProgressColumn, ...]:
+    """A bar's description, bar and share, the text `beside` it, and the time left."""
+    return (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
-        TextColumn(unit),
+        TextColumn(beside),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+
+
+@contextmanager
+def progress(description: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
+    """A progress bar for one loop; yields `advance(amount)`. Silent where the output is not a terminal."""
+    with Progress(*_columns(unit), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(escape(description), total=total)
         yield lambda amount: bar.advance(task, amount)
 
@@ -76,14 +97,7 @@ class RunsDisplay:
     """
 
     def __init__(self, total: float) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-        )
-        self._bars = Progress(*columns, console=err, disable=not err.is_terminal)
+        self._bars = Progress(*_columns("{task.fields[shown]}"), console=err, disable=not err.is_terminal)
         self._all = self._bars.add_task("all runs", total=total, shown="")
         self._one: dict[str, TaskID] = {}
 

@@ -126,9 +126,20 @@ def newest_of_each(results: Sequence[Result], wanted: Callable[[Result], bool] =
     return sorted(last.values(), key=lambda r: (r.task, r.model, r.variant))
 
 
+def run_folder(paths: Paths, task: str, run_id: str) -> Path:
+    """Where a run of mlp.py lies."""
+    return paths.torch_model / task / run_id
+
+
+def read_history(paths: Paths, result: Result) -> list[dict[str, Any]]:
+    """The epochs of a run of mlp.py; empty where its folder is gone."""
+    path = run_folder(paths, result.task, result.run_id) / "history.json"
+    return list(orjson.loads(path.read_bytes())) if path.is_file() else []
+
+
 def keeps_predictions(paths: Paths) -> Callable[[Result], bool]:
     """A test for runs whose test predictions are on disk: those of mlp.py, not the many of the sweeps."""
-    return lambda result: (paths.torch_model / result.task / result.run_id / "predictions.npy").is_file()
+    return lambda result: (run_folder(paths, result.task, result.run_id) / "predictions.npy").is_file()
 
 
 def results_rows(paths: Paths, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:

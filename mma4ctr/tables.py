@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from mma4ctr.results import Result
 from mma4ctr.studies import Cell, Study, cells, prepared_inputs
 
 METRICS = ("auc", "gauc", "logloss")
-TITLES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 
 
 def protocol_line(runs: Sequence[Result]) -> str:
@@ -104,17 +103,17 @@ def to_markdown(shown: Layout) -> str:
     return "\n".join(text) + "\n"
 
 
-def write_layout(path: Path, title: str, parts: dict[str, Layout]) -> None:
-    """Write tables under headings as `<path>.md`, and as `<path>.csv` where there is one part."""
-    text = [f"# {title}\n"]
-    for name, shown in parts.items():
-        text.append((f"## {name}\n\n" if name else "") + to_markdown(shown))
-    write_file(path.with_suffix(".md"), "\n".join(text).encode())
-    if len(parts) == 1:
-        (shown,) = parts.values()
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows([shown.header, *([t for t, _ in row] for row in shown.rows)])
-        write_file(path.with_suffix(".csv"), out.getvalue().encode())
+def to_csv(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows as CSV text."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode()
+
+
+def write_layout(path: Path, title: str, shown: Layout) -> None:
+    """Write a table as `<path>.md` and `<path>.csv`."""
+    write_file(path.with_suffix(".md"), f"# {title}\n\n{to_markdown(shown)}".encode())
+    write_file(path.with_suffix(".csv"), to_csv([shown.header, *([text for text, _ in row] for row in shown.rows)]))
 
 
 def statistics_layout(artifacts: dict[str, Artifact]) -> Layout:
@@ -171,13 +170,12 @@ def leakage_in_words(table: list[Cell], task: str) -> str:
     return " ".join(sentences)
 
 
-def tidy(study: Study, tables: dict[str, list[Cell]]) -> str:
-    """CSV with one line per task, case and number of epochs."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+def tidy(study: Study, tables: dict[str, list[Cell]]) -> list[list[object]]:
+    """A header and one row per task, case and number of epochs, with everything there is."""
     header = ["study", "task", study.column, "epochs", "seeds"]
     header += [f"{metric}_{kind}" for metric in METRICS for kind in ("mean", "sd")]
-    writer.writerow([*header, "published_auc", "train_seconds", "test_seconds", "parameters", "leaky", "protocol"])
+    header += ["published_auc", "train_seconds", "test_seconds", "parameters", "leaky", "protocol"]
+    rows: list[list[object]] = [list(header)]
     for task, table in tables.items():
         for cell in table:
             numbers: list[object] = []
@@ -187,8 +185,8 @@ def tidy(study: Study, tables: dict[str, list[Cell]]) -> str:
             parameters = cell.runs[0].parameters if cell.runs else ""
             published = "" if cell.published is None else cell.published
             line = [study.name, task, cell.case.label, cell.epochs, len(cell.runs), *numbers, published, *seconds]
-            writer.writerow([*line, parameters, cell.leaky, protocol_line(cell.runs) if cell.runs else ""])
-    return out.getvalue()
+            rows.append([*line, parameters, cell.leaky, protocol_line(cell.runs) if cell.runs else ""])
+    return rows
 
 
 def study_tables(paths: Paths, results: Sequence[Result], study: Study, tasks: Sequence[str]) -> dict[str, list[Cell]]:
@@ -215,6 +213,6 @@ def write_tables(paths: Paths, results: Sequence[Result], studies: Sequence[Stud
         if tables:
             path = paths.saved / "tables" / f"{study.name}.md"
             write_file(path, study_markdown(study, tables).encode())
-            write_file(path.with_suffix(".csv"), tidy(study, tables).encode())
+            write_file(path.with_suffix(".csv"), to_csv(tidy(study, tables)))
             written.append(path)
     return written

@@ -1,13 +1,14 @@
 """Which tasks and variants a step works on: the options that steps 3 to 5 have in common."""
 
 import argparse
-import difflib
+from collections.abc import Callable
 from itertools import combinations
 
 from mma4ctr.artifacts import read_artifact
-from mma4ctr.console import UserError, note
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, unknown_name
 from mma4ctr.datasets import DATASETS, TASKS, split_task
-from mma4ctr.paths import Paths
+from mma4ctr.matrix import SCALINGS
+from mma4ctr.paths import Paths, load_paths
 
 # Without --task: the tasks that the study reports, and finish, which it prepares.
 DEFAULT_TARGETS = {"wechat": ("click",), "tiktok": ("like", "finish")}
@@ -76,9 +77,7 @@ def chosen_variants(
     """
     for name in asked:
         if name not in (*variants, "all"):
-            near = difflib.get_close_matches(name, variants, n=1)
-            hint = f"; is {near[0]!r} meant?" if near else "."
-            raise UserError(f"unknown variant {name!r}{hint} There are: all, {', '.join(variants)}")
+            raise unknown_name("variant", name, ("all", *variants))
     found = []
     for name in variants if "all" in asked else asked:
         missing = [modality for modality in variants[name] if modality not in modalities]
@@ -95,3 +94,26 @@ def chosen_variants(
             f"{task}: {', '.join(asked)}: not to be made from {', '.join(modalities)}; take another --variant"
         )
     return found
+
+
+def matrices_main(
+    description: str | None, variants: dict[str, tuple[str, ...]], default: str, write: Callable[..., list[str]]
+) -> None:
+    """The command line of both scripts of step 4.
+
+    Args:
+        write: from paths, task, the variants asked for and `scaling` to the names of the matrices written.
+    """
+    options = parser(description)
+    add_task_options(options)
+    add_variant_option(options, variants, default)
+    options.add_argument(
+        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
+    )
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    tasks = chosen_tasks(paths, arguments)
+    matrices = sum(len(write(paths, task, arguments.variant, scaling=arguments.scaling)) for task in tasks)
+    closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")

@@ -1,9 +1,8 @@
 """The data sets that the scripts know. A new one is a module like these two and a line here."""
 
-import difflib
 from collections.abc import Sequence
 
-from mma4ctr.console import UserError, note
+from mma4ctr.console import UserError, note, unknown_name
 from mma4ctr.datasets.base import RawDataset
 from mma4ctr.datasets.tiktok import TikTok
 from mma4ctr.datasets.wechat import WeChat
@@ -16,9 +15,7 @@ TASKS = tuple(f"{kind.name}_{target}" for kind in DATASETS.values() for target i
 def split_task(task: str) -> tuple[str, str]:
     """`wechat_read_comment` -> (`wechat`, `read_comment`); raises `UserError` with the nearest task there is."""
     if task not in TASKS:
-        near = difflib.get_close_matches(task, TASKS, n=1)
-        hint = f"; is {near[0]!r} meant?" if near else "."
-        raise UserError(f"unknown task {task!r}{hint} There are: {', '.join(TASKS)}")
+        raise unknown_name("task", task, TASKS)
     dataset, target = task.split("_", 1)
     return dataset, target
 
