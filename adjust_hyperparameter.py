@@ -42,18 +42,16 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.datasets import DATASETS, split_task
+from mma4ctr.datasets import split_task
 from mma4ctr.matrix import MADE_BY, variant_kind
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.rawfiles import BadLines
 from mma4ctr.results import Result, read_results, run_id_of
 from mma4ctr.studies import BASE_TRAINING, STUDIES, Inputs, Study, prepared_inputs
 from mma4ctr.tables import write_tables
 from mma4ctr.tasks import SINGLE, VARIANTS, add_task_options, chosen_tasks
 
-FOLDS = 5
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0
 
@@ -78,14 +76,11 @@ class Group:
         return " ".join(words + (["no interrupts"] if not own.max_interrupts else []))
 
 
-def plan(
-    studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable[str], seeds: int, rows: int
-) -> list[Group]:
+def plan(studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable[str], seeds: int) -> list[Group]:
     """The trainings that the studies need for a task: equal ones once, with all their marks.
 
     Args:
         modalities: cases that need another one are left out.
-        rows: training rows, which decide the automatic batch size.
     """
     marks: dict[Group, set[int]] = {}
     for study in studies:
@@ -94,7 +89,7 @@ def plan(
                 note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(VARIANTS[case.variant])}")
                 continue
             options: dict[str, Any] = BASE_TRAINING | case.training
-            options["batch_size"] = options["batch_size"] or automatic_batch_size(rows)
+            options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
             for seed in range(seeds):
                 settings = mlp.TrainSettings(epochs=0, seed=seed, **options)
                 group = Group(task, case.variant, case.inputs.within(base), settings, ())
@@ -131,32 +126,18 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
     graph = read_artifact(paths.graph / dataset, "preprocess_inter.py")
     modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
     if own.graph != paths.graph:
-        settings = graph.settings | {"split": inputs.split, "seed": 0 if inputs.split != "chronological" else None}
-        raw = DATASETS[dataset].find(paths, graph.settings["track"])
-        if raw is None:
-            raise UserError(
-                f"{task}: the {inputs.split} split is made from the raw files, which are not there any more"
-            )
-        there = finished(own.graph / dataset, settings, {})
-        if not there or there.manifest["sources"] != graph.manifest["sources"]:
-            preprocess_inter.write_interactions(
-                raw,
-                own,
-                min_interactions=graph.settings["min_interactions"],
-                split=str(inputs.split),
-                seed=0,
-                bad=BadLines(),
-            )
-        graph = read_artifact(own.graph / dataset, "adjust_hyperparameter.py")
-        widths = modal.settings["widths"]
-        if not finished(own.modal / dataset, {"widths": widths}, {"interactions": graph.fingerprint}):
-            preprocess_multimodal.write_features(raw, graph, widths, own, BadLines())
-        modal = read_artifact(own.modal / dataset, "adjust_hyperparameter.py")
-    wanted = {"length": inputs.length, "evidence": inputs.evidence}
+        split, folder = str(inputs.split), own.graph / dataset
+        other = finished(folder, {"split": split}, {"interactions": graph.fingerprint})
+        graph = other or preprocess_inter.write_other_split(graph, folder, split=split, seed=0)
+        made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
+        same = finished(own.modal / dataset, {}, made_from)
+        modal = same or preprocess_multimodal.write_same_features(modal, graph, own.modal / dataset)
+    folds = inputs.folds if inputs.evidence == "train" else 0
+    wanted = {"length": inputs.length, "evidence": inputs.evidence, "folds": folds}
     made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
     if not finished(own.user_embedding / task, wanted, made_from):
         get_user_embedding.write_user_embedding(
-            task, own, length=inputs.length or 0, evidence=str(inputs.evidence), folds=FOLDS, seed=0
+            task, own, length=inputs.length or 0, evidence=str(inputs.evidence), folds=inputs.folds or 0, seed=0
         )
     return own
 
@@ -349,11 +330,10 @@ def main() -> int:
     training_rows = {}
     for task in tasks:
         dataset, _ = split_task(task)
-        graph = read_artifact(paths.graph / dataset, "preprocess_inter.py")
         modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
-        training_rows[task] = graph.manifest["rows"]["train"]
         base = prepared_inputs(paths, task)
-        for whole in plan(studies, task, base, modal.manifest["modalities"], arguments.seeds, training_rows[task]):
+        training_rows[task] = base.train_rows or 0
+        for whole in plan(studies, task, base, modal.manifest["modalities"], arguments.seeds):
             own = own_paths(paths, whole.inputs, base)
             folder = own.matrix / task / whole.variant
             if not arguments.dry_run:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from mma4ctr.artifacts import ArtifactWriter
+from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
@@ -144,6 +144,36 @@ def split_rows(split: str, user: np.ndarray, time: np.ndarray, seed: int) -> np.
     return ((place >= cuts[0]).astype(np.uint8) + (place >= cuts[1])).astype(np.uint8)
 
 
+def split_sizes(parts: np.ndarray, split: str, source: Path) -> dict[str, int]:
+    """Rows of each part of the split; raises `UserError` where one has none."""
+    sizes = {name: int((parts == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
+    if not all(sizes.values()):
+        raise UserError(
+            f"{source}: the {split} split leaves a part empty ({sizes}); too few rows or too few distinct times, "
+            "take another --split or a smaller --min-interactions"
+        )
+    return sizes
+
+
+def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) -> Artifact:
+    """The kept rows of `base` under another split, for the sweep: without reading the raw file again, and without
+    .inter files."""
+    with ArtifactWriter(
+        folder,
+        step=1,
+        made_by="adjust_hyperparameter.py",
+        settings=base.settings | {"split": split, "seed": seed if split != "chronological" else None},
+        inputs={"interactions": base.fingerprint},
+        sources=base.manifest["sources"],
+    ) as writer:
+        parts = split_rows(split, base.array("user"), base.array("time"), seed)
+        writer.adopt(base, (name for name in base.array_names if name != "split"))
+        writer.array("split", parts)
+        writer.manifest["rows"] = base.manifest["rows"] | split_sizes(parts, split, base.folder)
+        writer.manifest["positives"] = base.manifest["positives"]
+    return read_artifact(folder, "adjust_hyperparameter.py")
+
+
 def write_inter(folder: Path, dataset: str, columns: dict[str, np.ndarray], split: np.ndarray) -> None:
     """RecBole's atomic files, already split (`benchmark_filename: [train, valid, test]`).
 
@@ -227,12 +257,7 @@ def write_interactions(
             stream.close()
         column = {name: np.load(writer.building / f"{name}.npy", allow_pickle=False) for name in names}
         parts = split_rows(split, column["user"], column["time"], seed)
-        sizes = {name: int((parts == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
-        if not all(sizes.values()):
-            raise UserError(
-                f"{source}: the {split} split leaves a part empty ({sizes}); too few rows or too few distinct times, "
-                "take another --split or a smaller --min-interactions"
-            )
+        sizes = split_sizes(parts, split, source)
         writer.array("item", item)
         writer.array("split", parts)
         writer.array("user_ids", index.ids)

@@ -184,6 +184,22 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
     return len(items)
 
 
+def write_same_features(base: Artifact, interactions: Artifact, folder: Path) -> Artifact:
+    """The features of `base` for the same items under another split, for the sweep: no feature depends on the split."""
+    with ArtifactWriter(
+        folder,
+        step=2,
+        made_by="adjust_hyperparameter.py",
+        settings=base.settings,
+        inputs={"interactions": interactions.fingerprint, "modalities": base.fingerprint},
+        sources=base.manifest["sources"],
+    ) as writer:
+        writer.adopt(base, base.array_names)
+        writer.manifest["modalities"] = base.manifest["modalities"]
+        writer.manifest["rows"] = base.manifest["rows"]
+    return read_artifact(folder, "adjust_hyperparameter.py")
+
+
 def width_option(text: str) -> tuple[str, int]:
     """An argparse type: `visual=128`."""
     name, _, number = text.partition("=")

@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -128,6 +128,16 @@ class ArtifactWriter:
         """Write one array as `<name>.npy`."""
         np.save(self.building / f"{name}.npy", values, allow_pickle=False)
 
+    def adopt(self, artifact: "Artifact", names: Iterable[str]) -> None:
+        """Take over arrays of another artifact as they are: linked where the file system can, else copied."""
+        for name in names:
+            source, target = artifact.folder / f"{name}.npy", self.building / f"{name}.npy"
+            artifact.array(name, in_memory=False)  # refuses a damaged file
+            try:
+                os.link(source, target)
+            except OSError:
+                shutil.copyfile(source, target)
+
     def json(self, name: str, content: Any) -> None:
         """Write `<name>.json`."""
         (self.building / f"{name}.json").write_bytes(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
@@ -194,6 +204,11 @@ class Artifact:
     @property
     def settings(self) -> dict[str, Any]:
         return dict(self.manifest["settings"])
+
+    @property
+    def array_names(self) -> list[str]:
+        """The arrays it holds."""
+        return [name.removesuffix(".npy") for name in self.manifest["files"] if name.endswith(".npy")]
 
     def array(self, name: str, *, in_memory: bool = True) -> np.ndarray:
         """The array `<name>.npy`, read whole or memory-mapped.

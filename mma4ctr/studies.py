@@ -37,12 +37,18 @@ NO_HALVING = {"halve_every": 0}
 
 @dataclass(frozen=True)
 class Inputs:
-    """How the features are made; None is as the user prepared them."""
+    """How the features are made; None is as the user prepared them.
+
+    `folds` count where the evidence is train. `train_rows` are those of the split that the user prepared: they decide
+    the automatic batch size of every case.
+    """
 
     split: str | None = None
     evidence: str | None = None
     length: int | None = None
     scaling: str | None = None
+    folds: int | None = None
+    train_rows: int | None = None
 
     def within(self, base: "Inputs") -> "Inputs":
         """These, with what is left open taken from `base`."""
@@ -220,9 +226,15 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
     inputs = case.inputs.within(base)
     expected = BASE_TRAINING | case.training
     loss = expected.pop("loss")
-    expected["batch_size"] = expected["batch_size"] or automatic_batch_size(result.rows["train"])
+    expected["batch_size"] = expected["batch_size"] or automatic_batch_size(base.train_rows or 0)
     expected |= {"task": task, "model": MODEL, "variant": case.variant, "embedding_length": inputs.length}
-    protocol = {"split": inputs.split, "evidence": inputs.evidence, "scaling": inputs.scaling, "loss": loss}
+    protocol: dict[str, Any] = {
+        "split": inputs.split,
+        "evidence": inputs.evidence,
+        "scaling": inputs.scaling,
+        "loss": loss,
+    }
+    protocol["folds"] = inputs.folds if inputs.evidence == "train" else 0
     return all(getattr(result, name) == value for name, value in expected.items()) and all(
         result.protocol[name] == value for name, value in protocol.items()
     )
@@ -252,15 +264,16 @@ class Cell:
 
 def prepared_inputs(paths: Paths, task: str) -> Inputs:
     """How the user's own inputs of a task are made: what the manifests of steps 1, 3 and 4 say, else the defaults."""
-    split = read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py").settings["split"]
-    found: dict[str, Any] = {"evidence": "train", "length": 21, "scaling": "zscore"}
+    graph = read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py")
+    found: dict[str, Any] = {"evidence": "train", "length": 21, "scaling": "zscore", "folds": 5}
     embedding, matrix = paths.user_embedding / task, paths.matrix / task / DEFAULT_VARIANT
     if (embedding / MANIFEST).is_file():
         settings = read_artifact(embedding, "get_user_embedding.py").settings
         found |= {"evidence": settings["evidence"], "length": settings["length"]}
+        found["folds"] = settings["folds"] or found["folds"]
     if (matrix / MANIFEST).is_file():
         found["scaling"] = read_artifact(matrix, "cross_matrix.py").settings["scaling"]
-    return Inputs(split=split, **found)
+    return Inputs(split=graph.settings["split"], train_rows=graph.manifest["rows"]["train"], **found)
 
 
 def cells(results: Sequence[Result], study: Study, task: str, base: Inputs) -> list[Cell]:

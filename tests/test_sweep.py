@@ -79,11 +79,11 @@ def test_runs_are_known_by_their_settings_and_inputs(swept, capsys):
 
 
 def test_the_epochs_study_is_one_training():
-    base = Inputs("chronological", "train", 21, "zscore")
+    base = Inputs("chronological", "train", 21, "zscore", 5, 10_000)
     modalities = ("visual", "acoustic", "textual")
-    (group,) = sweep.plan([STUDIES["epochs"]], "tiktok_like", base, modalities, 1, 10_000)
+    (group,) = sweep.plan([STUDIES["epochs"]], "tiktok_like", base, modalities, 1)
     assert group.marks == tuple(range(5, 101, 5))
-    everything = sweep.plan(STUDIES.values(), "tiktok_like", base, modalities, 1, 10_000)
+    everything = sweep.plan(STUDIES.values(), "tiktok_like", base, modalities, 1)
     assert len({replace(one, marks=()) for one in everything}) == len(everything)
     assert len(everything) < sum(len(study.cases) for study in STUDIES.values()), "equal trainings are done once"
 
@@ -226,3 +226,45 @@ def test_matrices_of_other_lengths_lie_apart(swept):
     own = sweep.own_paths(swept, Inputs(length=5).within(base), base)
     assert load_matrix(own, "tiktok_like", "vat_concat", torch.device("cpu")).in_features == 121
     assert load_matrix(swept, "tiktok_like", "vat_concat", torch.device("cpu")).in_features == 169
+
+
+@pytest.mark.parametrize("split", ["random", "user"])
+def test_another_split_made_from_the_arrays_equals_step_1_on_the_raw_file(swept, tmp_path, split):
+    """And the features under it are those of step 2."""
+    import numpy as np
+
+    import preprocess_inter
+    import preprocess_multimodal
+
+    content = json.loads(swept.file.read_text()) | {"parent_folder": str(tmp_path)}
+    (tmp_path / "path.json").write_text(json.dumps(content | {"dataset_path": str(swept.file.parent / "dataset")}))
+    paths = ("--paths", tmp_path / "path.json", "--dataset", "wechat")
+    assert call(preprocess_inter.main, *paths, "--split", split, "--min-interactions", 20) == 0
+    assert call(preprocess_multimodal.main, *paths) == 0
+    for kind in ("graph", "modal"):
+        ours = read_artifact(getattr(swept, kind) / "sweep" / split / "wechat", "")
+        raw = read_artifact(tmp_path / kind / "wechat", "")
+        assert set(ours.array_names) == set(raw.array_names)
+        for name in raw.array_names:
+            assert np.array_equal(ours.array(name), raw.array(name)), (kind, name)
+        assert ours.manifest["rows"] == raw.manifest["rows"]
+
+
+def test_studies_keep_the_users_folds(swept, tmp_path):
+    """With 3 folds prepared, other lengths have 3 folds too, and the table finds them."""
+    import get_user_embedding
+
+    content = json.loads(swept.file.read_text()) | {"parent_folder": str(swept.file.parent)}
+    content |= {key: str(tmp_path / key) for key in ("user_embedding_path", "matrix_path", "saved_path")}
+    content |= {"torch_model_path": str(tmp_path / "models")}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    task = ("--paths", tmp_path / "path.json", "--task", "tiktok_like")
+    assert call(get_user_embedding.main, *task, "--folds", 3) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "STUDIES", SHORT)
+        assert call(sweep.main, *task, "--study", "embedding-length", "--seeds", 1) == 0
+    paths = load_paths(tmp_path / "path.json")
+    results = read_results(paths.results)
+    assert {result.protocol["folds"] for result in results} == {3}
+    table = cells(results, SHORT["embedding-length"], "tiktok_like", prepared_inputs(paths, "tiktok_like"))
+    assert len(table) == 12 and all(cell.runs for cell in table)
