@@ -169,7 +169,9 @@ def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray],
                 axis.remove()
                 axis = figure.add_subplot(projection="3d")
                 axis.set_zlabel("UMAP 3", labelpad=0)
-                axis.set_box_aspect(None, zoom=0.72)  # else the label of the third axis is cut
+                axis.set_box_aspect(None, zoom=0.8)  # else the label of the third axis is cut
+                axis.locator_params(nbins=4)
+                axis.tick_params(labelsize=7, pad=0)
             for value, color in ((0, NEGATIVE), (1, POSITIVE)):
                 look: dict[str, Any] = {
                     "s": 4,
