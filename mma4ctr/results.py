@@ -11,13 +11,15 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_origin, get_type_hints
 
 import orjson
 
 from mma4ctr.artifacts import fingerprint_of, read_artifact
 from mma4ctr.console import UserError, parser, print_table, run, warn
 from mma4ctr.datasets import split_task
+from mma4ctr.interactions import SPLIT_NAMES
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
 
@@ -96,6 +98,28 @@ def append_result(path: Path, result: Result) -> None:
         os.fsync(handle.fileno())
 
 
+# What a field may be in JSON, where it is not simply its type. A number without decimals is a whole number there.
+_KINDS: dict[Any, tuple[type, ...]] = {float: (float, int), float | None: (float, int, NoneType)}
+_PROTOCOL = ("split", "evidence", "folds", "scaling", "loss")
+
+
+def result_of(content: Any) -> Result:
+    """A line of results.jsonl as a `Result`; raises TypeError for anything that is not one."""
+    if not isinstance(content, dict):
+        raise TypeError("not a JSON object")
+    result = Result(**content)
+    for name, kind in get_type_hints(Result).items():
+        value = content[name]
+        kinds = _KINDS.get(kind, (get_origin(kind) or kind,))
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
+    missing = [key for key in _PROTOCOL if key not in result.protocol]
+    missing += [part for part in SPLIT_NAMES if part not in result.rows or part not in result.positives]
+    if missing:
+        raise TypeError(f"{missing[0]} is missing")
+    return result
+
+
 def read_results(path: Path) -> list[Result]:
     """The finished runs in order of writing; of runs with one id the last.
 
@@ -105,15 +129,16 @@ def read_results(path: Path) -> list[Result]:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise UserError(f"{path}: no results yet; run mlp.py first") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; results are kept in this file, make room for it") from None
     found: dict[str, Result] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            content = orjson.loads(line)
-            result = Result(**content)
-        except (orjson.JSONDecodeError, TypeError):
-            warn(f"{path}:{number}: not a result, passed over")
+            result = result_of(orjson.loads(line))
+        except (orjson.JSONDecodeError, TypeError) as error:
+            warn(f"{path}:{number}: not a result, passed over ({error})")
             continue
         found.pop(result.run_id, None)
         found[result.run_id] = result
@@ -172,9 +197,10 @@ def split_of(paths: Paths, task: str) -> str:
 def main() -> None:
     arguments = parser(__doc__).parse_args()
     paths = load_paths(arguments.paths)
-    print_table(
-        "Test results", *results_rows(paths, newest_of_each(read_results(paths.results), keeps_predictions(paths)))
-    )
+    found = newest_of_each(read_results(paths.results), keeps_predictions(paths))
+    if not found:
+        raise UserError(f"{paths.results}: holds no run with its predictions; run mlp.py first")
+    print_table("Test results", *results_rows(paths, found))
 
 
 if __name__ == "__main__":
