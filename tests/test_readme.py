@@ -34,11 +34,16 @@ def test_commands_on_the_demo(tmp_path):
         run_command(command, tmp_path)
 
 
-def test_the_world_command(tmp_path):
-    (command,) = [command for command in COMMANDS if "mma4ctr.world" in command]
-    command = command.replace(" big ", f" {tmp_path} ").replace("20000000", "5000").replace("300000", "300")
-    run_command(command.replace("46000", "50"), tmp_path)
+def test_the_world_commands(tmp_path):
+    commands = [command for command in COMMANDS if "mma4ctr.world" in command]
+    assert len(commands) == 2
+    for command in commands:
+        command = command.replace(" big ", f" {tmp_path} ")
+        for option, small in (("rows", 5000), ("users", 50), ("items", 300)):
+            command = re.sub(rf"--{option} \d+", f"--{option} {small}", command)
+        run_command(command, tmp_path)
     assert (tmp_path / "dataset/TikTok2019ICME/track1/final_track1_train.txt").is_file()
+    assert (tmp_path / "dataset/wechat/user_action.csv").is_file()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real TikTok input is not beside this repository")
