@@ -48,9 +48,9 @@ from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results, run_id_of
-from mma4ctr.studies import BASE_TRAINING, STUDIES, Inputs, Study, prepared_inputs
+from mma4ctr.studies import BASE_TRAINING, MODEL, STUDIES, Inputs, Study, prepared_inputs
 from mma4ctr.tables import write_tables
-from mma4ctr.tasks import SINGLE, VARIANTS, add_task_options, chosen_tasks
+from mma4ctr.tasks import DEFAULT_VARIANT, SINGLE, VARIANTS, add_task_options, chosen_tasks
 
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0
@@ -85,14 +85,17 @@ def plan(studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable
     marks: dict[Group, set[int]] = {}
     for study in studies:
         for case in study.cases:
-            if not set(VARIANTS[case.variant]) <= set(modalities):
-                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(VARIANTS[case.variant])}")
+            if case.model != MODEL:
+                continue  # baseline/comp.py trains it
+            variant = case.variant or base.variant or DEFAULT_VARIANT
+            if not set(VARIANTS[variant]) <= set(modalities):
+                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(VARIANTS[variant])}")
                 continue
             options: dict[str, Any] = BASE_TRAINING | case.training
             options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
             for seed in range(seeds):
                 settings = mlp.TrainSettings(epochs=0, seed=seed, **options)
-                group = Group(task, case.variant, case.inputs.within(base), settings, ())
+                group = Group(task, variant, case.inputs.within(base), settings, ())
                 marks.setdefault(group, set()).update(study.epochs)
     return [replace(group, marks=tuple(sorted(found))) for group, found in marks.items()]
 
@@ -269,7 +272,7 @@ def rates_of(results: list[Result]) -> Callable[[int], float]:
     """Rows a second by batch size, as the finished runs had it; of the nearest size where it has none yet."""
     known: dict[int, float] = {}
     for result in results:
-        if result.model == "MMa4CTR" and result.rows_per_second:
+        if result.model == MODEL and result.rows_per_second:
             known[result.batch_size] = result.rows_per_second
 
     def rate(batch_size: int) -> float:

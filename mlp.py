@@ -254,17 +254,17 @@ def train(
     """Train once; return the outcome at each mark, a number of epochs (`settings.epochs` where none is given).
 
     A run of 10 epochs is the beginning of a run of 30, so the outcome at mark 10 is exactly that of a run of its
-    own. Seconds count training and validation up to the mark.
+    own. Seconds count the passes over the training rows up to the mark.
     """
     marks = sorted(set(marks)) or [settings.epochs]
     training = Training(matrix, settings)
-    watch = Stopwatch()
     outcomes = []
     for mark in marks:
         while len(training.history) < mark and not training.ended:
             if training.try_epoch():
                 on_epoch(training.history[-1])
         seen = (len(training.history) + training.interrupts) * len(matrix.train)
+        seconds = training.epoch_seconds
         outcomes.append(
             Outcome(
                 settings=replace(settings, epochs=mark),
@@ -272,8 +272,8 @@ def train(
                 best_epoch=training.best.epoch if training.best else 0,
                 interrupts=training.interrupts,
                 history=list(training.history),
-                seconds=watch.seconds,
-                rows_per_second=seen / training.epoch_seconds if training.epoch_seconds else 0.0,
+                seconds=seconds,
+                rows_per_second=seen / seconds if seconds else 0.0,
                 ended=training.ended,
             )
         )
@@ -350,6 +350,7 @@ def finish_run(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         rows={name: len(group) for name, group in groups.items()},
         positives={name: int(group.label.sum()) for name, group in groups.items()},
+        valid_auc=outcome.history[outcome.best_epoch - 1].valid_auc if outcome.best_epoch else None,
         auc=scores.auc if scores else None,
         gauc=scores.gauc if scores else None,
         logloss=scores.logloss if scores else None,

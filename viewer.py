@@ -38,7 +38,7 @@ from mma4ctr.results import (
     run_folder,
 )
 from mma4ctr.studies import STUDIES
-from mma4ctr.tables import Layout, layout, leakage_in_words, protocol_line, statistics_layout, study_tables
+from mma4ctr.tables import Layout, layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
 from mma4ctr.tasks import DEFAULT_VARIANT, add_task_options, chosen_tasks
 
 LABELS = ("negative", "positive")
@@ -226,7 +226,7 @@ def studies_section(paths: Paths, results: Sequence[Result], tasks: Sequence[str
     body = []
     for study in STUDIES.values():
         for task, table in study_tables(paths, results, study, tasks).items():
-            body += [heading(f"{study.name}, {task}"), table_html(layout(study, table))]
+            body += [heading(f"{study.name}, {task}"), *map(table_html, layouts(study, table))]
             if study.name == "protocol":
                 body.append(paragraph(leakage_in_words(table, task)))
     return Section("Studies", "".join(body) or paragraph("No runs yet; adjust_hyperparameter.py makes them."))

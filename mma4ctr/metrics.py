@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 # Probabilities are kept this far from 0 and 1, so that one sure mistake does not make LogLoss infinite.
 CLIP = 1e-7
@@ -79,8 +80,13 @@ def logloss(label: np.ndarray, probability: np.ndarray) -> float:
     return float(-np.where(label > 0, np.log(chance), np.log1p(-chance)).mean())
 
 
-def score_predictions(label: np.ndarray, probability: np.ndarray, user: np.ndarray) -> Scores:
+def score_predictions(
+    label: np.ndarray, probability: np.ndarray, user: np.ndarray, score: np.ndarray | None = None
+) -> Scores:
     """All three for aligned arrays (rows,) of 0/1 labels, probabilities and users.
+
+    Args:
+        score: what AUC and GAUC rank by, where the probabilities are a calibration of it.
 
     Raises ValueError for predictions that are not finite or do not match the labels in number.
     """
@@ -88,4 +94,17 @@ def score_predictions(label: np.ndarray, probability: np.ndarray, user: np.ndarr
         raise ValueError(f"{len(label)} labels, {len(probability)} predictions, {len(user)} users")
     if not np.isfinite(probability).all():
         raise ValueError("a prediction is not finite")
-    return Scores(auc(label, probability), gauc(label, probability, user), logloss(label, probability))
+    ranked = probability if score is None else score
+    return Scores(auc(label, ranked), gauc(label, ranked, user), logloss(label, probability))
+
+
+def platt_scaled(score: np.ndarray, valid_score: np.ndarray, valid_label: np.ndarray) -> np.ndarray:
+    """Probabilities (rows,) from scores on any scale: a logistic regression of the validation labels on the
+    validation scores, applied to `score` (Platt 1999).
+
+    Raises ValueError where the scores are not finite or the validation labels are of one class.
+    """
+    shift, scale = valid_score.mean(), valid_score.std() or 1.0
+    fitted = LogisticRegression(C=np.inf).fit(((valid_score - shift) / scale)[:, None], valid_label)
+    chance: np.ndarray = fitted.predict_proba(((score - shift) / scale)[:, None])[:, 1]
+    return chance

@@ -27,7 +27,11 @@ from mma4ctr.paths import Paths, load_paths
 @dataclass(frozen=True)
 class Result:
     """One finished run (design section 8). `auc` and `gauc` are None where they are not defined, `auc` also where
-    training collapsed for good. Seconds are wall-clock."""
+    training collapsed for good. `valid_auc` is that of the validation rows at the weights that were tested.
+
+    Seconds are wall-clock: `train_seconds` of the passes over the training rows, `test_seconds` from the test rows'
+    places in the tables to their scores.
+    """
 
     run_id: str
     task: str
@@ -49,6 +53,7 @@ class Result:
     device: str
     rows: dict[str, int]
     positives: dict[str, int]
+    valid_auc: float | None
     auc: float | None
     gauc: float | None
     logloss: float | None
@@ -132,16 +137,21 @@ def read_results(path: Path) -> list[Result]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; results are kept in this file, make room for it") from None
     found: dict[str, Result] = {}
+    damaged = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             result = result_of(orjson.loads(line))
         except (orjson.JSONDecodeError, TypeError) as error:
-            warn(f"{path}:{number}: not a result, passed over ({error})")
+            damaged += 1
+            if damaged <= 3:
+                warn(f"{path}:{number}: not a result, passed over ({error})")
             continue
         found.pop(result.run_id, None)
         found[result.run_id] = result
+    if damaged > 3:
+        warn(f"{path}: {damaged - 3:,} more lines are not results")
     return list(found.values())
 
 

@@ -15,13 +15,16 @@ from typing import Any
 import orjson
 
 from mma4ctr.artifacts import MANIFEST, read_artifact
+from mma4ctr.baselines import BASELINES, Baseline
 from mma4ctr.datasets import split_task
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.paths import Paths
 from mma4ctr.results import Result
-from mma4ctr.tasks import CONCAT, CROSS, DEFAULT_VARIANT, SINGLE
+from mma4ctr.tasks import CONCAT, CORE_MODALITIES, CROSS, SINGLE, default_variant
 
 MODEL = "MMa4CTR"
+COMPARISON, COMPARISON_BY_EPOCH = "comparison", "comparison-by-epoch"
+COMPUTATION = ("train_seconds", "test_seconds", "parameters")
 TEN_AND_THIRTY = (10, 30)
 # How a case is trained where it says nothing else. Without early stop: results are taken at fixed epochs.
 BASE_TRAINING = {
@@ -40,7 +43,7 @@ class Inputs:
     """How the features are made; None is as the user prepared them.
 
     `folds` count where the evidence is train. `train_rows` are those of the split that the user prepared: they decide
-    the automatic batch size of every case.
+    the automatic batch size of every case. `variant` is the default one that the user's modalities allow.
     """
 
     split: str | None = None
@@ -49,6 +52,7 @@ class Inputs:
     scaling: str | None = None
     folds: int | None = None
     train_rows: int | None = None
+    variant: str | None = None
 
     def within(self, base: "Inputs") -> "Inputs":
         """These, with what is left open taken from `base`."""
@@ -62,15 +66,18 @@ class Case:
     """One row of a study's table.
 
     Attributes:
-        label: its name there. published: where published.json has its figures, below the task.
+        label: its name there. variant: None is the default one, as far as the modalities allow it.
+        published: where published.json has its figures, below the task; `{metric}` and `{epochs}` are filled in.
         training: fields of mlp.py's TrainSettings that differ from the study's base; `batch_size` 0 is `auto`.
+        model: MMa4CTR, which the sweep trains, or a baseline, which baseline/comp.py does.
     """
 
     label: str
-    variant: str = DEFAULT_VARIANT
+    variant: str | None = None
     inputs: Inputs = field(default_factory=Inputs)
     training: dict[str, Any] = field(default_factory=dict)
     published: tuple[str, ...] = ()
+    model: str = MODEL
 
 
 @dataclass(frozen=True)
@@ -85,24 +92,37 @@ class Study:
 
 
 def _variants(names: Iterable[str], table: str) -> tuple[Case, ...]:
-    return tuple(Case(name, variant=name, published=("ablation", table, name)) for name in names)
+    return tuple(Case(name, variant=name, published=("ablation", table, name, "{epochs}")) for name in names)
 
 
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
         Study(
-            "comparison",
-            "MMa4CTR as the study compared it: learning rate halved every 5 epochs",
+            COMPARISON,
+            "every model on the same rows after the same number of epochs",
             "model",
-            (Case(MODEL, published=("comparison", "auc_logloss", MODEL, "auc")),),
+            tuple(
+                Case(name, published=("comparison", "auc_logloss", name, "{metric}", "{epochs}"), model=name)
+                for name in (MODEL, *BASELINES)
+            ),
             epochs=(10, 20, 30, 50),
+        ),
+        Study(
+            COMPARISON_BY_EPOCH,
+            "test AUC of every model by the number of epochs",
+            "model",
+            tuple(
+                Case(name, published=("comparison", "auc_by_epoch", "{epochs}", name), model=name)
+                for name in (MODEL, *BASELINES)
+            ),
+            epochs=tuple(range(10, 101, 10)),
         ),
         Study(
             "epochs",
             "sensitivity to the number of epochs, without halving",
-            "variant",
-            (Case(DEFAULT_VARIANT, training=NO_HALVING, published=("sensitivity", "epochs")),),
+            "model",
+            (Case(MODEL, training=NO_HALVING, published=("sensitivity", "epochs", "{epochs}")),),
             epochs=tuple(range(5, 101, 5)),
         ),
         Study(
@@ -113,7 +133,7 @@ STUDIES: dict[str, Study] = {
                 Case(
                     f"{rate:g}",
                     training={"learning_rate": rate, **NO_HALVING},
-                    published=("sensitivity", "learning_rate", f"{rate:.5f}".rstrip("0")),
+                    published=("sensitivity", "learning_rate", f"{rate:.5f}".rstrip("0"), "{epochs}"),
                 )
                 for rate in (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
             ),
@@ -126,7 +146,7 @@ STUDIES: dict[str, Study] = {
                 Case(
                     str(size),
                     training={"batch_size": size, **NO_HALVING},
-                    published=("sensitivity", "batch_size", str(size)),
+                    published=("sensitivity", "batch_size", str(size), "{epochs}"),
                 )
                 for size in (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
             ),
@@ -163,7 +183,7 @@ STUDIES: dict[str, Study] = {
                 Case(
                     str(length),
                     inputs=Inputs(length=length),
-                    published=("ablation", "user_embedding_length", str(length)),
+                    published=("ablation", "user_embedding_length", str(length), "{epochs}"),
                 )
                 for length in (0, 5, 11, 15, 21, 30)
             ),
@@ -173,11 +193,11 @@ STUDIES: dict[str, Study] = {
             "with the validation interrupt and halving, and without both",
             "interrupt and halving",
             (
-                Case("with", published=("ablation", "interrupt_and_halving", "with")),
+                Case("with", published=("ablation", "interrupt_and_halving", "with", "{epochs}")),
                 Case(
                     "without",
                     training={"max_interrupts": 0, **NO_HALVING},
-                    published=("ablation", "interrupt_and_halving", "without"),
+                    published=("ablation", "interrupt_and_halving", "without", "{epochs}"),
                 ),
             ),
         ),
@@ -207,14 +227,29 @@ def published_figures() -> dict[str, Any]:
     return tasks
 
 
-def published_auc(task: str, case: Case, epochs: int) -> float | None:
-    """The published AUC of a case, None where there is none."""
+def published_figure(task: str, case: Case, epochs: int, metric: str) -> float | None:
+    """A published figure of a case, None where there is none. Metrics: those of a cell, and of the comparison also
+    `train_seconds`, `test_seconds` and `parameters`."""
+    path = case.published
+    if path and metric in COMPUTATION:
+        path = ("comparison", "computation", case.label, "{metric}")
+    elif "{metric}" not in path and metric != "auc":
+        return None
     found: Any = published_figures().get(task)
-    for key in case.published:
-        found = found.get(key) if isinstance(found, dict) else None
-    if isinstance(found, dict):
-        found = found.get(str(epochs))
-    return found if case.published and isinstance(found, float) else None
+    for key in path:
+        found = found.get(key.format(metric=metric, epochs=epochs)) if isinstance(found, dict) else None
+    return float(found) if path and isinstance(found, int | float) else None
+
+
+def _is_of_baseline(result: Result, task: str, model: Baseline, base: Inputs) -> bool:
+    expected: dict[str, Any] = {"split": base.split, "loss": model.loss}
+    if model.features:
+        if result.variant != base.variant or result.embedding_length != base.length:
+            return False
+        folds = base.folds if base.evidence == "train" else 0
+        expected |= {"evidence": base.evidence, "scaling": base.scaling, "folds": folds}
+    same = all(result.protocol[name] == value for name, value in expected.items())
+    return same and (result.task, result.model) == (task, model.name)
 
 
 def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
@@ -223,11 +258,14 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
     Args:
         base: how the user's own inputs are made, in place of what the case leaves open.
     """
+    if case.model in BASELINES:
+        return _is_of_baseline(result, task, BASELINES[case.model], base)
     inputs = case.inputs.within(base)
     expected = BASE_TRAINING | case.training
     loss = expected.pop("loss")
     expected["batch_size"] = expected["batch_size"] or automatic_batch_size(base.train_rows or 0)
-    expected |= {"task": task, "model": MODEL, "variant": case.variant, "embedding_length": inputs.length}
+    variant = case.variant or base.variant
+    expected |= {"task": task, "model": MODEL, "variant": variant, "embedding_length": inputs.length}
     protocol: dict[str, Any] = {
         "split": inputs.split,
         "evidence": inputs.evidence,
@@ -244,10 +282,14 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
 class Cell:
     """The runs of one case at one number of epochs, one per seed."""
 
+    task: str
     case: Case
     epochs: int
     runs: list[Result]
-    published: float | None
+
+    def published(self, metric: str) -> float | None:
+        """The published figure, None where there is none."""
+        return published_figure(self.task, self.case, self.epochs, metric)
 
     def mean_and_deviation(self, metric: str) -> tuple[float, float] | None:
         """Over the seeds; None where there is no number. One seed has deviation 0."""
@@ -266,7 +308,10 @@ def prepared_inputs(paths: Paths, task: str) -> Inputs:
     """How the user's own inputs of a task are made: what the manifests of steps 1, 3 and 4 say, else the defaults."""
     graph = read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py")
     found: dict[str, Any] = {"evidence": "train", "length": 21, "scaling": "zscore", "folds": 5}
-    embedding, matrix = paths.user_embedding / task, paths.matrix / task / DEFAULT_VARIANT
+    modal = paths.modal / split_task(task)[0]
+    modalities = read_artifact(modal, "").manifest["modalities"] if (modal / MANIFEST).is_file() else CORE_MODALITIES
+    found["variant"] = default_variant(modalities)
+    embedding, matrix = paths.user_embedding / task, paths.matrix / task / str(found["variant"])
     if (embedding / MANIFEST).is_file():
         settings = read_artifact(embedding, "get_user_embedding.py").settings
         found |= {"evidence": settings["evidence"], "length": settings["length"]}
@@ -282,7 +327,10 @@ def cells(results: Sequence[Result], study: Study, task: str, base: Inputs) -> l
     for case in study.cases:
         own = [result for result in results if is_of_case(result, task, case, base)]
         if own:
+            once = case.model in BASELINES and not BASELINES[case.model].by_epoch  # the same after any epochs
             for epochs in study.epochs:
-                runs = {result.seed: result for result in own if result.epochs == epochs}  # of equal seeds the last
-                table.append(Cell(case, epochs, list(runs.values()), published_auc(task, case, epochs)))
+                runs = {
+                    result.seed: result for result in own if once or result.epochs == epochs
+                }  # of equal seeds the last
+                table.append(Cell(task, case, epochs, list(runs.values())))
     return table

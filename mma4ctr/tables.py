@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mma4ctr.artifacts import Artifact, write_file
+from mma4ctr.baselines import BASELINES
 from mma4ctr.paths import Paths
 from mma4ctr.results import Result
-from mma4ctr.studies import Cell, Study, cells, prepared_inputs
+from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, COMPUTATION, Cell, Study, cells, prepared_inputs
 
 METRICS = ("auc", "gauc", "logloss")
+NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 
 
 def protocol_line(runs: Sequence[Result]) -> str:
@@ -66,7 +68,7 @@ class Layout:
     rows: list[list[tuple[str, bool]]]
 
 
-def layout(study: Study, table: list[Cell]) -> Layout:
+def layout(study: Study, table: list[Cell], metrics: Sequence[str] = METRICS) -> Layout:
     """One study of one task: a row per case, or per number of epochs where there is one case."""
     by_place = {(cell.case.label, cell.epochs): cell for cell in table}
     labels = list(dict.fromkeys(cell.case.label for cell in table))
@@ -78,21 +80,112 @@ def layout(study: Study, table: list[Cell]) -> Layout:
         header = [study.column]
         grid = {label: [by_place[label, epochs] for epochs in study.epochs] for label in labels}
         columns = [f" at {epochs}" for epochs in study.epochs]
-    with_published = any(cell.published is not None for cell in table)
     rows: list[list[tuple[str, bool]]] = [[(label, False)] for label in grid]
     for position, at in enumerate(columns):
-        header += [f"AUC{at}", *([f"published{at}"] if with_published else []), f"GAUC{at}", f"LogLoss{at}"]
         column = [cells_of_row[position] for cells_of_row in grid.values()]
+        header += add_columns(rows, column, metrics, at, table)
+    return Layout(caption(study, table), header, rows)
+
+
+def add_columns(
+    rows: list[list[tuple[str, bool]]], column: list[Cell], metrics: Sequence[str], at: str, table: list[Cell]
+) -> list[str]:
+    """Add a column for each metric to the rows, the best in bold, and one for its published figures where the table
+    has any; returns their heads, which end with `at`."""
+    heads = []
+    for metric in metrics:
+        best = best_of(column, metric)
+        with_published = any(cell.published(metric) is not None for cell in table)
+        heads += [f"{NAMES[metric]}{at}", *([f"published{at}"] if with_published else [])]
         for row, cell in zip(rows, column, strict=True):
-            for metric in METRICS:
-                row.append((number(cell, metric), best_of(column, metric) is cell))
-                if metric == "auc" and with_published:
-                    row.append(("-" if cell.published is None else f"{cell.published:.4f}", False))
+            row.append((number(cell, metric), best is cell))
+            if with_published:
+                row.append((plain(cell.published(metric)), False))
+    return heads
+
+
+def caption(study: Study, table: list[Cell]) -> str:
+    """What a table shows, under which protocol."""
     runs = [run for cell in table for run in cell.runs]
-    caption = f"{study.about[0].upper()}{study.about[1:]}. {protocol_line(runs)}."
-    if with_published:
-        caption += " Published figures are of one run each, on other rows, with features that saw the test labels."
-    return Layout(caption, header, rows)
+    text = f"{study.about[0].upper()}{study.about[1:]}. {protocol_line(runs)}."
+    seeds = {len(cell.runs) for cell in table if cell.runs}
+    if len(seeds) > 1:
+        text += f" Of each case {min(seeds)} to {max(seeds)} runs; where no deviation stands it is one."
+    if any(cell.published("auc") is not None for cell in table):
+        text += " Published figures are of one run each, on other rows, with features that saw the test labels."
+    return text
+
+
+def plain(value: float | None) -> str:
+    """A number without a deviation, `-` where there is none."""
+    return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.4f}"
+
+
+def chosen_cell(cells_of_row: Sequence[Cell]) -> Cell:
+    """The number of epochs after which the validation rows were ranked best; the first where none has runs."""
+    known = [cell for cell in cells_of_row if cell.mean_and_deviation("valid_auc")]
+    return max(known or cells_of_row[:1], key=lambda cell: (cell.mean_and_deviation("valid_auc") or (0.0, 0.0))[0])
+
+
+def comparison_layout(study: Study, table: list[Cell]) -> Layout:
+    """Every model: scores after the epochs that the validation rows chose, then AUC and LogLoss at each number."""
+    labels = list(dict.fromkeys(cell.case.label for cell in table))
+    of_label = {label: [cell for cell in table if cell.case.label == label] for label in labels}
+    chosen = [chosen_cell(of_label[label]) for label in labels]
+    rows: list[list[tuple[str, bool]]] = [[(label, False)] for label in labels]
+    header = [study.column]
+    for metric in METRICS:
+        best = best_of(chosen, metric)
+        header.append(NAMES[metric])
+        for row, cell in zip(rows, chosen, strict=True):
+            row.append((number(cell, metric), best is cell))
+    header.append("epochs")
+    for row, cell in zip(rows, chosen, strict=True):
+        once = cell.case.model in BASELINES and not BASELINES[cell.case.model].by_epoch
+        row.append(("-" if once else str(cell.epochs), False))
+    for position, epochs in enumerate(study.epochs):
+        column = [cells_of_row[position] for cells_of_row in of_label.values()]
+        header += add_columns(rows, column, ("auc", "logloss"), f" at {epochs}", table)
+    scaled = [label for label in labels if label in BASELINES and BASELINES[label].ranking]
+    text = caption(study, table)
+    text += f" The first scores are those after the epochs, of {', '.join(map(str, study.epochs))}, with the best "
+    text += "validation AUC."
+    if scaled:
+        text += f" LogLoss of {', '.join(scaled)} is that of their scores Platt-scaled on the validation rows."
+    return Layout(text, header, rows)
+
+
+def computation_layout(table: list[Cell]) -> Layout:
+    """Trainable parameters, seconds of an epoch and of the test rows, from the runs with the most epochs."""
+    labels = list(dict.fromkeys(cell.case.label for cell in table if cell.runs))
+    last = [max((c for c in table if c.case.label == label and c.runs), key=lambda c: c.epochs) for label in labels]
+    header = ["model", "parameters", "published", "seconds an epoch", "seconds to test", "published train", "test"]
+    rows = []
+    for cell in last:
+        seconds = sum(run.train_seconds / run.epochs for run in cell.runs) / len(cell.runs)
+        test = sum(run.test_seconds for run in cell.runs) / len(cell.runs)
+        parameters = f"{cell.runs[0].parameters:,}"
+        published = {name: cell.published(name) for name in COMPUTATION}
+        shown = [parameters, "-" if published["parameters"] is None else f"{published['parameters']:,.0f}"]
+        shown += [f"{seconds:.2f}", f"{test:.2f}"]
+        shown += ["-" if published[n] is None else f"{published[n]:,.0f} s" for n in ("train_seconds", "test_seconds")]
+        rows.append([(text, False) for text in (cell.case.label, *shown)])
+    devices = sorted({run.device for cell in last for run in cell.runs})
+    text = (
+        f"Passes over the training rows and scoring of the test rows, on {', '.join(devices)}; a model trains on one "
+    )
+    text += (
+        "core where two are trained side by side. An epoch of LightGBM is ten trees; its parameters are leaf values "
+    )
+    text += "and thresholds. Published times are the study's, of its machine and rows."
+    return Layout(text, header, rows)
+
+
+def layouts(study: Study, table: list[Cell]) -> list[Layout]:
+    """The tables of a study for one task."""
+    if study.name == COMPARISON:
+        return [comparison_layout(study, table), computation_layout(table)]
+    return [layout(study, table, ("auc",) if study.name == COMPARISON_BY_EPOCH else METRICS)]
 
 
 def to_markdown(shown: Layout) -> str:
@@ -183,7 +276,8 @@ def tidy(study: Study, tables: dict[str, list[Cell]]) -> list[list[object]]:
                 numbers += cell.mean_and_deviation(metric) or ("", "")
             seconds = [(cell.mean_and_deviation(name) or ("",))[0] for name in ("train_seconds", "test_seconds")]
             parameters = cell.runs[0].parameters if cell.runs else ""
-            published = "" if cell.published is None else cell.published
+            figure = cell.published("auc")
+            published = "" if figure is None else figure
             line = [study.name, task, cell.case.label, cell.epochs, len(cell.runs), *numbers, published, *seconds]
             rows.append([*line, parameters, cell.leaky, protocol_line(cell.runs) if cell.runs else ""])
     return rows
@@ -199,7 +293,8 @@ def study_markdown(study: Study, tables: dict[str, list[Cell]]) -> str:
     """A study's whole page."""
     text = [f"# {study.name}\n"]
     for task, table in tables.items():
-        text.append(f"## {task}\n\n{to_markdown(layout(study, table))}")
+        shown = "\n".join(to_markdown(one) for one in layouts(study, table))
+        text.append(f"## {task}\n\n{shown}")
         if study.name == "protocol" and (words := leakage_in_words(table, task)):
             text.append(words + "\n")
     return "\n".join(text)

@@ -1,7 +1,7 @@
 """Which tasks and variants a step works on: the options that steps 3 to 5 have in common."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import combinations
 
 from mma4ctr.artifacts import read_artifact
@@ -67,6 +67,12 @@ def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
     return tasks
 
 
+def default_variant(modalities: Iterable[str]) -> str | None:
+    """`vat_concat`, or where a modality is not there the first concatenation that can be made; None where none can."""
+    made = [name for name in (DEFAULT_VARIANT, *CONCAT) if set(CONCAT[name]) <= set(modalities)]
+    return made[0] if made else None
+
+
 def chosen_variants(
     asked: list[str], variants: dict[str, tuple[str, ...]], modalities: list[str], task: str
 ) -> list[str]:
@@ -85,10 +91,9 @@ def chosen_variants(
             found.append(name)
         elif "all" not in asked or not set(missing) & {"fused", "face"}:
             note(f"{task}: {name} is skipped, there is no {' and no '.join(missing)} modality")
-    if not found and asked == [DEFAULT_VARIANT]:
-        found = [name for name in CONCAT if set(CONCAT[name]) <= set(modalities)][:1]
-        if found:
-            note(f"{task}: {found[0]} takes its place")
+    if not found and asked == [DEFAULT_VARIANT] and (other := default_variant(modalities)):
+        found = [other]
+        note(f"{task}: {other} takes its place")
     if not found:
         raise UserError(
             f"{task}: {', '.join(asked)}: not to be made from {', '.join(modalities)}; take another --variant"

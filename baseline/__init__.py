@@ -1,0 +1,1 @@
+"""What MMa4CTR is compared with; see comp.py."""

@@ -1,0 +1,407 @@
+"""The comparison: the models that MMa4CTR is held against, on exactly its rows, and their tables.
+
+Reads    graph_path/<dataset>/ with its .inter files; for LightGBM and DCNV2 also matrix_path/<task>/<variant>/
+Writes   lines in saved_path/results.jsonl, saved_path/tables/comparison.{md,csv}, comparison-by-epoch.{md,csv}
+
+Every model scores every validation and test row, in the rows' order; AUC, GAUC and LogLoss come from the function
+that mlp.py uses. RecBole's models run in the environment that `make baseline` makes, each training in a process of
+its own; LightGBM and the rates run in this one. MMa4CTR is trained by adjust_hyperparameter.py, which is started for
+it. A run of 10 epochs is the beginning of one of 30, so results at several numbers of epochs are one training. A run
+that stands in results.jsonl already, made from the same inputs, is not repeated.
+
+    python baseline/comp.py --task tiktok_like --models BPR DIN LightGBM --epochs 10 20 30 50 --seeds 3
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mma4ctr.artifacts import Artifact, read_artifact
+from mma4ctr.baselines import BASELINES, Baseline
+from mma4ctr.console import (
+    RunsDisplay,
+    Stopwatch,
+    UserError,
+    note,
+    parser,
+    run,
+    unknown_name,
+    warn,
+    whole_number,
+)
+from mma4ctr.datasets import split_task
+from mma4ctr.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
+from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, variant_kind
+from mma4ctr.metrics import auc, platt_scaled, score_predictions
+from mma4ctr.parallel import cores
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.results import Result, append_result, commit_of, read_results, run_id_of
+from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
+from mma4ctr.tables import write_tables
+from mma4ctr.tasks import add_task_options, chosen_tasks
+
+HERE = Path(__file__).parent
+ENVIRONMENT = HERE.parent / ".venv-baseline"
+LAST_LINES = 8
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One task, ready to be learned: its rows, its features and where they lie."""
+
+    paths: Paths
+    task: str
+    data: Interactions
+    variant: str | None
+    matrix: Artifact | None
+
+    @property
+    def dataset(self) -> str:
+        return split_task(self.task)[0]
+
+    @property
+    def target(self) -> str:
+        return split_task(self.task)[1]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One model with one seed, and the numbers of epochs after which results are taken."""
+
+    prepared: Prepared
+    model: Baseline
+    seed: int
+    marks: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """What tells it from others, for people."""
+        return f"{self.prepared.task} {self.model.name} seed {self.seed}"
+
+    @property
+    def yaml(self) -> list[Path]:
+        """RecBole's settings: of the data set, and of the model where it has its own."""
+        own = HERE / f"{self.model.name.lower()}.yaml"
+        return [HERE / f"{self.prepared.dataset}.yaml", *([own] if own.is_file() else [])] if self.model.recbole else []
+
+    def run_id(self, mark: int) -> str:
+        """The run's name, made from its settings and the fingerprint of its inputs."""
+        identity = {
+            "model": self.model.name,
+            "task": self.prepared.task,
+            "epochs": mark,
+            "seed": self.seed,
+            "yaml": [path.read_text() for path in self.yaml],
+        }
+        matrix = self.prepared.matrix
+        inputs = matrix.fingerprint if self.model.features and matrix else self.prepared.data.artifact.fingerprint
+        return run_id_of(identity, inputs)
+
+
+def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
+    """Load a task; raises `UserError` where a step is missing that one of the models needs."""
+    dataset, _ = split_task(task)
+    data = load_interactions(paths, dataset)
+    variant = prepared_inputs(paths, task).variant
+    matrix = None
+    if variant and any(model.features or not model.recbole for model in models):
+        matrix = read_artifact(paths.matrix / task / variant, MADE_BY[variant_kind(variant)])
+        load_matrix(paths, task, variant, torch.device("cpu"))  # refuses what does not fit together
+    label = data.label(split_task(task)[1])
+    for part, name in enumerate(SPLIT_NAMES[:2]):
+        labels = label[data.split == part]
+        if labels.min() == labels.max():
+            raise UserError(f"{task}: every {name} row has label {labels[0]}; it takes both to train and to compare")
+    return Prepared(paths, task, data, variant, matrix)
+
+
+def write_features(matrix: FactorMatrix, folder: Path) -> None:
+    """The feature matrix in factors for a process without this package; rows in the order train, valid, test."""
+    groups = (matrix.train, matrix.valid, matrix.test)
+    np.save(folder / "user_part.npy", matrix.user_part.numpy())
+    np.save(folder / "item_part.npy", matrix.item_part.numpy())
+    np.save(folder / "user_row.npy", np.concatenate([group.user_row.numpy() for group in groups]))
+    np.save(folder / "item_row.npy", np.concatenate([group.item.numpy() for group in groups]))
+
+
+def write_job(training: Training, folder: Path, threads: int) -> list[str]:
+    """Everything a training needs, as `job.json` and arrays in `folder`; returns the command to start it."""
+    prepared, model = training.prepared, training.model
+    job: dict[str, Any] = {
+        "model": model.name,
+        "seed": training.seed,
+        "marks": list(training.marks),
+        "threads": threads,
+        "out": str(folder),
+    }
+    if not model.recbole:
+        job |= {"paths": str(prepared.paths.file), "dataset": prepared.dataset, "task": prepared.task}
+        job |= {"variant": prepared.variant}
+    else:
+        job |= {"graph": str(prepared.paths.graph / prepared.dataset), "label": prepared.target, "features": None}
+        job |= {"yaml": list(map(str, training.yaml))}
+        if model.features and prepared.variant:
+            matrix = load_matrix(prepared.paths, prepared.task, prepared.variant, torch.device("cpu"))
+            write_features(matrix, folder)
+            job["features"] = str(folder)
+    (folder / "job.json").write_text(json.dumps(job))
+    python = str(ENVIRONMENT / "bin/python") if model.recbole else sys.executable
+    script = HERE / ("recbole_model.py" if model.recbole else "own_model.py")
+    return [python, str(script), str(folder / "job.json")]
+
+
+class TrainingFailed(Exception):
+    """A model's process ended badly; the message is the last lines it wrote."""
+
+
+def train(training: Training, threads: int, tell: Callable[[int, str], None]) -> list[Result]:
+    """One training in a process of its own; each result is recorded as soon as it is there.
+
+    Raises `TrainingFailed`.
+    """
+    temp = training.prepared.paths.temp
+    temp.mkdir(parents=True, exist_ok=True)
+    found: list[Result] = []
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    with tempfile.TemporaryDirectory(dir=temp, prefix="baseline-") as name:
+        folder = Path(name)
+        command = write_job(training, folder, threads)
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        log = folder / "log"
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment
+            ) as process,
+        ):
+            try:
+                for line in process.stdout or ():
+                    answer = json.loads(line)
+                    if "epoch" in answer:
+                        tell(answer["epoch"], f"loss {answer['loss']:.4f}" if "loss" in answer else "")
+                    else:
+                        found.append(record(training, answer, folder, started))
+            finally:
+                if process.poll() is None and sys.exc_info()[0]:
+                    process.kill()
+        if process.returncode:
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            raise TrainingFailed("\n".join(lines[-LAST_LINES:]) or f"ended with exit code {process.returncode}")
+    return found
+
+
+def scored_rows(training: Training, folder: Path, part: int) -> np.ndarray:
+    """int64 positions of the rows of a part among the kept interactions.
+
+    Raises `TrainingFailed` where the rows that the model has scored, or their labels, are others or in another order.
+    """
+    data, name = training.prepared.data, SPLIT_NAMES[part]
+    rows = np.flatnonzero(data.split == part)
+    expected = {
+        "user": data.user_ids[data.user[rows]],
+        "item": data.item_ids[data.item[rows]],
+        "label": data.label(training.prepared.target)[rows],
+    }
+    for column, values in expected.items():
+        if not np.array_equal(np.load(folder / f"{name}_{column}.npy"), values):
+            raise TrainingFailed(f"its {name} rows are not those of step 1: another {column}")
+    return rows
+
+
+def record(training: Training, answer: dict[str, Any], folder: Path, started: str) -> Result:
+    """Judge the scores after some number of epochs and append the result."""
+    prepared, model, mark = training.prepared, training.model, int(answer["mark"])
+    data = prepared.data
+    label = data.label(prepared.target)
+    valid, test = (scored_rows(training, folder, part) for part in (1, 2))
+    valid_score, score = (np.load(folder / f"{name}_{mark}.npy") for name in SPLIT_NAMES[1:])
+    if not (np.isfinite(valid_score).all() and np.isfinite(score).all()):
+        raise TrainingFailed(f"after {mark} epochs it scores rows with numbers that are not finite")
+    probability = platt_scaled(score, valid_score, label[valid]) if model.ranking else score
+    scores = score_predictions(label[test], probability, data.user[test], score)
+    settings = prepared.matrix.settings if model.features and prepared.matrix else {}
+    rows = {name: int((data.split == part).sum()) for part, name in enumerate(SPLIT_NAMES)}
+    learned = answer["rows_learned"]
+    result = Result(
+        run_id=training.run_id(mark),
+        task=prepared.task,
+        model=model.name,
+        variant=str(prepared.variant) if model.features else "ids",
+        protocol={
+            "split": data.artifact.settings["split"],
+            "evidence": settings.get("evidence", "train"),
+            "folds": settings.get("folds", 0),
+            "scaling": settings.get("scaling", "none"),
+            "loss": model.loss,
+        },
+        embedding_length=settings.get("embedding_length", 0),
+        in_features=prepared.matrix.manifest["in_features"] if model.features and prepared.matrix else 0,
+        parameters=answer["parameters"],
+        epochs=mark,
+        best_epoch=mark,
+        batch_size=answer["batch_size"],
+        learning_rate=answer["learning_rate"],
+        halve_every=0,
+        patience=0,
+        max_interrupts=0,
+        interrupts=0,
+        seed=training.seed,
+        device=answer["device"],
+        rows=rows,
+        positives={name: int(label[data.split == part].sum()) for part, name in enumerate(SPLIT_NAMES)},
+        valid_auc=auc(label[valid], valid_score),
+        auc=scores.auc,
+        gauc=scores.gauc,
+        logloss=scores.logloss,
+        train_seconds=answer["train_seconds"],
+        test_seconds=answer["test_seconds"],
+        rows_per_second=learned * mark / answer["train_seconds"] if answer["train_seconds"] else 0.0,
+        started=started,
+        commit=commit_of(HERE),
+    )
+    append_result(prepared.paths.results, result)
+    return result
+
+
+def plan(
+    prepared: Sequence[Prepared], models: Sequence[Baseline], marks: Sequence[int], seeds: int, done: set[str]
+) -> list[Training]:
+    """The trainings to do, with the marks that no finished run has."""
+    found = []
+    for one in prepared:
+        for model in models:
+            for seed in range(seeds if model.by_epoch else 1):
+                whole = Training(one, model, seed, tuple(sorted(set(marks))) if model.by_epoch else (1,))
+                rest = tuple(mark for mark in whole.marks if whole.run_id(mark) not in done)
+                if rest:
+                    found.append(replace(whole, marks=rest))
+    return found
+
+
+def expected_seconds(results: Sequence[Result]) -> Callable[[Training], float]:
+    """How long a training will take: as long for a row as the model's last run, or as its table entry says."""
+    cost = {}
+    for result in results:
+        if result.model in BASELINES and result.rows_per_second:
+            rows = result.rows["valid"] + result.rows["test"]
+            cost[result.model] = 1 / result.rows_per_second, result.test_seconds / result.rows["test"], rows
+
+    def seconds(training: Training) -> float:
+        data, model = training.prepared.data, training.model
+        train = data.split == TRAIN
+        positives = int(data.label(training.prepared.target)[train].sum())
+        learned = model.rows_learned({"train": int(train.sum())}, {"train": positives})
+        a_row, a_score, _ = cost.get(model.name, (model.train_cost / 1000, model.score_cost / 1000, 0))
+        scored = len(data) - int(train.sum())
+        return 8 + max(training.marks) * learned * a_row + len(training.marks) * scored * a_score
+
+    return seconds
+
+
+def train_all(work: Sequence[Training], cost: Callable[[Training], float], jobs: int) -> int:
+    """Do the trainings, the longest first, `jobs` at a time; returns how many failed."""
+    failed = 0
+    threads = max(1, cores() // jobs)
+    with RunsDisplay(sum(map(cost, work))) as display, ThreadPoolExecutor(jobs) as pool:
+
+        def start(training: Training) -> list[Result]:
+            last = max(training.marks)
+            return train(training, threads, lambda epoch, shown: display.update(training.name, epoch, last, shown))
+
+        waiting = {pool.submit(start, training): training for training in sorted(work, key=lambda one: -cost(one))}
+        try:
+            for future in as_completed(waiting):
+                training = waiting[future]
+                try:
+                    results = future.result()
+                except (TrainingFailed, UserError) as error:
+                    failed += 1
+                    display.finish(training.name, cost(training), f"{training.name}: failed")
+                    warn(f"{training.name} failed:\n{error}")
+                    continue
+                shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
+                display.finish(training.name, cost(training), f"{training.name}: test AUC {shown}")
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return failed
+
+
+def train_ours(paths: Paths, tasks: Sequence[str], seeds: int, jobs: int) -> int:
+    """MMa4CTR, by the sweep; returns its exit code."""
+    command = [sys.executable, str(HERE.parent / "adjust_hyperparameter.py"), "--paths", str(paths.file)]
+    command += ["--study", COMPARISON, COMPARISON_BY_EPOCH, "--task", *tasks]
+    command += ["--seeds", str(seeds), "--jobs", str(jobs)]
+    return subprocess.run(command, check=False).returncode
+
+
+def chosen_models(names: Sequence[str]) -> list[str]:
+    """The models named; raises `UserError` with those there are."""
+    known = (MODEL, *BASELINES)
+    for name in names:
+        if name not in ("all", *known):
+            raise unknown_name("model", name, ("all", *known))
+    return list(known) if "all" in names else list(dict.fromkeys(names))
+
+
+def main() -> int:
+    options = parser(__doc__)
+    add_task_options(options)
+    names = ", ".join((MODEL, *BASELINES))
+    options.add_argument("--models", nargs="+", default=["all"], metavar="M", help=f"all, or of {names}")
+    options.add_argument(
+        "--epochs", nargs="+", type=whole_number(1), default=[10, 20, 30, 50], metavar="E", help="results after each"
+    )
+    options.add_argument("--seeds", type=whole_number(1), default=1, help="runs of each model, with seeds 0, 1, ...")
+    options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    paths = load_paths(arguments.paths)
+    models = chosen_models(arguments.models)
+    tasks = chosen_tasks(paths, arguments)
+    others = [BASELINES[name] for name in models if name != MODEL]
+    if any(model.recbole for model in others) and not (ENVIRONMENT / "bin/python").exists():
+        raise UserError(
+            f"{ENVIRONMENT}: RecBole's environment is not there; `make baseline` makes it, or name models that do "
+            "without it: --models "
+            + " ".join([MODEL, *(model.name for model in BASELINES.values() if not model.recbole)])
+        )
+    prepared = [prepare(paths, task, others) for task in tasks]
+    jobs = arguments.jobs or (1 if torch.cuda.is_available() else cores())
+    failed = 0
+    if MODEL in models and train_ours(paths, tasks, arguments.seeds, jobs):
+        failed += 1
+    results = read_results(paths.results) if paths.results.exists() else []
+    work = plan(prepared, others, arguments.epochs, arguments.seeds, {result.run_id for result in results})
+    cost = expected_seconds(results)
+    if work:
+        minutes = max(sum(map(cost, work)) / jobs, max(map(cost, work))) / 60
+        slowest = max(work, key=cost)
+        note(
+            f"{len(work)} trainings, about {minutes:.0f} minutes with {jobs} jobs; the longest is {slowest.name}, "
+            f"{cost(slowest) / 60:.0f} minutes"
+        )
+        failed += train_all(work, cost, jobs)
+    results = read_results(paths.results)
+    written = write_tables(paths, results, [STUDIES[COMPARISON], STUDIES[COMPARISON_BY_EPOCH]], tasks)
+    runs = sum(len(training.marks) for training in work)
+    note(
+        f"Comparison: {runs} runs to {paths.results}, {len(written)} tables to {paths.saved / 'tables'}, "
+        f"{watch.seconds:.1f} s{f', {failed} failed' if failed else ''}"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run(main)
