@@ -3,6 +3,8 @@
 #   make          steps 1 to 5, 7 and 8 on the data that path.json points at (PATHS=other.json for another file)
 #   make demo     the same on a simulated world, everything in demo/
 #   make test     lint, format, types and tests
+#   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
+#   make test-baseline   the tests that need that environment
 #
 # The environment .venv is made from pyproject.toml and constraints.txt by whichever of these runs first.
 
@@ -10,7 +12,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo test lint
+.PHONY: all demo test lint baseline test-baseline
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -43,8 +45,24 @@ lint: .venv/installed
 test: lint
 	$(RUN) -m pytest
 
+baseline: .venv/installed .venv-baseline/installed
+	$(RUN) -m mma4ctr.world demo/tiny --dataset tiktok --rows 8000 --users 60 --items 300
+	$(RUN) preprocess_inter.py --paths demo/tiny/path.json --min-interactions 20
+	$(RUN) preprocess_multimodal.py --paths demo/tiny/path.json
+	$(RUN) get_user_embedding.py --paths demo/tiny/path.json --task tiktok_like
+	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
+	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
+
+test-baseline: .venv/installed .venv-baseline/installed
+	$(RUN) -m pytest -m recbole
+
 # Without ensurepip, which some systems leave out of python3; the pip that is there installs into .venv.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip .venv
 	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable ".[baseline,cluster,dev]"
+	touch $@
+
+.venv-baseline/installed: baseline/constraints.txt
+	$(PYTHON) -m venv --without-pip .venv-baseline
+	$(PYTHON) -m pip --python .venv-baseline/bin/python install --quiet --constraint baseline/constraints.txt recbole "setuptools<80"
 	touch $@

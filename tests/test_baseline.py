@@ -1,0 +1,247 @@
+"""The comparison: rows, labels and what the models may see. Those of RecBole are marked `recbole`: they need its
+environment and run by `make test-baseline`."""
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from baseline import comp, own_model
+from mma4ctr.baselines import BASELINES
+from mma4ctr.interactions import load_interactions
+from mma4ctr.metrics import auc, logloss, platt_scaled, score_predictions
+from mma4ctr.paths import load_paths
+from mma4ctr.results import read_results
+from mma4ctr.studies import STUDIES, cells, prepared_inputs
+from mma4ctr.tables import chosen_cell, layouts
+from mma4ctr.world import __main__ as world
+from tests.conftest import call, prepare
+
+RECBOLE = [model for model in BASELINES.values() if model.recbole]
+TASK = "tiktok_like"
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A tiny world, steps 1 to 4."""
+    folder = tmp_path_factory.mktemp("compared")
+    assert call(world.main, folder, "--dataset", "tiktok", "--rows", 8000, "--users", 60, "--items", 300) == 0
+    prepare(folder / "path.json")
+    return load_paths(folder / "path.json")
+
+
+def train(paths, model, folder, marks=(1,)):
+    """Run a model's process and leave what it wrote in `folder`; returns its answers."""
+    folder.mkdir()
+    training = comp.Training(comp.prepare(paths, TASK, [model]), model, 0, marks)
+    done = subprocess.run(comp.write_job(training, folder, 1), capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return training, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def with_other_labels(paths, folder):
+    """The same data with every validation and test label turned round, in the arrays and the .inter files."""
+    shutil.copytree(paths.file.parent, folder)
+    graph = folder / "graph/tiktok"
+    split, label = np.load(graph / "split.npy"), np.load(graph / "label_like.npy")
+    np.save(graph / "label_like.npy", np.where(split > 0, 1 - label, label).astype(np.uint8))
+    for part in ("valid", "test"):
+        path = graph / f"tiktok.{part}.inter"
+        header, *lines = path.read_text().splitlines()
+        place = header.split("\t").index("like:float")
+        rows = [line.split("\t") for line in lines]
+        for row in rows:
+            row[place] = str(1 - int(row[place]))
+        path.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
+    return load_paths(folder / "path.json")
+
+
+def check_model(paths, model, tmp_path):
+    """Its rows are the test rows one for one, with our labels; and what it predicts does not depend on the labels of
+    validation and test rows."""
+    training, answers = train(paths, model, tmp_path / "first")
+    assert answers[-1]["mark"] == 1 and answers[-1]["parameters"] > 0
+    data = load_interactions(paths, "tiktok")
+    rows = np.flatnonzero(data.split == 2)
+    first = tmp_path / "first"
+    assert np.array_equal(np.load(first / "test_user.npy"), data.user_ids[data.user[rows]])
+    assert np.array_equal(np.load(first / "test_item.npy"), data.item_ids[data.item[rows]])
+    assert np.array_equal(np.load(first / "test_label.npy"), data.label("like")[rows])
+    score = np.load(first / "test_1.npy")
+    assert len(score) == len(rows) and len(np.unique(score)) > 10 and np.isfinite(score).all()
+    assert np.array_equal(comp.scored_rows(training, first, 2), rows)
+    other = with_other_labels(paths, tmp_path / "other")
+    train(other, model, tmp_path / "second")
+    for part in ("valid", "test"):
+        assert np.array_equal(np.load(first / f"{part}_1.npy"), np.load(tmp_path / "second" / f"{part}_1.npy")), (
+            f"{model.name} has seen labels that it must not see"
+        )
+    assert not np.array_equal(np.load(first / "test_label.npy"), np.load(tmp_path / "second/test_label.npy"))
+
+
+@pytest.mark.recbole
+@pytest.mark.parametrize("model", RECBOLE, ids=lambda model: model.name)
+def test_recbole_scores_our_rows_and_sees_training_labels_only(compared, tmp_path, model):
+    check_model(compared, model, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["LightGBM", "rates"])
+def test_own_models_score_our_rows_and_see_training_labels_only(compared, tmp_path, name):
+    check_model(compared, BASELINES[name], tmp_path)
+
+
+@pytest.mark.recbole
+def test_everything_at_once(compared, capsys):
+    """The command line: every model for one epoch, its line, the table; then nothing is left to do."""
+    options = ("--paths", compared.file, "--task", TASK, "--epochs", 1)
+    assert call(comp.main, *options) == 0
+    results = read_results(compared.results)
+    for model in BASELINES:
+        assert sum(result.model == model for result in results) == 1, model
+    for result in results:
+        assert result.auc is not None and result.valid_auc is not None and result.logloss < 1
+        assert result.parameters > 0 and result.test_seconds > 0
+    text = (compared.saved / "tables/comparison.md").read_text()
+    assert all(f"| {model} |" in text for model in ("MMa4CTR", *BASELINES))
+    capsys.readouterr()
+    assert call(comp.main, *options) == 0
+    assert "Comparison: 0 runs" in capsys.readouterr().out
+
+
+CHECK_HISTORIES = """
+import sys
+import numpy as np, torch
+sys.path.insert(0, {folder!r})
+from recbole_model import Histories, ShownNegatives
+rng = np.random.default_rng(0)
+rows = 400
+user, item, moment = rng.integers(1, 6, rows), rng.integers(1, 50, rows), rng.integers(0, 60, rows)
+acted = rng.random(rows) < 0.4
+acted[300:] = False
+made = Histories(user, moment.astype(float), acted, item, 12)
+begin, end = torch.from_numpy(made.begin), torch.from_numpy(made.end)
+padded = made.padded(begin, end, made.width).numpy()
+for row in range(rows):
+    before = [r for r in np.lexsort((np.arange(rows), moment)) if acted[r] and user[r] == user[row]
+              and moment[r] < moment[row]]
+    expected = [int(item[r]) for r in before][-made.width:]
+    assert padded[row].tolist() == expected + [0] * (made.width - len(expected)), row
+passed = ~acted[:300]
+sampler = ShownNegatives(user[:300][passed], item[:300][passed], 7, 50, 0)
+drawn = sampler.sample_by_user_ids(np.array([1, 3, 6]), np.array([1, 1, 1]), 50).numpy().reshape(50, 3)
+for column, who in enumerate((1, 3)):
+    shown = set(item[:300][passed & (user[:300] == who)].tolist())
+    assert set(drawn[:, column].tolist()) <= shown
+assert len(set(drawn[:, 2].tolist())) > 10, "user 6 was shown nothing: any item"
+"""
+
+
+@pytest.mark.recbole
+def test_histories_hold_what_came_before_the_row():
+    code = CHECK_HISTORIES.format(folder=str(comp.HERE))
+    done = subprocess.run([comp.ENVIRONMENT / "bin/python", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rates_are_the_smoothed_shares():
+    index, label = np.array([0, 0, 1, 1, 1, 2]), np.array([1, 0, 0, 0, 0, 1.0])
+    found = own_model.rates(index, label, 4)
+    share = 2 / 6
+    for who in range(4):
+        mine = label[index == who]
+        rate = (mine.sum() + own_model.PRIOR * share) / (len(mine) + own_model.PRIOR)
+        assert found[who] == pytest.approx(np.log(rate / (1 - rate)) - np.log(share / (1 - share)))
+    assert found[3] == pytest.approx(0)
+
+
+def test_platt_scaling_is_the_logistic_regression_of_the_validation_rows():
+    rng = np.random.default_rng(0)
+    valid = rng.normal(size=4000) * 30
+    label = (rng.random(4000) < 1 / (1 + np.exp(-(0.05 * valid - 1)))).astype(int)
+    score = rng.normal(size=100) * 30
+    found = platt_scaled(score, valid, label)
+    fitted = LogisticRegression(C=np.inf, tol=1e-8).fit(valid[:, None], label)
+    assert found == pytest.approx(fitted.predict_proba(score[:, None])[:, 1], abs=1e-3)
+    assert logloss(label, platt_scaled(valid, valid, label)) < logloss(label, np.full(4000, label.mean()))
+    backwards = score_predictions(label, platt_scaled(-valid, -valid, label), np.zeros(4000, int), -valid)
+    assert backwards.auc == pytest.approx(1 - auc(label, valid)), "AUC is that of the score, not of its calibration"
+
+
+def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "LightGBM", "--epochs", 10, 20) == 0
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "rates") == 0
+    results = read_results(compared.results)
+    table = cells(results, STUDIES["comparison"], TASK, prepared_inputs(compared, TASK))
+    of_trees = [cell for cell in table if cell.case.label == "LightGBM"]
+    chosen = chosen_cell(of_trees)
+    assert chosen.runs[0].valid_auc == max(cell.runs[0].valid_auc for cell in of_trees if cell.runs)
+    scores, computation = layouts(STUDIES["comparison"], table)
+    row = next(row for row in scores.rows if row[0][0] == "LightGBM")
+    assert row[1][0] == f"{chosen.runs[0].auc:.4f}" and row[4][0] == str(chosen.epochs)
+    reference = next(row for row in scores.rows if row[0][0] == "rates")
+    assert reference[4][0] == "-" and reference[1][0] == reference[5][0]
+    assert {row[0][0] for row in computation.rows} >= {"LightGBM", "rates"}
+
+
+def fake_environment(folder: Path, script: str) -> Path:
+    """An environment whose python runs `script` in place of RecBole."""
+    python = folder / "bin/python"
+    python.parent.mkdir(parents=True)
+    (folder / "script.py").write_text(script)
+    python.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} {folder}/script.py "$@"\n')
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def test_a_failing_model_is_told_and_the_others_go_on(compared, tmp_path, monkeypatch, capsys):
+    script = "import sys\nsys.exit('the first line\\nCUDA is made of cheese')"
+    monkeypatch.setattr(comp, "ENVIRONMENT", fake_environment(tmp_path, script))
+    options = ("--paths", compared.file, "--task", TASK, "--models", "BPR", "LightGBM", "--epochs", 3)
+    assert call(comp.main, *options) == 1
+    said = capsys.readouterr()
+    assert "BPR seed 0 failed" in said.err and "CUDA is made of cheese" in said.err and "1 failed" in said.out
+    assert any(r.model == "LightGBM" and r.epochs == 3 for r in read_results(compared.results))
+
+
+OTHER_ORDER = """
+import json, sys
+import numpy as np
+from pathlib import Path
+job = json.loads(Path(sys.argv[1]).read_text())
+out, graph = Path(job["out"]), Path(job["graph"])
+split = np.load(graph / "split.npy")
+for part, name in enumerate(("train", "valid", "test")):
+    rows = np.flatnonzero(split == part)[::-1]
+    np.save(out / f"{name}_user.npy", np.load(graph / "user_ids.npy")[np.load(graph / "user.npy")[rows]])
+    np.save(out / f"{name}_item.npy", np.load(graph / "item_ids.npy")[np.load(graph / "item.npy")[rows]])
+    np.save(out / f"{name}_label.npy", np.load(graph / "label_like.npy")[rows])
+    np.save(out / f"{name}_1.npy", np.random.default_rng(0).random(len(rows)))
+print(json.dumps({"mark": 1}))
+"""
+
+
+def test_scores_of_other_rows_are_refused(compared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(comp, "ENVIRONMENT", fake_environment(tmp_path, OTHER_ORDER))
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "BPR", "--epochs", 1) == 1
+    assert "rows are not those of step 1" in capsys.readouterr().err
+    assert not any(result.model == "BPR" and result.epochs == 1 for result in read_results(compared.results))
+
+
+def test_bad_input(compared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(comp, "ENVIRONMENT", tmp_path / "nowhere")
+    options = ("--paths", compared.file, "--task", TASK)
+    assert call(comp.main, *options, "--models", "BPR") == 2
+    assert "`make baseline` makes it" in capsys.readouterr().err
+    assert call(comp.main, *options, "--models", "BRP") == 2
+    assert "is 'BPR' meant" in capsys.readouterr().err
+    assert call(comp.main, *options, "--models", "rates", "--epochs", 0) == 2
+    shutil.copytree(compared.file.parent, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy/matrix")
+    assert call(comp.main, "--paths", tmp_path / "copy/path.json", "--task", TASK, "--models", "LightGBM") == 2
+    assert "run cross_matrix.py first" in capsys.readouterr().err
