@@ -52,8 +52,8 @@ class SeenItems:
         if differs.any():
             row = int(np.flatnonzero(differs)[0])
             raise UserError(
-                f"{chunk.path}:{chunk.line[row]}: item {chunk.ids[row]} stands again with other features; "
-                "remove one of the two lines"
+                f"{chunk.block.path}:{chunk.block.first_line + chunk.line[row]}: item {chunk.ids[row]} stands again with other "
+                "features; remove one of the two lines"
             )
         return new
 

@@ -1,10 +1,11 @@
-"""Work in threads, results in order."""
+"""Work spread over threads or processes, results in order. A Ray cluster does the same: see cluster.py."""
 
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -15,20 +16,46 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
-    """Yield (item, future of `work(item)`) in the order of the items, worked ahead in one thread per core.
+class Workers(Protocol):
+    """Whoever does the same work on many items."""
 
-    At most one result per core waits, so memory stays bounded however slow the reader is.
-    """
-    workers = cores()
-    pool = ThreadPoolExecutor(workers)
+    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+        """Yield (item, future of `work(item)`) in the order of the items, worked ahead a bounded number of items, so
+        that memory stays bounded however slow the reader is."""
+
+
+class Threads:
+    """One thread per core: for work that lets go of the interpreter, as numpy and pyarrow do."""
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+        """See `Workers`."""
+        with ThreadPoolExecutor(cores()) as pool:
+            yield from _in_order(pool, work, items)
+
+
+class Processes:
+    """One process per core: for work in Python itself. `work`, items and results travel, so they must be picklable."""
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+        """See `Workers`."""
+        with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield from _in_order(pool, work, items)
+
+
+def _in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+    ahead = cores()
+    waiting: deque[tuple[T, Future[R]]] = deque()
     try:
-        waiting: deque[tuple[T, Future[R]]] = deque()
         for item in items:
             waiting.append((item, pool.submit(work, item)))
-            if len(waiting) > workers:
+            if len(waiting) > ahead:
                 yield waiting.popleft()
         while waiting:
             yield waiting.popleft()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+    """`Threads` at work, which is the usual way."""
+    return Threads().in_order(work, items)

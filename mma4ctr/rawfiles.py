@@ -16,13 +16,13 @@ from csv import Error as CsvError
 from csv import reader as csv_reader
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar, cast
+from typing import BinaryIO, Generic, TypeVar, cast
 
 import pyarrow as pa
 from pyarrow import csv
 
 from mma4ctr.console import UserError, progress, warn
-from mma4ctr.parallel import in_order
+from mma4ctr.parallel import Workers
 
 T = TypeVar("T")
 
@@ -69,11 +69,68 @@ class BadLines:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines of one file."""
+    """The lines of one file that start in a range of its bytes; of a gzip file, of its unpacked bytes.
 
-    data: bytes
-    first_line: int
-    consumed: int  # bytes of the file on disk up to the end of this block, for the progress bar
+    Whoever works on a plain file's block reads it, in whatever thread, process or machine that is.
+
+    Attributes:
+        at_line_start: a line starts at `start` whatever stands before it: the file's first data line.
+        data: the lines themselves, where they had to be read in order.
+        consumed: bytes of the file on disk up to the end of this block, for the progress bar.
+    """
+
+    path: Path
+    start: int
+    end: int
+    consumed: int
+    at_line_start: bool = False
+    data: bytes | None = None
+
+    def read(self) -> bytes:
+        """Whole lines; empty where no line starts in the range. Raises `UserError` for a line of over 64 MB."""
+        if self.data is not None:
+            return self.data
+        with self.path.open("rb", buffering=0) as file:
+            begin = self.start if self.at_line_start else self.start - 1
+            file.seek(begin)
+            data = _read_all(file, self.end - begin)
+            if not self.at_line_start:
+                data = data[(data.find(b"\n") + 1) or len(data) :]
+            while data and not data.endswith(b"\n") and (more := file.read(1 << 16)):
+                cut = more.find(b"\n") + 1
+                data += more[: cut or len(more)]
+                if len(data) > LONGEST_LINE:
+                    raise _too_long(self.path, self.first_line)
+        return data
+
+    @property
+    def first_line(self) -> int:
+        """The number of the first line, from 1. The file is read up to here: for messages only."""
+        count, position = 1, 0
+        with _opened(self.path) as file:
+            while position < self.start and (data := file.read(min(BLOCK_BYTES, self.start - position))):
+                count += data.count(b"\n")
+                position += len(data)
+            if not self.at_line_start and self.data is None and not data.endswith(b"\n"):
+                count += 1  # the line that the range starts in belongs to the block before
+        return count
+
+
+def _read_all(file: BinaryIO, size: int) -> bytes:
+    """`size` bytes, fewer only at the end of the file."""
+    parts = []
+    while size > 0 and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _too_long(path: Path, line: int) -> UserError:
+    return UserError(f"{path}:{line}: a line of over 64 MB; this is not such a text file")
+
+
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb", buffering=0)
 
 
 def find_raw_file(folder: Path, name: str) -> Path | None:
@@ -93,90 +150,136 @@ def find_raw_file(folder: Path, name: str) -> Path | None:
     return None
 
 
+def head_of(path: Path, skip_lines: int) -> tuple[int, bytes]:
+    """Where the data of a file start, after a byte order mark and `skip_lines` lines, and the text before it."""
+    with _opened(path) as file:
+        text = _unpacked(path, file, 1 << 16)
+        start = 3 if text.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark is no part of the first cell
+        for _ in range(skip_lines):
+            while (cut := text.find(b"\n", start) + 1) == 0 and (more := _unpacked(path, file, 1 << 16)):
+                text += more
+                if len(text) > LONGEST_LINE:
+                    raise _too_long(path, 1)
+            start = cut or len(text)
+    return start, text[:start]
+
+
+def _unpacked(path: Path, file: BinaryIO, size: int, line: int = 1) -> bytes:
+    try:
+        return file.read(size)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}:{line}: damaged gzip data ({error}); fetch the file again") from None
+
+
 def read_blocks(path: Path, *, skip_lines: int = 0, closed_by_newline: bool) -> Iterator[Block]:
-    """Yield a text or gzip file as blocks of whole lines of about `BLOCK_BYTES`.
+    """A text or gzip file as blocks of about `BLOCK_BYTES`, each line in one of them.
 
     `closed_by_newline`: refuse a file whose last line has no line end. For formats in which a cut line can look
     like a whole one (a number that lost its last digits) there is no other sign.
     """
+    start, _ = head_of(path, skip_lines)
+    if path.suffix == ".gz":
+        yield from _unpacked_blocks(path, start, 1 + skip_lines, closed_by_newline)
+        return
+    size = path.stat().st_size
+    if closed_by_newline and size > start:
+        with path.open("rb") as file:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                raise _cut_off(path, Block(path, size, size, size, at_line_start=True).first_line)
+    for begin in range(start, size, BLOCK_BYTES):
+        end = min(begin + BLOCK_BYTES, size)
+        yield Block(path, begin, end, end, at_line_start=begin == start)
+
+
+def _cut_off(path: Path, line: int) -> UserError:
+    return UserError(
+        f"{path}:{line}: the file ends in the middle of a line; fetch it again, or, if the line is whole, end it with "
+        "a line break"
+    )
+
+
+def _unpacked_blocks(path: Path, start: int, line: int, closed_by_newline: bool) -> Iterator[Block]:
+    """A gzip file can only be read from its beginning."""
     with path.open("rb", buffering=0) as raw:
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-        rest, line = b"", 1
-        try:
-            while chunk := stream.read(BLOCK_BYTES):
-                if line == 1 and not rest and chunk.startswith(b"\xef\xbb\xbf"):
-                    chunk = chunk[3:]  # a byte order mark is no part of the first cell
-                cut = chunk.rfind(b"\n") + 1
-                if not cut:
-                    rest += chunk
-                    if len(rest) > LONGEST_LINE:
-                        raise UserError(f"{path}:{line}: a line of over 64 MB; this is not such a text file")
-                    continue
-                data, rest = rest + chunk[:cut], chunk[cut:]
-                yield from _without_head(data, line, skip_lines, raw.tell())
-                line += data.count(b"\n")
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(f"{path}:{line}: damaged gzip data ({error}); fetch the file again") from None
+        stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw))
+        _unpacked(path, stream, start)  # the head
+        rest = b""
+        while chunk := _unpacked(path, stream, BLOCK_BYTES, line):
+            cut = chunk.rfind(b"\n") + 1
+            if not cut:
+                rest += chunk
+                if len(rest) > LONGEST_LINE:
+                    raise _too_long(path, line)
+                continue
+            data, rest = rest + chunk[:cut], chunk[cut:]
+            yield Block(path, start, start + len(data), raw.tell(), data=data)
+            line += data.count(b"\n")
+            start += len(data)
         if rest:
             if closed_by_newline:
-                raise UserError(
-                    f"{path}:{line}: the file ends in the middle of a line; fetch it again, or, if the line is "
-                    "whole, end it with a line break"
-                )
-            yield from _without_head(rest, line, skip_lines, raw.tell())
+                raise _cut_off(path, line)
+            yield Block(path, start, start + len(rest), raw.tell(), data=rest)
 
 
-def _without_head(data: bytes, line: int, skip_lines: int, consumed: int) -> Iterator[Block]:
-    while line <= skip_lines and data:
-        data = data[(data.find(b"\n") + 1) or len(data) :]
-        line += 1
-    if data:
-        yield Block(data, line, consumed)
+@dataclass(frozen=True)
+class ParseBlock(Generic[T]):
+    """Read and parse one block: the unit of work of a thread, a process or another machine."""
+
+    parse: Callable[[bytes, Block], T]
+
+    def __call__(self, block: Block) -> T | None:
+        data = block.read()
+        return self.parse(data, block) if data else None
 
 
 def parse_blocks(
     path: Path,
-    parse: Callable[[bytes, int], T],
+    parse: Callable[[bytes, Block], T],
     bad: BadLines,
     *,
     description: str,
+    workers: Workers,
     skip_lines: int = 0,
     closed_by_newline: bool = True,
 ) -> Iterator[T]:
     """Parse a file block by block in the file's order, with a progress bar.
 
     Args:
-        parse: from the bytes of whole lines, and the number of the first, to a result; raises
-            `BadLine`. Called from several threads.
+        parse: from the bytes of whole lines, and the block they are of, to a result; raises `BadLine`. It runs
+            wherever `workers` let it.
         bad: collects the lines that cannot be parsed; raises `UserError` when they are too many.
         skip_lines: lines at the head of the file that are not parsed (a CSV header).
     """
     blocks = read_blocks(path, skip_lines=skip_lines, closed_by_newline=closed_by_newline)
     with progress(f"{description} {path.name}", path.stat().st_size) as advance:
         done = 0
-        for block, future in in_order(lambda block: parse(block.data, block.first_line), blocks):
+        for block, future in workers.in_order(ParseBlock(parse), blocks):
             try:
-                yield future.result()
+                result = future.result()
             except BadLine:
-                good = b"".join(_good_lines(path, block.data, block.first_line, parse, bad))
-                if good:
-                    yield parse(good, block.first_line)
+                good = b"".join(_good_lines(block, block.read(), block.first_line, parse, bad))
+                result = parse(good, block) if good else None
+            if result is not None:
+                yield result
             advance(block.consumed - done)
             done = block.consumed
 
 
-def _good_lines(path: Path, data: bytes, line: int, parse: Callable[[bytes, int], T], bad: BadLines) -> Iterator[bytes]:
+def _good_lines(
+    block: Block, data: bytes, line: int, parse: Callable[[bytes, Block], T], bad: BadLines
+) -> Iterator[bytes]:
     """The parts of a failing block that parse, halving it until each bad line stands alone."""
     try:
-        parse(data, line)
+        parse(data, block)
     except BadLine as error:
         middle = data.find(b"\n", len(data) // 2, len(data) - 1) + 1
         middle = middle or data.rfind(b"\n", 0, len(data) // 2) + 1
         if not middle:
-            bad.add(path, line, str(error))
+            bad.add(block.path, line, str(error))
             return
-        yield from _good_lines(path, data[:middle], line, parse, bad)
-        yield from _good_lines(path, data[middle:], line + data.count(b"\n", 0, middle), parse, bad)
+        yield from _good_lines(block, data[:middle], line, parse, bad)
+        yield from _good_lines(block, data[middle:], line + data.count(b"\n", 0, middle), parse, bad)
     else:
         yield data
 
@@ -215,8 +318,7 @@ def read_header(path: Path, required: Iterable[str]) -> list[str]:
 
     Raises `UserError` for a required column that is missing (with the nearest name that is there) or named twice.
     """
-    first = next(read_blocks(path, closed_by_newline=False), None)
-    line = first.data.split(b"\n", 1)[0].rstrip(b"\r") if first else b""
+    line = head_of(path, 1)[1].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     try:
         names = [cell.strip() for cell in next(csv_reader([line.decode()]), [])]
     except (UnicodeDecodeError, CsvError) as error:

@@ -13,8 +13,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from mma4ctr.interactions import IdIndex
+from mma4ctr.parallel import Threads, Workers
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import BadLines
+from mma4ctr.rawfiles import BadLines, Block
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,9 @@ class InteractionChunk:
 @dataclass(frozen=True)
 class DenseChunk:
     """Vectors of some items: ids int64 (n,), values float32 (n, raw_width) filled up with zeros, length int32
-    (n,) as in the file (0: the item has no vector), line int64 (n,) of `path`."""
+    (n,) as in the file (0: the item has no vector), line int64 (n,) from 0 within the block."""
 
-    path: Path
+    block: Block
     ids: np.ndarray
     values: np.ndarray
     length: np.ndarray
@@ -69,10 +70,10 @@ class DenseChunk:
 
 @dataclass(frozen=True)
 class BagChunk:
-    """Tokens of some items: ids int64 (n,), line int64 (n,) of `path`; and per token its row (position in `ids`),
-    token int64 and weight float32."""
+    """Tokens of some items: ids int64 (n,), line int64 (n,) from 0 within the block; and per token its row (position
+    in `ids`), token int64 and weight float32."""
 
-    path: Path
+    block: Block
     ids: np.ndarray
     line: np.ndarray
     row: np.ndarray
@@ -94,6 +95,7 @@ class RawDataset(ABC):
     def __init__(self, folder: Path, track: str | None = None) -> None:
         self.folder = folder
         self.track = track
+        self.workers: Workers = Threads()
 
     @classmethod
     @abstractmethod

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,7 @@ from mma4ctr.datasets.base import (
 )
 from mma4ctr.interactions import IdIndex
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import BadLine, BadLines, DelimitedText, find_raw_file, parse_blocks
+from mma4ctr.rawfiles import BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks
 
 COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
 COLUMNS += ["device", "time", "duration_time"]
@@ -75,18 +76,20 @@ class TikTok(RawDataset):
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         text = DelimitedText(COLUMNS, {"uid": pa.int64()}, delimiter="\t", quoted=False)
 
-        def parse(data: bytes, _line: int) -> tuple[np.ndarray, np.ndarray]:
+        def parse(data: bytes, _block: Block) -> tuple[np.ndarray, np.ndarray]:
             counts = pc.value_counts(text.parse(data)["uid"])
             users, rows = counts.field("values").to_numpy(), counts.field("counts").to_numpy()
             known = users != UNKNOWN
             return users[known], rows[known]
 
-        yield from parse_blocks(self.interaction_file(), parse, bad, description="tiktok: counting")
+        yield from parse_blocks(
+            self.interaction_file(), parse, bad, description="tiktok: counting", workers=self.workers
+        )
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
         text = DelimitedText(COLUMNS, dict.fromkeys(COLUMNS, pa.int64()), delimiter="\t", quoted=False)
 
-        def parse(data: bytes, _line: int) -> InteractionChunk:
+        def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
             for target in self.targets:
                 low, high = pc.min_max(table[target]).as_py().values()
@@ -104,7 +107,9 @@ class TikTok(RawDataset):
                 row_hash=hash_rows(list(column.values())),
             )
 
-        yield from parse_blocks(self.interaction_file(), parse, bad, description="tiktok: reading")
+        yield from parse_blocks(
+            self.interaction_file(), parse, bad, description="tiktok: reading", workers=self.workers
+        )
 
     def feature_files(self, modality: str) -> list[Path]:
         stem = f"{self.track}_{FILE_STEMS[modality]}"
@@ -119,29 +124,28 @@ class TikTok(RawDataset):
         for path in self.feature_files(modality):
             yield from parse_blocks(
                 path,
-                _feature_parser(modality, path),
+                _feature_parser(modality),
                 bad,
                 description=f"tiktok: {modality}",
+                workers=self.workers,
                 closed_by_newline=False,  # JSON that was cut does not parse
             )
 
 
-def _feature_parser(modality: str, path: Path) -> Callable[[bytes, int], DenseChunk | BagChunk]:
+def _feature_parser(modality: str) -> Callable[[bytes, Block], DenseChunk | BagChunk]:
     if modality in VECTOR_KEYS:
-        return lambda data, line: parse_vectors(data, line, path, VECTOR_KEYS[modality], 128)
-    if modality == "face":
-        return lambda data, line: parse_faces(data, line, path)
-    return lambda data, line: parse_titles(data, line, path)
+        return partial(parse_vectors, key=VECTOR_KEYS[modality], width=128)
+    return parse_faces if modality == "face" else parse_titles
 
 
 _thread = threading.local()
 
 
-def parse_vectors(data: bytes, first_line: int, path: Path, key: str, width: int) -> DenseChunk:
+def parse_vectors(data: bytes, block: Block, key: str, width: int) -> DenseChunk:
     """JSON lines with one array of numbers each; raises `BadLine`."""
     if not hasattr(_thread, "parser"):
         _thread.parser = simdjson.Parser()
-    lines = list(_numbered_lines(data, first_line))
+    lines = list(_numbered_lines(data))
     ids = np.zeros(len(lines), np.int64)
     values = np.zeros((len(lines), width), np.float32)
     length = np.zeros(len(lines), np.int32)
@@ -175,12 +179,12 @@ def parse_vectors(data: bytes, first_line: int, path: Path, key: str, width: int
             item = array = None  # the parser is free again only when nothing refers to its document
     if not np.isfinite(values).all():
         raise BadLine(f"{key} holds a number that float32 cannot hold")
-    return DenseChunk(path, ids, values, length, np.array([number for number, _ in lines], np.int64))
+    return DenseChunk(block, ids, values, length, np.array([number for number, _ in lines], np.int64))
 
 
-def _numbered_lines(data: bytes, first_line: int) -> Iterator[tuple[int, bytes]]:
-    """(line number, line) of the lines that are not blank."""
-    return ((number, line) for number, line in enumerate(data.splitlines(), first_line) if line.strip())
+def _numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(number from 0, line) of the lines that are not blank."""
+    return ((number, line) for number, line in enumerate(data.splitlines()) if line.strip())
 
 
 def _check_object(item: Any, keys: int, key: str) -> None:
@@ -196,9 +200,9 @@ def _item_id(value: Any) -> int:
     return value
 
 
-def _objects(data: bytes, first_line: int, key: str, kind: type) -> Iterator[tuple[int, int, Any]]:
+def _objects(data: bytes, key: str, kind: type) -> Iterator[tuple[int, int, Any]]:
     """(line number, item id, value of `key`) of each JSON line; raises `BadLine`."""
-    for number, line in _numbered_lines(data, first_line):
+    for number, line in _numbered_lines(data):
         try:
             item = orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -210,14 +214,14 @@ def _objects(data: bytes, first_line: int, key: str, kind: type) -> Iterator[tup
         yield number, _item_id(item["item_id"]), item[key]
 
 
-def parse_titles(data: bytes, first_line: int, path: Path) -> BagChunk:
+def parse_titles(data: bytes, block: Block) -> BagChunk:
     """`{"item_id": ..., "title_features": {"token": count}}` lines; raises `BadLine`."""
     ids: list[int] = []
     row: list[int] = []
     tokens: list[str] = []
     weight: list[float] = []
     lines: list[int] = []
-    for number, item_id, title in _objects(data, first_line, "title_features", dict):
+    for number, item_id, title in _objects(data, "title_features", dict):
         lines.append(number)
         row.extend([len(ids)] * len(title))
         tokens.extend(title)
@@ -230,7 +234,7 @@ def parse_titles(data: bytes, first_line: int, path: Path) -> BagChunk:
     if not all(type(count) in (int, float) and 0 <= count < 1e9 for count in weight):
         raise BadLine("title_features: a count that is not a number from 0 on")
     return BagChunk(
-        path,
+        block,
         np.array(ids, np.int64),
         np.array(lines, np.int64),
         np.array(row, np.int64),
@@ -239,9 +243,9 @@ def parse_titles(data: bytes, first_line: int, path: Path) -> BagChunk:
     )
 
 
-def parse_faces(data: bytes, first_line: int, path: Path) -> DenseChunk:
+def parse_faces(data: bytes, block: Block) -> DenseChunk:
     """`face_attrs` lines as `FACE_WIDTH` numbers an item; an item without faces has none; raises `BadLine`."""
-    found = list(_objects(data, first_line, "face_attrs", list))
+    found = list(_objects(data, "face_attrs", list))
     values = np.zeros((len(found), FACE_WIDTH), np.float32)
     length = np.zeros(len(found), np.int32)
     for row, (_, _, faces) in enumerate(found):
@@ -259,4 +263,4 @@ def parse_faces(data: bytes, first_line: int, path: Path) -> DenseChunk:
         values[row] = [len(faces), mean[0], mean[1], table[:, 1].max(), *mean[2:]]
         length[row] = FACE_WIDTH
     ids = np.array([item_id for _, item_id, _ in found], np.int64)
-    return DenseChunk(path, ids, values, length, np.array([number for number, _, _ in found], np.int64))
+    return DenseChunk(block, ids, values, length, np.array([number for number, _, _ in found], np.int64))

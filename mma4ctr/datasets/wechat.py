@@ -19,7 +19,7 @@ from mma4ctr.datasets.base import (
 )
 from mma4ctr.interactions import IdIndex
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import BadLine, BadLines, DelimitedText, find_raw_file, parse_blocks, read_header
+from mma4ctr.rawfiles import BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks, read_header
 
 # The study's weights of the actions; a click is half of the greatest possible sum or more.
 CLICK_WEIGHTS = {
@@ -92,11 +92,11 @@ class WeChat(RawDataset):
         names = read_header(path, USER_ACTION_COLUMNS)
         text = DelimitedText(names, {"userid": pa.int64()}, delimiter=",", quoted=True)
 
-        def parse(data: bytes, _line: int) -> tuple[np.ndarray, np.ndarray]:
+        def parse(data: bytes, _block: Block) -> tuple[np.ndarray, np.ndarray]:
             counts = pc.value_counts(text.parse(data)["userid"])
             return counts.field("values").to_numpy(), counts.field("counts").to_numpy()
 
-        yield from parse_blocks(path, parse, bad, description="wechat: counting", skip_lines=1)
+        yield from parse_blocks(path, parse, bad, description="wechat: counting", workers=self.workers, skip_lines=1)
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
         path = self.interaction_file()
@@ -105,7 +105,7 @@ class WeChat(RawDataset):
         wanted = [*USER_ACTION_COLUMNS, *(name for name in ("play", "stay") if name in names)]
         text = DelimitedText(names, dict.fromkeys(wanted, pa.int64()), delimiter=",", quoted=True)
 
-        def parse(data: bytes, _line: int) -> InteractionChunk:
+        def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
             for action in ACTIONS:
                 low, high = pc.min_max(table[action]).as_py().values()
@@ -124,7 +124,7 @@ class WeChat(RawDataset):
                 row_hash=hash_rows(list(column.values())),
             )
 
-        yield from parse_blocks(path, parse, bad, description="wechat: reading", skip_lines=1)
+        yield from parse_blocks(path, parse, bad, description="wechat: reading", workers=self.workers, skip_lines=1)
 
     def feature_files(self, modality: str) -> list[Path]:
         folder, name = self.folder, "feed_info.csv"
@@ -135,12 +135,10 @@ class WeChat(RawDataset):
 
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         for path in self.feature_files(modality):
-            description = f"wechat: {modality}"
-            if modality == "fused":
-                yield from parse_blocks(path, _embedding_parser(path), bad, description=description, skip_lines=1)
-            else:
-                parse = _feed_info_parser(path, modality)
-                yield from parse_blocks(path, parse, bad, description=description, skip_lines=1)
+            parse = _embedding_parser(path) if modality == "fused" else _feed_info_parser(path, modality)
+            yield from parse_blocks(
+                path, parse, bad, description=f"wechat: {modality}", workers=self.workers, skip_lines=1
+            )
 
 
 def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
@@ -151,12 +149,12 @@ def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
     return np.asarray(2 * total >= sum(CLICK_WEIGHTS.values()), np.uint8)
 
 
-def _embedding_parser(path: Path) -> Callable[[bytes, int], DenseChunk]:
+def _embedding_parser(path: Path) -> Callable[[bytes, Block], DenseChunk | BagChunk]:
     names = read_header(path, ("feedid", "feed_embedding"))
     types = {"feedid": pa.int64(), "feed_embedding": pa.string()}
     text = DelimitedText(names, types, delimiter=",", quoted=True)
 
-    def parse(data: bytes, line: int) -> DenseChunk:
+    def parse(data: bytes, block: Block) -> DenseChunk:
         table = text.parse(data)
         row, cells = _split(table["feed_embedding"], " ")
         try:
@@ -170,18 +168,18 @@ def _embedding_parser(path: Path) -> Callable[[bytes, int], DenseChunk]:
             raise BadLine("feed_embedding holds NaN or infinity")
         values = np.zeros((table.num_rows, EMBEDDING_WIDTH), np.float32)
         values[row, np.arange(len(row)) - (np.cumsum(length) - length)[row]] = numbers
-        return DenseChunk(path, table["feedid"].to_numpy(), values, length, line + np.arange(table.num_rows))
+        return DenseChunk(block, table["feedid"].to_numpy(), values, length, np.arange(table.num_rows))
 
     return parse
 
 
-def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, int], BagChunk]:
+def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, Block], DenseChunk | BagChunk]:
     text_columns, list_columns = TEXTS[modality], LISTS[modality]
     names = read_header(path, ("feedid", *text_columns, *list_columns))
     types = {"feedid": pa.int64()} | dict.fromkeys((*text_columns, *list_columns), pa.string())
     text = DelimitedText(names, types, delimiter=",", quoted=True)
 
-    def parse(data: bytes, line: int) -> BagChunk:
+    def parse(data: bytes, block: Block) -> BagChunk:
         table = text.parse(data)
         words, chars = (pc.utf8_trim_whitespace(table[name].combine_chunks()) for name in text_columns)
         no_words = pc.equal(words, "")
@@ -192,7 +190,7 @@ def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, int], BagCh
         ]
         row, token, weight = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         feeds = table["feedid"].to_numpy()
-        return BagChunk(path, feeds, line + np.arange(len(feeds)), row, token, weight)
+        return BagChunk(block, feeds, np.arange(len(feeds)), row, token, weight)
 
     return parse
 
