@@ -12,8 +12,11 @@ time. Kept rows go to disk in parts of consecutive users, so memory does not gro
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +26,16 @@ from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
-from mma4ctr.interactions import SPLIT_NAMES, TEST, TRAIN, VALID, IdIndex
+from mma4ctr.interactions import SPLIT_NAMES, IdCollector, IdIndex
+from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
 
 SPLITS = ("chronological", "random", "user")
 # Rows that are sorted in memory at a time: about 150 MB with all that sorting needs.
 PART_ROWS = 1_000_000
+HISTOGRAM_BINS = 1 << 16
+INTER_LINES = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none", quoting_header="none")
 
 
 def count_rows(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,47 +71,86 @@ def record_type(targets: Iterable[str]) -> np.dtype:
     return np.dtype([*columns, *((f"label_{target}", "u1") for target in targets)])
 
 
+@dataclass(frozen=True)
+class PackChunk:
+    """From a chunk of rows, and the place of its first in the raw file, to the records of each part that it has rows
+    of: the unit of work between reading and writing."""
+
+    starts: np.ndarray
+    kind: np.dtype
+
+    def __call__(self, item: tuple[InteractionChunk, int]) -> list[tuple[int, np.ndarray]]:
+        chunk, order = item
+        records = np.empty(len(chunk.user), self.kind)
+        records["user"], records["item"], records["device"] = chunk.user, chunk.item, chunk.device
+        records["time"], records["hash"] = chunk.time, chunk.row_hash
+        records["order"] = np.arange(order, order + len(records))
+        for target, label in chunk.labels.items():
+            records[f"label_{target}"] = label
+        if len(self.starts) == 1:
+            return [(0, records)]
+        part = np.searchsorted(self.starts, chunk.user, side="right") - 1
+        by_part = np.argsort(part, kind="stable")
+        filled, begin = np.unique(part[by_part], return_index=True)
+        return list(zip(filled.tolist(), np.split(records[by_part], begin[1:]), strict=True))
+
+
 def spill(chunks: Iterable[InteractionChunk], starts: np.ndarray, kind: np.dtype, folder: Path) -> list[Path]:
     """Write chunks of rows to one file per part; `order` is the row's place in the raw file."""
     paths = [folder / f"part{number}" for number in range(len(starts))]
-    files = [path.open("wb") for path in paths]
-    order = 0
-    try:
+
+    def with_places() -> Iterator[tuple[InteractionChunk, int]]:
+        order = 0
         for chunk in chunks:
-            records = np.empty(len(chunk.user), kind)
-            records["user"], records["item"], records["device"] = chunk.user, chunk.item, chunk.device
-            records["time"], records["hash"] = chunk.time, chunk.row_hash
-            records["order"] = np.arange(order, order + len(records))
-            order += len(records)
-            for target, label in chunk.labels.items():
-                records[f"label_{target}"] = label
-            if len(files) == 1:
-                records.tofile(files[0])
-                continue
-            part = np.searchsorted(starts, chunk.user, side="right") - 1
-            by_part = np.argsort(part, kind="stable")
-            bounds = np.searchsorted(part[by_part], np.arange(len(files) + 1))
-            for number, file in enumerate(files):
-                if bounds[number] < bounds[number + 1]:
-                    records[by_part[bounds[number] : bounds[number + 1]]].tofile(file)
-    finally:
-        for file in files:
-            file.close()
+            yield chunk, order
+            order += len(chunk.user)
+
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("wb")) for path in paths]
+        for _, future in in_order(PackChunk(starts, kind), with_places()):
+            for part, records in future.result():
+                records.tofile(files[part])
     return paths
+
+
+def order_by(*columns: np.ndarray) -> np.ndarray:
+    """int64 (rows,): the order of rows by integer columns, the first counting most; no two rows are equal.
+
+    As many columns as fit are packed into one number, which is sorted many times faster than `np.lexsort` sorts
+    columns one by one; the few rows that tie are then ordered by the rest.
+    """
+    packed, room, used = np.zeros(len(columns[0]), np.int64), 2**63 - 1, 0
+    for column in columns:
+        low, high = (int(column.min()), int(column.max())) if len(column) else (0, 0)
+        if high - low + 1 > room:
+            break
+        packed = packed * (high - low + 1) + (column - column.dtype.type(low)).astype(np.int64)
+        room //= high - low + 1
+        used += 1
+    order = np.argsort(packed)
+    if used < len(columns):
+        same = packed[order[1:]] == packed[order[:-1]]
+        tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+        rows = order[tied]
+        rest = [column[rows] for column in columns[used:]]
+        order[tied] = rows[np.lexsort((*rest[::-1], packed[rows]))]
+    return order
 
 
 def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> np.ndarray:
     """Records without exact duplicates, in the order user, time, item; or user, day, place in the file."""
-    order = np.lexsort((records["order"], records["hash"], records["item"], records["time"], records["user"]))
-    records = records[order]
-    same = np.ones(len(records), bool)
+    column = {name: np.ascontiguousarray(records[name]) for name in ("user", "time", "item", "hash", "order")}
+    user, time, item, row_hash, place = column.values()
+    order = order_by(user, time, item, row_hash, place)
+    same = np.ones(len(order), bool)
     same[:1] = False
-    for name in ("user", "time", "item", "hash"):
-        same[1:] &= records[name][1:] == records[name][:-1]
-    records = records[~same]
+    for values in (user, time, item, row_hash):
+        values = values[order]
+        same[1:] &= values[1:] == values[:-1]
+    order = order[~same]
     if time_is_day:
-        records = records[np.lexsort((records["order"], records["time"], records["user"]))]
-    return records
+        order = order[order_by(user[order], time[order], place[order])]
+    return records[order]
 
 
 def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
@@ -120,6 +165,33 @@ def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     return day + fraction
 
 
+def order_statistics(values: np.ndarray, ranks: Sequence[int]) -> list[Any]:
+    """The values that would stand at `ranks` if all were sorted; one part of the rows in memory at a time.
+
+    Args:
+        values: (rows,) int64, or float64 from 0 on, whose bits as integers have the same order.
+    """
+    bits = values.view(np.int64)
+    found = []
+    for rank in ranks:
+        low, high, before = int(bits.min()), int(bits.max()), 0
+        while True:
+            width = -((low - high - 1) // HISTOGRAM_BINS)  # values in one bin, rounded up
+            counts = np.zeros(HISTOGRAM_BINS + 1, np.int64)
+            for start in range(0, len(bits), PART_ROWS):
+                part = bits[start : start + PART_ROWS]
+                inside = part[(part >= low) & (part <= high)]
+                counts += np.bincount((inside - low) // width, minlength=len(counts))
+            upto = before + np.cumsum(counts)
+            chosen = int(np.searchsorted(upto, rank, side="right"))
+            before = int(upto[chosen - 1]) if chosen else before
+            low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
+            if width == 1:
+                break
+        found.append(np.array([low]).view(values.dtype)[0])
+    return found
+
+
 def split_rows(split: str, user: np.ndarray, time: np.ndarray, seed: int) -> np.ndarray:
     """uint8 (rows,) of TRAIN, VALID, TEST in the ratio 8 : 1 : 1 (design section 6).
 
@@ -129,8 +201,12 @@ def split_rows(split: str, user: np.ndarray, time: np.ndarray, seed: int) -> np.
     rows = len(user)
     cuts = (8 * rows // 10, 9 * rows // 10)
     if split == "chronological":
-        first, second = np.partition(time, cuts)[list(cuts)]
-        return np.where(time < first, TRAIN, np.where(time < second, VALID, TEST)).astype(np.uint8)
+        parts = np.empty(rows, np.uint8)
+        first, second = order_statistics(time, cuts)
+        for start in range(0, rows, PART_ROWS):
+            part = time[start : start + PART_ROWS]
+            parts[start : start + PART_ROWS] = (part >= first).astype(np.uint8) + (part >= second)
+        return parts
     generator = np.random.default_rng(seed)
     if split == "random":
         place = generator.permutation(rows)
@@ -174,20 +250,46 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
     return read_artifact(folder, "adjust_hyperparameter.py")
 
 
-def write_inter(folder: Path, dataset: str, columns: dict[str, np.ndarray], split: np.ndarray) -> None:
+@dataclass(frozen=True)
+class FormatRows:
+    """From a range of rows to their lines in the .inter files, for each part of the split.
+
+    Attributes:
+        columns: by head, the values of each row, and where these are positions in a table, the table.
+    """
+
+    columns: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    split: np.ndarray
+
+    def __call__(self, start: int) -> list[pa.Buffer]:
+        split = self.split[start : start + PART_ROWS]
+        values = {}
+        for head, (column, table) in self.columns.items():
+            part = column[start : start + PART_ROWS]
+            values[head] = part if table is None else table[part]
+        lines = []
+        for number in range(len(SPLIT_NAMES)):
+            rows = np.flatnonzero(split == number)
+            sink = pa.BufferOutputStream()
+            csv.write_csv(pa.table({head: column[rows] for head, column in values.items()}), sink, INTER_LINES)
+            lines.append(sink.getvalue())
+        return lines
+
+
+def write_inter(
+    folder: Path, dataset: str, columns: dict[str, tuple[np.ndarray, np.ndarray | None]], split: np.ndarray
+) -> None:
     """RecBole's atomic files, already split (`benchmark_filename: [train, valid, test]`).
 
     The rows of a file stand in the order of the arrays, so a prediction can be told back to its row.
     """
-    options = csv.WriteOptions(include_header=True, delimiter="\t", quoting_style="none", quoting_header="none")
-    for number, name in enumerate(SPLIT_NAMES):
-        rows = np.flatnonzero(split == number)
-        path = folder / f"{dataset}.{name}.inter"
-        schema = pa.schema([(column, pa.from_numpy_dtype(values.dtype)) for column, values in columns.items()])
-        with csv.CSVWriter(path, schema, write_options=options) as writer:
-            for start in range(0, len(rows), PART_ROWS):
-                part = rows[start : start + PART_ROWS]
-                writer.write_table(pa.table({column: values[part] for column, values in columns.items()}))
+    with ExitStack() as opened:
+        files = [opened.enter_context((folder / f"{dataset}.{name}.inter").open("wb")) for name in SPLIT_NAMES]
+        for file in files:
+            file.write("\t".join(columns).encode() + b"\n")
+        for _, future in in_order(FormatRows(columns, split), range(0, len(split), PART_ROWS)):
+            for file, lines in zip(files, future.result(), strict=True):
+                file.write(lines)
 
 
 def kept_parts(
@@ -199,11 +301,15 @@ def kept_parts(
     temp.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temp, prefix=f"{raw.name}-inter-") as folder:
         paths = spill(raw.read_interactions(users, bad), starts, kind, Path(folder))
+
+        def sort(path: Path) -> np.ndarray:
+            records = np.fromfile(path, kind)
+            path.unlink()
+            return drop_duplicates(records, time_is_day=raw.time_is_day)
+
         with progress(f"{raw.name}: sorting", len(paths)) as advance:
-            for path in paths:
-                records = np.fromfile(path, kind)
-                path.unlink()
-                yield drop_duplicates(records, time_is_day=raw.time_is_day)
+            for _, future in in_order(sort, paths):
+                yield future.result()
                 advance(1)
 
 
@@ -237,51 +343,57 @@ def write_interactions(
         inputs={},
         sources={"file": str(source), "bytes": status.st_size, "modified": status.st_mtime},
     ) as writer:
-        names = ["user", "device", "time", *(f"label_{target}" for target in raw.targets)]
-        kinds = [np.int32, np.int64, np.float64 if raw.time_is_day else np.int64, *[np.uint8] * len(raw.targets)]
+        names = ["user", "item", "device", "time", *(f"label_{target}" for target in raw.targets)]
+        kinds: list[Any] = [np.int32, np.int64, np.int64, np.float64 if raw.time_is_day else np.int64]
+        kinds += [np.uint8] * len(raw.targets)
         streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
-        items: list[np.ndarray] = []
+        found_items = IdCollector()
         for records in kept_parts(raw, index, rows_of_user[kept], bad, paths.temp):
             for name in names:
                 values = records[name]
                 if name == "time" and raw.time_is_day:
                     values = day_and_position(records["user"], records["time"])
                 streams[name].append(values)
-            items.append(np.ascontiguousarray(records["item"]))
-        raw_item = np.concatenate(items)
-        if not len(raw_item):
+            found_items.add(np.ascontiguousarray(records["item"]))
+        item_ids = found_items.ids()
+        if not len(item_ids):
             raise UserError(f"{source}: no row of a kept user has a known item")
-        item_ids = np.unique(raw_item)
-        item = IdIndex(item_ids).positions(raw_item)
         for stream in streams.values():
             stream.close()
-        column = {name: np.load(writer.building / f"{name}.npy", allow_pickle=False) for name in names}
+        # From here on the columns are read from their files as they are needed.
+        column = {name: np.load(writer.building / f"{name}.npy", mmap_mode="r") for name in names}
+        rows = len(column["user"])
+        items, raw_item = IdIndex(item_ids), column["item"]
+        (writer.building / "item.npy").unlink()  # the memory map holds its content until it is let go
+        placed = writer.stream("item", np.int32)
+        for start in range(0, rows, PART_ROWS):
+            placed.append(items.positions(raw_item[start : start + PART_ROWS]))
+        placed.close()
         parts = split_rows(split, column["user"], column["time"], seed)
         sizes = split_sizes(parts, split, source)
-        writer.array("item", item)
         writer.array("split", parts)
         writer.array("user_ids", index.ids)
         writer.array("item_ids", item_ids)
-        inter = {
-            "user_id:token": index.ids[column["user"]],
-            "item_id:token": raw_item,
-            "device:token": column["device"],
-            "timestamp:float": column["time"],
+        inter: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
+            "user_id:token": (column["user"], index.ids),
+            "item_id:token": (raw_item, None),
+            "device:token": (column["device"], None),
+            "timestamp:float": (column["time"], None),
         }
-        inter |= {f"{target}:float": column[f"label_{target}"] for target in raw.targets}
+        inter |= {f"{target}:float": (column[f"label_{target}"], None) for target in raw.targets}
         write_inter(writer.building, raw.name, inter, parts)
-        positives = {target: int(column[f"label_{target}"].sum()) for target in raw.targets}
+        positives = {target: int(column[f"label_{target}"].sum(dtype=np.int64)) for target in raw.targets}
         writer.manifest["rows"] = {
             "raw": int(rows_of_user.sum()),
-            "kept": len(raw_item),
-            "duplicates": int(rows_of_user[kept].sum()) - len(raw_item),
+            "kept": rows,
+            "duplicates": int(rows_of_user[kept].sum()) - rows,
             "users": len(index),
             "items": len(item_ids),
             **sizes,
         }
         writer.manifest["positives"] = positives
     describe(raw, writer.manifest)
-    return len(raw_item)
+    return rows
 
 
 def describe(raw: RawDataset, manifest: dict) -> None:

@@ -51,9 +51,10 @@ class SeenItems:
         differs = (item >= 0) & (content != self._content[item])
         if differs.any():
             row = int(np.flatnonzero(differs)[0])
+            line = chunk.block.first_line + chunk.line[row]
             raise UserError(
-                f"{chunk.block.path}:{chunk.block.first_line + chunk.line[row]}: item {chunk.ids[row]} stands again with other "
-                "features; remove one of the two lines"
+                f"{chunk.block.path}:{line}: item {chunk.ids[row]} stands again with other features; "
+                "remove one of the two lines"
             )
         return new
 

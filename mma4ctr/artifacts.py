@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 
 from mma4ctr.console import UserError
+from mma4ctr.parallel import in_order
 
 MANIFEST = "manifest.json"
 
@@ -28,6 +29,13 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _seal(path: Path) -> dict[str, Any]:
+    """Bring a file to disk; its size and hash."""
+    _sync(path)
+    with path.open("rb") as handle:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
 
 
 def fingerprint_of(content: Any) -> str:
@@ -162,15 +170,8 @@ class ArtifactWriter:
     def _finish(self) -> None:
         for stream in self._streams:
             stream.close()
-        files = {}
-        for path in sorted(self.building.iterdir()):
-            with path.open("rb") as handle:
-                files[path.name] = {
-                    "bytes": path.stat().st_size,
-                    "sha256": hashlib.file_digest(handle, "sha256").hexdigest(),
-                }
-            _sync(path)
-        self.manifest["files"] = files
+        paths = sorted(self.building.iterdir())
+        self.manifest["files"] = {path.name: future.result() for path, future in in_order(_seal, paths)}
         # Sources (paths and dates of raw files) stay out: the same content is the same artifact.
         self.manifest["fingerprint"] = fingerprint_of(
             {key: self.manifest[key] for key in ("step", "settings", "inputs", "files")}

@@ -11,6 +11,31 @@ TRAIN, VALID, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "valid", "test")
 
 
+class IdCollector:
+    """The distinct ids of a stream of parts."""
+
+    _LARGEST_FLAG = 1 << 26
+
+    def __init__(self) -> None:
+        self._flags = np.zeros(0, bool)
+        self._others = np.empty(0, np.int64)
+
+    def add(self, ids: np.ndarray) -> None:
+        """Take in int64 (n,). Small ids are flagged, which is some ten times faster than sorting them."""
+        small = (ids >= 0) & (ids < self._LARGEST_FLAG)
+        if not small.all():
+            self._others = np.union1d(self._others, ids[~small])
+            ids = ids[small]
+        needed = int(ids.max(initial=-1)) + 1
+        if needed > len(self._flags):
+            self._flags = np.concatenate([self._flags, np.zeros(needed - len(self._flags), bool)])
+        self._flags[ids] = True
+
+    def ids(self) -> np.ndarray:
+        """int64, sorted, distinct."""
+        return np.union1d(np.flatnonzero(self._flags), self._others).astype(np.int64)
+
+
 class IdIndex:
     """From raw ids to their positions in a sorted id table.
 
