@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, warn, whole_number
@@ -74,7 +75,8 @@ def dense_features(
     multipliers = np.random.default_rng(0).integers(1, 2**63, modality.raw_width, dtype=np.uint64) | np.uint64(1)
     order: list[np.ndarray] = []
     temp.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=temp) as waiting:
+    # One thread for the products here: the cores are at work on the text, and threads that wait for them spin.
+    with tempfile.TemporaryFile(dir=temp) as waiting, threadpool_limits(1):
         for chunk in chunks:
             item = np.where(chunk.length > 0, items.positions(chunk.ids), -1)
             content = (chunk.values.view(np.uint32).astype(np.uint64) * multipliers).sum(axis=1, dtype=np.uint64)

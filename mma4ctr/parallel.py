@@ -5,7 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,12 +34,23 @@ class Threads:
 
 
 class Processes:
-    """One process per core: for work in Python itself. `work`, items and results travel, so they must be picklable."""
+    """One process per core: for work in Python itself. `work`, items and results travel, so they must be picklable.
+
+    A context manager: the processes are started once and serve until the block ends.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
         """See `Workers`."""
-        with ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
-            yield from _in_order(pool, work, items)
+        return _in_order(self._pool, work, items)
 
 
 def _in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
@@ -53,7 +64,8 @@ def _in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T]) -> Ite
         while waiting:
             yield waiting.popleft()
     finally:
-        pool.shutdown(cancel_futures=True)
+        for _, future in waiting:
+            future.cancel()
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:

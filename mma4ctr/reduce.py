@@ -8,8 +8,7 @@ from typing import Self
 
 import numpy as np
 from scipy import sparse
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfTransformer
+from scipy.linalg.blas import dsyrk
 
 # The study reduces every item part that is wider to this many columns.
 WIDEST_ITEM_PART = 128
@@ -21,7 +20,7 @@ class Moments:
     def __init__(self, width: int) -> None:
         self.rows = 0
         self._sum = np.zeros(width)
-        self._products = np.zeros((width, width))
+        self._products = np.zeros((width, width), order="F")  # its upper triangle
         self._shift: np.ndarray | None = None
 
     def add(self, part: np.ndarray) -> None:
@@ -32,7 +31,7 @@ class Moments:
         if self._shift is not None:
             deviation = part - self._shift
             self._sum += deviation.sum(axis=0)
-            self._products += deviation.T @ deviation
+            dsyrk(1.0, deviation.T, beta=1.0, c=self._products, overwrite_c=True)
         self.rows += len(part)
 
     @property
@@ -44,7 +43,8 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """float64 (width, width), divided by the number of rows."""
         mean_deviation = self._sum / max(self.rows, 1)
-        covariance: np.ndarray = self._products / max(self.rows, 1) - np.outer(mean_deviation, mean_deviation)
+        products = np.triu(self._products) + np.triu(self._products, 1).T
+        covariance: np.ndarray = products / max(self.rows, 1) - np.outer(mean_deviation, mean_deviation)
         return covariance
 
 
@@ -88,6 +88,10 @@ def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarra
 
     Returns: float32 (items, at most width).
     """
+    # Half a second to import, which the processes that parse features need not spend.
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfTransformer
+
     weighted = TfidfTransformer().fit_transform(counts)
     width = min(width, *counts.shape)
     if width == min(counts.shape):  # no truncation left: the exact decomposition of a small matrix

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +23,7 @@ from mma4ctr.datasets.base import (
     hash_rows,
 )
 from mma4ctr.interactions import IdIndex
+from mma4ctr.parallel import Processes, Threads
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks
 
@@ -121,15 +123,25 @@ class TikTok(RawDataset):
         return [path for name in numbered if (path := find_raw_file(self.folder, name))]
 
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
-        for path in self.feature_files(modality):
-            yield from parse_blocks(
-                path,
-                _feature_parser(modality),
-                bad,
-                description=f"tiktok: {modality}",
-                workers=self.workers,
-                closed_by_newline=False,  # JSON that was cut does not parse
-            )
+        files = self.feature_files(modality)
+        with ExitStack() as opened:
+            workers = self.workers
+            if isinstance(workers, Threads) and sum(path.stat().st_size for path in files) > MANY_BYTES:
+                # JSON is taken apart in Python, which threads do not speed up.
+                workers = opened.enter_context(Processes())
+            for path in files:
+                yield from parse_blocks(
+                    path,
+                    _feature_parser(modality),
+                    bad,
+                    description=f"tiktok: {modality}",
+                    workers=workers,
+                    closed_by_newline=False,  # JSON that was cut does not parse
+                )
+
+
+# From so many bytes on it pays to start processes.
+MANY_BYTES = 64 << 20
 
 
 def _feature_parser(modality: str) -> Callable[[bytes, Block], DenseChunk | BagChunk]:
@@ -141,17 +153,67 @@ def _feature_parser(modality: str) -> Callable[[bytes, Block], DenseChunk | BagC
 _thread = threading.local()
 
 
-def parse_vectors(data: bytes, block: Block, key: str, width: int) -> DenseChunk:
-    """JSON lines with one array of numbers each; raises `BadLine`."""
+def _parser() -> Any:
+    """This thread's parser: simdjson's is not to be shared."""
     if not hasattr(_thread, "parser"):
         _thread.parser = simdjson.Parser()
+    return _thread.parser
+
+
+def parse_vectors(data: bytes, block: Block, key: str, width: int) -> DenseChunk:
+    """JSON lines with one array of numbers each; raises `BadLine`."""
+    found = _all_at_once(data, key, width)
+    if found is None:
+        return _line_by_line(data, block, key, width)
+    ids, values, length = found
+    if not np.isfinite(values).all():
+        raise BadLine(f"{key} holds a number that float32 cannot hold")
+    return DenseChunk(block, ids, values, length, np.arange(len(ids)))
+
+
+def _all_at_once(data: bytes, key: str, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Ids, values and lengths of lines that are as they should be, parsed as one array of objects; None where any is
+    not, for `_line_by_line` to say what is wrong."""
+    text = np.frombuffer(b"[" + data.rstrip(b"\n") + b"]", np.uint8).copy()
+    breaks = text == ord("\n")
+    lines = int(np.count_nonzero(breaks)) + 1
+    if int(np.count_nonzero(text == ord("["))) != lines + 1:  # an array in each line, and ours
+        return None
+    text[breaks] = ord(",")
+    ids, arrays = [], []
+    item = objects = None
+    try:
+        objects = _parser().parse(text.tobytes())
+        for item in objects:
+            if len(item) != 2:
+                return None
+            ids.append(item["item_id"])
+            arrays.append(item[key].as_buffer(of_type="d"))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        return None
+    finally:
+        item = objects = None  # the parser is free again only when nothing refers to its document
+    if len(ids) != lines or any(type(item_id) is not int for item_id in ids):
+        return None
+    length = np.fromiter((memoryview(array).nbytes // 8 for array in arrays), np.int32, lines)
+    if length.max() > width or not -(2**63) <= min(ids) <= max(ids) < 2**63:
+        return None
+    values = np.zeros((lines, width), np.float32)
+    with np.errstate(over="ignore"):  # looked for by the caller
+        values[np.arange(width) < length[:, None]] = np.frombuffer(b"".join(arrays))
+    return np.array(ids, np.int64), values, length
+
+
+def _line_by_line(data: bytes, block: Block, key: str, width: int) -> DenseChunk:
+    """The same for lines of which one may be wrong; raises `BadLine`."""
+    parser = _parser()
     lines = list(_numbered_lines(data))
     ids = np.zeros(len(lines), np.int64)
     values = np.zeros((len(lines), width), np.float32)
     length = np.zeros(len(lines), np.int32)
     for row, (_, line) in enumerate(lines):
         try:
-            item = _thread.parser.parse(line)
+            item = parser.parse(line)
             if not isinstance(item, simdjson.Object):
                 raise BadLine("not a JSON object")
             # Two keys and one opening bracket: the usual line. Anything else is looked at more closely.
