@@ -29,6 +29,7 @@ import mlp
 import preprocess_inter
 import preprocess_multimodal
 from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
+from mma4ctr.cluster import add_ray_option, connect
 from mma4ctr.console import (
     RunsDisplay,
     Stopwatch,
@@ -243,8 +244,6 @@ def _finished(future: Future[list[Result]], group: Group, cost: Callable[[Group]
 
 def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], address: str, device: str) -> int:
     """The same runs as tasks of a Ray cluster; the folders of path.json must be shared by its machines."""
-    from mma4ctr.cluster import connect
-
     ray = connect(address, Path(__file__).parent)
     failed = 0
     remote = ray.remote(num_cpus=1, max_retries=3)(_train_quietly)
@@ -315,7 +314,7 @@ def main() -> int:
     options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, ...")
     options.add_argument("--dry-run", action="store_true", help="list the runs, what is done and the estimated time")
-    options.add_argument("--ray", metavar="ADDRESS", help="send the runs to a Ray cluster; local: one on this machine")
+    add_ray_option(options, "the runs")
     arguments = options.parse_args()
 
     watch = Stopwatch()

@@ -11,6 +11,10 @@ trained with Adam on logits. The learning rate halves every few epochs. An epoch
 interrupt). Training ends early when validation AUC no longer improves. Test rows are looked at once, at the end.
 
     python mlp.py --task wechat_click --variant vat_concat --epochs 30
+
+Started by torchrun, several processes train together, each with its share of every batch:
+
+    torchrun --nproc-per-node 2 mlp.py --task wechat_click
 """
 
 import copy
@@ -41,6 +45,7 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
+from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
 from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, load_step_inputs
 from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
@@ -109,9 +114,18 @@ def fresh_model(in_features: int, share: float, seed: int, device: torch.device)
 
 @torch.no_grad()
 def train_epoch(
-    network: Network, adam: Adam, matrix: FactorMatrix, settings: TrainSettings, epoch: int, rate: float
+    network: Network,
+    adam: Adam,
+    matrix: FactorMatrix,
+    settings: TrainSettings,
+    epoch: int,
+    rate: float,
+    ranks: Ranks = ALONE,
 ) -> float:
-    """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its rows."""
+    """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its rows.
+
+    Each rank takes its share of every batch.
+    """
     rows = matrix.train
     device = rows.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
@@ -120,13 +134,17 @@ def train_epoch(
     total = torch.zeros((), device=device)
     buffers = BatchBuffers(matrix, min(settings.batch_size, len(rows)))
     for start in range(0, len(rows), settings.batch_size):
-        batch = slice(start, start + settings.batch_size)
+        stop = min(start + settings.batch_size, len(rows))
+        batch = ranks.share(start, stop)
         features = matrix.gather(user_row[batch], item[batch], buffers)
-        loss, slope = loss_and_slope(settings.loss, network.forward(features), label[batch])
-        network.backward(features, slope)
-        adam.step(network.parameters, network.gradient, rate)
-        total += loss * len(features)
-    return float(total) / len(rows)
+        if len(features):
+            loss, slope = loss_and_slope(settings.loss, network.forward(features), label[batch])
+            network.backward(features, slope.mul_(len(features) / (stop - start)))
+            total += loss * len(features)
+        else:
+            network.gradient.zero_()
+        adam.step(network.parameters, ranks.sum_(network.gradient), rate)
+    return float(ranks.sum_(total)) / len(rows)
 
 
 @torch.no_grad()
@@ -186,6 +204,7 @@ class Training:
 
     matrix: FactorMatrix
     settings: TrainSettings
+    ranks: Ranks = ALONE
     history: list[Epoch] = field(default_factory=list)
     interrupts: int = 0
     fresh_starts: int = 0
@@ -209,13 +228,10 @@ class Training:
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
         watch = Stopwatch()
-        train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate)
+        train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate, self.ranks)
         self.epoch_seconds += watch.seconds
-        valid = self.matrix.valid
-        logits, _ = predict(self.network, self.matrix, valid)
-        valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label))
-        finite = math.isfinite(train_loss) and math.isfinite(valid_loss)
-        valid_auc = (auc(valid.label.cpu().numpy(), logits.cpu().numpy()) or 0.5) if finite else 0.5
+        found = self._validate(train_loss) if self.ranks.first else (0.0, 0.0)
+        valid_loss, valid_auc = self.ranks.told_by_first(found, self.matrix.valid.label.device)
         if self.settings.max_interrupts and valid_auc <= 0.5:
             self._interrupt()
             return False
@@ -225,6 +241,15 @@ class Training:
         if not self.settings.patience or self.best is None or valid_auc > self.best.valid_auc:
             self.best, self.best_weights = shown, self.network.state()
         return True
+
+    def _validate(self, train_loss: float) -> tuple[float, float]:
+        """Mean loss and AUC of the validation rows; AUC 0.5 where a loss is not finite."""
+        valid = self.matrix.valid
+        logits, _ = predict(self.network, self.matrix, valid)
+        valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label))
+        if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
+            return valid_loss, 0.5
+        return valid_loss, auc(valid.label.cpu().numpy(), logits.cpu().numpy()) or 0.5
 
     def _interrupt(self) -> None:
         self.interrupts += 1
@@ -250,6 +275,7 @@ def train(
     settings: TrainSettings,
     marks: Sequence[int] = (),
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ranks: Ranks = ALONE,
 ) -> list[Outcome]:
     """Train once; return the outcome at each mark, a number of epochs (`settings.epochs` where none is given).
 
@@ -257,7 +283,7 @@ def train(
     own. Seconds count the passes over the training rows up to the mark.
     """
     marks = sorted(set(marks)) or [settings.epochs]
-    training = Training(matrix, settings)
+    training = Training(matrix, settings, ranks)
     outcomes = []
     for mark in marks:
         while len(training.history) < mark and not training.ended:
@@ -391,13 +417,19 @@ def run_marks(
     *,
     keep_rows: bool = True,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    ranks: Ranks = ALONE,
 ) -> list[tuple[Result, Outcome]]:
-    """Load, train once, test and record a run for each mark; `batch_size` 0 chooses the batch size."""
+    """Load, train once, test and record a run for each mark; `batch_size` 0 chooses the batch size.
+
+    Of several ranks the first alone tests and records; the others return nothing.
+    """
     matrix = load_matrix(paths, task, variant, device)
     user = load_step_inputs(paths, task).data.user
     settings = replace(settings, batch_size=settings.batch_size or automatic_batch_size(len(matrix.train)))
     started = now()
-    outcomes = train(matrix, settings, marks, on_epoch)
+    outcomes = train(matrix, settings, marks, on_epoch, ranks)
+    if not ranks.first:
+        return []
     return [(finish_run(paths, matrix, one, user, started, keep_rows=keep_rows), one) for one in outcomes]
 
 
@@ -455,7 +487,10 @@ def main() -> int:
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
-    device = choose_device(arguments.device)
+    device = local_device(choose_device(arguments.device))
+    ranks = join_ranks(device)
+    if ranks.world > 1 and arguments.loss == "listwise":
+        raise UserError("--loss listwise: a softmax over the batch cannot be split over processes; take --loss bce")
     settings = TrainSettings(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
@@ -472,11 +507,11 @@ def main() -> int:
         for variant in chosen_variants(arguments.variant, VARIANTS, modalities, task):
             with progress(f"{task} {variant}", settings.epochs) as advance:
                 on_epoch = _advancing(advance)
-                ((result, outcome),) = run_marks(
-                    paths, task, variant, settings, [settings.epochs], device, on_epoch=on_epoch
-                )
-            tell(result, outcome)
-            results.append(result)
+                marks = [settings.epochs]
+                runs = run_marks(paths, task, variant, settings, marks, device, on_epoch=on_epoch, ranks=ranks)
+            for result, outcome in runs:
+                tell(result, outcome)
+                results.append(result)
     rows = sum(result.rows["test"] for result in results)
     closing_line(5, f"{len(results)} runs to {paths.torch_model} and {paths.results}", rows, watch, unit="test rows")
     return 1 if any(result.auc is None for result in results) else 0

@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
+from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
@@ -428,14 +429,17 @@ def main() -> None:
     options.add_argument("--split", choices=SPLITS, default="chronological", help="how rows become 8 : 1 : 1")
     options.add_argument("--seed", type=whole_number(0), default=0, help="for the random and the user split")
     options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
+    add_ray_option(options, "the reading of the raw file")
     arguments = options.parse_args()
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     rows = 0
     bad = BadLines(arguments.skip_bad_lines)
+    workers = workers_at(arguments.ray, Path(__file__).parent)
     found = find_datasets(paths, arguments.dataset, arguments.track)
     for raw in found:
+        raw.workers = workers
         rows += write_interactions(
             raw,
             paths,

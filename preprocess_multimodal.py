@@ -20,6 +20,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
+from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
 from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset
@@ -228,17 +229,20 @@ def main() -> None:
         ),
     )
     options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
+    add_ray_option(options, "the reading of the raw files")
     arguments = options.parse_args()
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     bad = BadLines(arguments.skip_bad_lines)
+    workers = workers_at(arguments.ray, Path(__file__).parent)
     rows, written = 0, []
     for present in find_datasets(paths, arguments.dataset):
         interactions = read_artifact(paths.graph / present.name, "preprocess_inter.py")
         # The track is step 1's choice.
         raw = DATASETS[present.name].find(paths, interactions.settings["track"])
         assert raw is not None
+        raw.workers = workers
         rows += write_features(raw, interactions, dict(arguments.width), paths, bad)
         written.append(str(paths.modal / raw.name))
     bad.report()

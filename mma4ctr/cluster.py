@@ -1,15 +1,71 @@
 """Connecting to a Ray cluster (the extra `cluster`)."""
 
+import argparse
 import logging
 import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mma4ctr.console import UserError
+from mma4ctr.parallel import Threads, Workers
+from mma4ctr.rawfiles import BadLine
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # An address that does not answer is given up after so many seconds.
 PATIENCE = 10.0
 LOCAL = "local"
+
+
+class RayTasks:
+    """Workers on a Ray cluster: each item is a task, done again elsewhere where the process or machine at it dies."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+        self._ahead = 2 * int(ray.cluster_resources().get("CPU", 1))
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+        """See `mma4ctr.parallel.Workers`. The machines must see the same files at the same places."""
+        shared = self._ray.put(work)  # sent to each machine once
+        task = self._ray.remote(num_cpus=1, max_retries=3)(_attempt)
+        waiting: deque[tuple[T, Any]] = deque()
+        for item in items:
+            waiting.append((item, task.remote(shared, item)))
+            if len(waiting) > self._ahead:
+                yield self._done(*waiting.popleft())
+        while waiting:
+            yield self._done(*waiting.popleft())
+
+    def _done(self, item: T, reference: Any) -> tuple[T, Future[R]]:
+        future: Future[R] = Future()
+        result, error = self._ray.get(reference)
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+        return item, future
+
+
+def _attempt(work: Callable[[T], R], item: T) -> tuple[R | None, Exception | None]:
+    """What is wrong with the input is a result: it is the same on every machine, and nothing to try again."""
+    try:
+        return work(item), None
+    except (BadLine, UserError) as error:
+        return None, error
+
+
+def add_ray_option(options: argparse.ArgumentParser, what: str) -> None:
+    """`--ray ADDRESS`; `what` is sent."""
+    options.add_argument("--ray", metavar="ADDRESS", help=f"send {what} to a Ray cluster; local: one on this machine")
+
+
+def workers_at(address: str | None, code: Path) -> Workers:
+    """The threads of this machine, or with an address the tasks of the Ray cluster there."""
+    return RayTasks(connect(address, code)) if address else Threads()
 
 
 def connect(address: str, code: Path) -> Any:

@@ -61,6 +61,11 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
+def silence() -> None:
+    """Print nothing any more: for the processes of a training that are not its first."""
+    out.quiet = err.quiet = True
+
+
 def note(message: str) -> None:
     """One plain line about what was read, chosen or skipped."""
     out.print(escape(message))
