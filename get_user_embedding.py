@@ -20,7 +20,7 @@ see every label, the test labels included: the published way, and leaky.
 import numpy as np
 from scipy import sparse
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TRAIN, Interactions, load_interactions
@@ -139,6 +139,9 @@ def write_user_embedding(
     block = np.zeros(len(data), np.uint8) if evidence == "all" else draw_folds(data.split, folds, seed)
     modalities = modal.manifest["modalities"]
     folder = paths.user_embedding / task
+    blocks = int(block.max()) + 1
+    needed = len(data) + 4 * blocks * len(data.user_ids) * (length + 1) * len(modalities)
+    demand_space(paths.user_embedding, needed, f"the user embedding of {task}")
     with ArtifactWriter(
         folder,
         step=3,
@@ -160,7 +163,7 @@ def write_user_embedding(
                 writer.array(modality, table)
                 advance(1)
         writer.manifest["modalities"] = list(modalities)
-        writer.manifest["blocks"] = int(block.max()) + 1
+        writer.manifest["blocks"] = blocks
         writer.manifest["rows"] = {"users": len(data.user_ids), "rows": len(data)}
     if evidence == "all":
         note(f"{task}: evidence all uses the test labels; results made from it are marked leaky")

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
@@ -36,6 +36,8 @@ SPLITS = ("chronological", "random", "user")
 # Rows that are sorted in memory at a time: about 150 MB with all that sorting needs.
 PART_ROWS = 1_000_000
 HISTOGRAM_BINS = 1 << 16
+# What a row's line in an .inter file has at most, about.
+INTER_BYTES = 64
 INTER_LINES = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none", quoting_header="none")
 
 
@@ -329,6 +331,10 @@ def write_interactions(
             "give a smaller --min-interactions"
         )
     index = IdIndex(users[kept])
+    rows = int(rows_of_user[kept].sum())
+    record = record_type(raw.targets).itemsize
+    demand_space(paths.temp, rows * record, f"sorting {rows:,} rows")
+    demand_space(paths.graph, rows * (record + INTER_BYTES), f"the output of {rows:,} rows")
     status = source.stat()
     with ArtifactWriter(
         paths.graph / raw.name,

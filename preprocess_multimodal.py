@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
@@ -166,6 +166,9 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
     items = IdIndex(interactions.array("item_ids"))
     chosen = {modality.name: widths.get(modality.name, modality.width) for modality in raw.modalities}
     files = [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
+    demand_space(paths.modal, 4 * len(items) * sum(chosen.values()), f"the features of {len(items):,} items")
+    widest = max((modality.raw_width for modality in raw.modalities if raw.feature_files(modality.name)), default=0)
+    demand_space(paths.temp, 4 * len(items) * widest, f"the vectors of {len(items):,} items, until they are reduced,")
     with ArtifactWriter(
         paths.modal / raw.name,
         step=2,

@@ -57,6 +57,22 @@ def write_file(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def demand_space(folder: Path, needed: int, what: str) -> None:
+    """Raises `UserError` where the disk that `folder` lies on, or will lie on, has less than `needed` bytes free.
+
+    `what`: the output that needs them.
+    """
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {what} needs {needed:,} bytes, and {free:,} are free there; make room, or name another folder "
+            "in path.json"
+        )
+
+
 class ArrayStream:
     """A `.npy` file that grows by rows; its shape is filled in when it is closed."""
 

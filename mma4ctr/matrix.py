@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.console import UserError
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions, load_interactions
@@ -194,6 +194,8 @@ def write_matrix(
     rows = user_rows(data.user, block, len(data.user_ids))[train]
     user_scaling = fit_scaling(users, np.bincount(rows, minlength=len(users)), scaling)
     item_scaling = fit_scaling(item_part, np.bincount(data.item[train], minlength=len(item_part)), scaling)
+    needed = 4 * (users.size + item_part.size)
+    demand_space(paths.matrix, needed, f"the matrix {variant} of {inputs.task}")
     with ArtifactWriter(
         paths.matrix / inputs.task / variant,
         step=4,

@@ -156,28 +156,28 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
 
 
 def computation_layout(table: list[Cell]) -> Layout:
-    """Trainable parameters, seconds of an epoch and of the test rows, from the runs with the most epochs."""
-    labels = list(dict.fromkeys(cell.case.label for cell in table if cell.runs))
-    last = [max((c for c in table if c.case.label == label and c.runs), key=lambda c: c.epochs) for label in labels]
+    """Trainable parameters, and seconds of an epoch and of the test rows in the fastest run."""
+    by_label: dict[str, list[Cell]] = {}
+    for cell in table:
+        if cell.runs:
+            by_label.setdefault(cell.case.label, []).append(cell)
     header = ["model", "parameters", "published", "seconds an epoch", "seconds to test", "published train", "test"]
     rows = []
-    for cell in last:
-        seconds = sum(run.train_seconds / run.epochs for run in cell.runs) / len(cell.runs)
-        test = sum(run.test_seconds for run in cell.runs) / len(cell.runs)
-        parameters = f"{cell.runs[0].parameters:,}"
-        published = {name: cell.published(name) for name in COMPUTATION}
-        shown = [parameters, "-" if published["parameters"] is None else f"{published['parameters']:,.0f}"]
-        shown += [f"{seconds:.2f}", f"{test:.2f}"]
+    for label, of_label in by_label.items():
+        runs = [run for cell in of_label for run in cell.runs]
+        published = {name: of_label[0].published(name) for name in COMPUTATION}
+        shown = [f"{runs[-1].parameters:,}"]
+        shown.append("-" if published["parameters"] is None else f"{published['parameters']:,.0f}")
+        shown.append(f"{min(run.train_seconds / run.epochs for run in runs):.2f}")
+        shown.append(f"{min(run.test_seconds for run in runs):.2f}")
         shown += ["-" if published[n] is None else f"{published[n]:,.0f} s" for n in ("train_seconds", "test_seconds")]
-        rows.append([(text, False) for text in (cell.case.label, *shown)])
-    devices = sorted({run.device for cell in last for run in cell.runs})
+        rows.append([(text, False) for text in (label, *shown)])
+    devices = sorted({run.device for cell in table for run in cell.runs})
     text = (
-        f"Passes over the training rows and scoring of the test rows, on {', '.join(devices)}; a model trains on one "
+        f"A pass over the training rows and the scoring of the test rows in the fastest run, on {', '.join(devices)}; "
+        "where two trainings go side by side on two cores, each has one. An epoch of LightGBM is ten trees; its "
+        "parameters are leaf values and thresholds. Published times are the study's, of its machine and rows."
     )
-    text += (
-        "core where two are trained side by side. An epoch of LightGBM is ten trees; its parameters are leaf values "
-    )
-    text += "and thresholds. Published times are the study's, of its machine and rows."
     return Layout(text, header, rows)
 
 

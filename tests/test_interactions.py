@@ -1,14 +1,16 @@
 """Step 1 against plain loops: which rows stay, their order, duplicates, the click label, the split."""
 
 import csv
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 
 import preprocess_inter
+from mma4ctr import rawfiles
 from mma4ctr.datasets.wechat import ACTIONS, CLICK_WEIGHTS, click_label
-from mma4ctr.interactions import TEST, TRAIN, VALID, IdIndex, load_interactions
+from mma4ctr.interactions import TEST, TRAIN, VALID, IdCollector, IdIndex, load_interactions
 from tests.conftest import call
 
 
@@ -138,3 +140,74 @@ def test_id_index_equals_a_dict(spread):
     where = {int(value): place for place, value in enumerate(ids)}
     asked = np.concatenate([ids, rng.integers(-1000, 1000, 300) * spread, [2**62, -(2**62)]])
     assert IdIndex(ids).positions(asked).tolist() == [where.get(int(value), -1) for value in asked]
+
+
+def test_rows_are_ordered_as_by_lexsort():
+    rng = np.random.default_rng(0)
+    rows = 5000
+    wide = rng.integers(0, 2**64, rows, dtype=np.uint64)
+    for columns in (
+        [rng.integers(0, 20, rows), rng.integers(-5, 5, rows), rng.permutation(rows)],
+        [rng.integers(0, 3, rows), rng.integers(0, 2, rows), wide, rng.permutation(rows)],
+        [rng.integers(0, 2**62, rows), rng.integers(0, 2**62, rows), rng.permutation(rows)],
+        [np.zeros(rows, np.int64), wide % np.uint64(7), rng.permutation(rows)],
+    ):
+        assert np.array_equal(preprocess_inter.order_by(*columns), np.lexsort(columns[::-1]))
+    assert len(preprocess_inter.order_by(np.empty(0, np.int64), np.empty(0, np.uint64))) == 0
+
+
+@pytest.mark.parametrize("kind", ["equal", "few", "wide", "negative", "days"])
+def test_order_statistics_are_those_of_a_sort(kind, monkeypatch):
+    monkeypatch.setattr(preprocess_inter, "PART_ROWS", 700)
+    rng = np.random.default_rng(1)
+    values = {
+        "equal": np.full(3000, 7),
+        "few": rng.integers(0, 5, 3000),
+        "wide": rng.integers(0, 2**55, 3000),
+        "negative": rng.integers(-(2**40), 2**40, 3000),
+        "days": rng.integers(1, 15, 3000) + rng.random(3000),
+    }[kind]
+    ranks = [0, 1, 1500, 2400, 2700, 2999]
+    assert preprocess_inter.order_statistics(values, ranks) == np.sort(values)[ranks].tolist()
+
+
+def test_distinct_ids_of_parts():
+    rng = np.random.default_rng(0)
+    parts = [
+        rng.integers(0, 1000, 500),
+        rng.integers(-5, 5, 100),
+        rng.integers(2**40, 2**40 + 50, 100),
+        np.empty(0, int),
+    ]
+    collector = IdCollector()
+    for part in parts:
+        collector.add(part)
+    assert np.array_equal(collector.ids(), np.unique(np.concatenate(parts)))
+    assert IdCollector().ids().tolist() == []
+
+
+def test_a_raw_file_is_the_same_in_blocks_of_any_size(raw_copy, monkeypatch):
+    """Each line lies in one block, whole, wherever the cuts fall; also with a byte order mark and a header."""
+    path = raw_copy / "dataset/wechat/user_action.csv"
+    text = path.read_bytes()[:3000]
+    text = text[: text.rfind(b"\n") + 1]
+    for content in (text, b"\xef\xbb\xbf" + text):
+        path.write_bytes(content)
+        for size in (1, 7, 40, 1000, 10_000):
+            monkeypatch.setattr(rawfiles, "BLOCK_BYTES", size)
+            blocks = list(rawfiles.read_blocks(path, skip_lines=1, closed_by_newline=True))
+            pieces = [(block, block.read()) for block in blocks]
+            assert b"".join(data for _, data in pieces) == text.split(b"\n", 1)[1]
+            line = 2
+            for block, data in pieces:
+                if data:
+                    assert block.first_line == line
+                line += data.count(b"\n")
+
+
+def test_too_little_disk_is_told_before_the_work(raw_copy, monkeypatch, capsys):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+    assert call(preprocess_inter.main, "--paths", raw_copy / "path.json", "--min-interactions", 20) == 2
+    error = capsys.readouterr().err
+    assert "bytes, and 1,000 are free" in error and "make room" in error
+    assert not (raw_copy / "graph/tiktok").exists()

@@ -1,0 +1,1 @@
+"""How fast the steps are, against the plain way and against the limit; see bench.py."""

@@ -1,0 +1,418 @@
+"""How fast each step is, on simulated TikTok data: against the plain way (plain.py) and against the limit, a bare scan
+of the same file or bare products of the same shapes, measured in the same run.
+
+Writes   benchmarks/latest.json: a list of {step, measure, value, bar, ok}; with --growth also benchmarks/growth.png
+
+Ratios are of medians in one run: machines differ and are noisy. The plain way is measured on a part of the data and
+stands for as many rows a second on all of it. Memory is the largest resident size of the step's process; MB are 10^6
+bytes.
+
+    python -m benchmarks.bench --rows 20000000
+"""
+
+import multiprocessing
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import torch
+from pyarrow import csv
+
+import get_user_embedding
+import mlp
+import preprocess_multimodal
+from benchmarks import plain
+from mma4ctr.artifacts import write_file
+from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, print_table, progress, run, whole_number
+from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
+from mma4ctr.interactions import IdIndex, Interactions
+from mma4ctr.matrix import FactorMatrix, load_matrix
+from mma4ctr.network import Adam, Network
+from mma4ctr.paths import Paths, load_paths
+from mma4ctr.plotting import COLORS, panels
+from mma4ctr.rawfiles import BadLines
+from mma4ctr.results import read_results
+
+T = TypeVar("T")
+HERE = Path(__file__).parent
+TASK, VARIANT = "tiktok_like", "vat_concat"
+ROWS_OF_A_USER = 435  # as many users as give this mean
+ITEMS = 300_000
+MIN_INTERACTIONS = 300
+PLAIN_ROWS, PLAIN_ITEMS, PLAIN_EVIDENCE, PLAIN_BATCHES = 300_000, 5_000, 20_000, 8
+BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number and its bar, which it must reach, or with `at_most` must not pass."""
+
+    step: str
+    measure: str
+    value: float
+    bar: float
+    at_most: bool = False
+
+    @property
+    def told_bar(self) -> str:
+        return f"{'at most' if self.at_most else 'at least'} {self.bar:g}"
+
+    @property
+    def ok(self) -> bool:
+        return self.value <= self.bar if self.at_most else self.value >= self.bar
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command or function: wall-clock seconds and largest resident MB."""
+
+    seconds: float
+    memory: float
+
+
+def command(*words: object) -> Ran:
+    """Run a Python command of this repository, which tells its peak memory in its last line; raises `UserError` where
+    it fails."""
+    watch = Stopwatch()
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=HERE.parent, capture_output=True, text=True)
+    seconds = watch.seconds
+    told = re.findall(r"peak memory ([\d,]+) MB", done.stdout)
+    if done.returncode or not told:
+        raise UserError(f"{' '.join(map(str, words))}: {done.stderr[-500:]}")
+    return Ran(seconds, float(told[-1].replace(",", "")))
+
+
+def _measured(work: Callable[..., T], arguments: Sequence[Any]) -> tuple[T, Ran, float]:
+    before = peak_memory_mb()
+    watch = Stopwatch()
+    result = work(*arguments)
+    return result, Ran(watch.seconds, peak_memory_mb()), before
+
+
+def in_process(work: Callable[..., T], *arguments: Any) -> tuple[T, Ran, float]:
+    """Call a function in a process of its own: its result, what it took, and the MB before it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, work, arguments).result()
+
+
+def median_seconds(work: Callable[[], Any], times: int) -> float:
+    found = []
+    for _ in range(times):
+        watch = Stopwatch()
+        work()
+        found.append(watch.seconds)
+    return statistics.median(found)
+
+
+def make_world(folder: Path, rows: int, *, features: bool) -> Ran:
+    """A simulated TikTok world; its users have as many rows each whatever the rows."""
+    users = max(50, rows // ROWS_OF_A_USER)
+    options: list[object] = ["--rows", rows, "--users", users, "--items", min(ITEMS, max(1000, rows // 4))]
+    options += [] if features else ["--no-features"]
+    return command("-m", "mma4ctr.world", folder, "--dataset", "tiktok", *options)
+
+
+def bench_world(folder: Path, rows: int) -> list[Measure]:
+    made = make_world(folder, rows, features=False)
+    return [
+        Measure("world", "million rows/s, no features", rows / made.seconds / 1e6, 1),
+        Measure("world", "MB of memory", made.memory, 2000, at_most=True),
+    ]
+
+
+def interaction_file(paths: Paths) -> Path:
+    return TikTok(paths.tiktok / "track1", "track1").interaction_file()
+
+
+def scan(path: Path) -> int:
+    """The limit of step 1: read all columns of the file with every core, and nothing else."""
+    read = csv.ReadOptions(column_names=COLUMNS)
+    parse = csv.ParseOptions(delimiter="\t", quote_char=False)
+    convert = csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()))
+    rows: int = csv.read_csv(path, read, parse, convert).num_rows
+    return rows
+
+
+def head_of(path: Path, rows: int, out: Path) -> Path:
+    with path.open() as file:
+        out.write_text("".join(islice(file, rows)))
+    return out
+
+
+def step_1(paths: Paths) -> Ran:
+    return command("preprocess_inter.py", "--paths", paths.file, "--min-interactions", MIN_INTERACTIONS)
+
+
+def bench_step_1(paths: Paths, half: Paths, rows: int, temp: Path) -> list[Measure]:
+    path = interaction_file(paths)
+    bare = statistics.median(in_process(scan, path)[1].seconds for _ in range(3))
+    runs = [step_1(paths) for _ in range(3)]
+    seconds, memory = statistics.median(one.seconds for one in runs), max(one.memory for one in runs)
+    half_memory = step_1(half).memory
+    part = head_of(path, PLAIN_ROWS, temp / "head.txt")
+    simple = median_seconds(lambda: plain.keep_rows(part, 5, temp), 1) / min(rows, PLAIN_ROWS)
+    return [
+        Measure("1", "times a bare scan of the file", seconds / bare, 3, at_most=True),
+        Measure("1", "times faster than the plain way", simple * rows / seconds, 30),
+        Measure("1", "MB of memory", memory, 1500, at_most=True),
+        Measure("1", "memory, rows doubled", memory / half_memory, 1.2, at_most=True),
+    ]
+
+
+def visual_features(folder: Path, temp: Path) -> tuple[float, int]:
+    """Step 2 for the visual modality of all its items: seconds, and the bytes of the result."""
+    raw = TikTok(folder, "track1")
+    ids = np.unique(np.concatenate([chunk.ids for chunk in raw.read_features("visual", BadLines())]))
+    watch = Stopwatch()
+    chunks: Any = raw.read_features("visual", BadLines())
+    features, _ = preprocess_multimodal.dense_features(chunks, IdIndex(ids), raw.modalities[0], 71, temp)
+    return watch.seconds, features.nbytes
+
+
+def bench_step_2(paths: Paths, temp: Path) -> list[Measure]:
+    raw = TikTok(paths.tiktok / "track1", "track1")
+    files = raw.feature_files("visual")
+    size = sum(path.stat().st_size for path in files)
+    (seconds, output), ran, before = in_process(visual_features, raw.folder, temp)
+    with files[0].open() as file:
+        lines = list(islice(file, PLAIN_ITEMS))
+    simple = median_seconds(lambda: plain.reduce_vectors(lines, VECTOR_KEYS["visual"], 71, 128), 1)
+    rate, plain_rate = size / seconds / 1e6, sum(map(len, lines)) / simple / 1e6
+    return [
+        Measure("2", "MB/s of JSON, PCA included", rate, 500),
+        Measure("2", "times faster than the plain way", rate / plain_rate, 10),
+        Measure("2", "MB of memory beyond the output", ran.memory - before - output / 1e6, 1000, at_most=True),
+    ]
+
+
+def drawn_evidence(rows: int, folds: int) -> tuple[Interactions, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, labels, folds and features as drawn at random."""
+    rng = np.random.default_rng(0)
+    users, items = max(2, rows // ROWS_OF_A_USER), max(2, rows // 60)
+    data = Interactions(
+        artifact=None,  # type: ignore[arg-type]
+        user=np.sort(rng.integers(0, users, rows, dtype=np.int32)),
+        item=rng.integers(0, items, rows, dtype=np.int32),
+        device=rng.integers(0, 1000, rows),
+        time=np.arange(rows),
+        split=np.zeros(rows, np.uint8),
+        user_ids=np.arange(users),
+        item_ids=np.arange(items),
+    )
+    label = (rng.random(rows) < 0.1).astype(np.uint8)
+    block = rng.integers(0, folds, rows, dtype=np.uint8)
+    return data, label, block, rng.random((items, 128), np.float32)
+
+
+def embed_drawn(rows: int) -> tuple[float, float]:
+    """Step 3 on drawn rows: seconds, and the MB of its inputs."""
+    data, label, block, features = drawn_evidence(rows, 5)
+    inputs = sum(array.nbytes for array in (data.user, data.item, data.device, label, block, features)) / 1e6
+    watch = Stopwatch()
+    get_user_embedding.user_tables(data, label, block, features, 21, "train")
+    return watch.seconds, inputs
+
+
+def bench_step_3(rows: int) -> list[Measure]:
+    (seconds, inputs), ran, _ = in_process(embed_drawn, rows)
+    data, label, block, features = drawn_evidence(PLAIN_EVIDENCE, 5)
+    simple = median_seconds(lambda: plain.embed_users(data.user, data.item, label, block, features, 6), 1)
+    return [
+        Measure("3", "times faster than the plain way", simple / PLAIN_EVIDENCE * rows / seconds, 50),
+        Measure("3", "MB of memory beyond the inputs", ran.memory - inputs, 1000, at_most=True),
+    ]
+
+
+def bench_step_4(paths: Paths) -> list[Measure]:
+    ran = command("cross_matrix.py", "--paths", paths.file, "--task", TASK)
+    matrix = load_matrix(paths, TASK, VARIANT, torch.device("cpu"))
+    rows = sum(len(group) for group in (matrix.train, matrix.valid, matrix.test))
+    written = rows * matrix.in_features * 4 / 1e6
+    return [
+        Measure("4", "seconds", ran.seconds, 10, at_most=True),
+        Measure("4", "memory of the matrix of all rows", ran.memory / written, 0.5, at_most=True),
+    ]
+
+
+def bare_products(batch: int, in_features: int) -> Callable[[], None]:
+    """The matrix products of one training step, and nothing else."""
+    widths = (in_features, *mlp.HIDDEN, 1)
+    inputs = [torch.randn(batch, width) for width in widths]
+    weights = [torch.randn(out, before) for before, out in pairwise(widths)]
+    outs = [torch.empty(batch, width) for width in widths[1:]]
+    gradients = [torch.empty_like(weight) for weight in weights]
+    downs = [torch.empty(batch, width) for width in widths[:-1]]
+
+    def step() -> None:
+        for layer, weight in enumerate(weights):
+            torch.mm(inputs[layer], weight.t(), out=outs[layer])
+        for layer in range(len(weights) - 1, -1, -1):
+            torch.mm(outs[layer].t(), inputs[layer], out=gradients[layer])
+            if layer:
+                torch.mm(outs[layer], weights[layer], out=downs[layer])
+
+    return step
+
+
+def bench_step_5(paths: Paths) -> list[Measure]:
+    matrix = load_matrix(paths, TASK, VARIANT, torch.device("cpu"))
+    settings = mlp.TrainSettings(batch_size=BATCH)
+    model = mlp.fresh_model(matrix.in_features, 0.1, 0, torch.device("cpu"))
+    network = Network(model.state_dict())
+    adam = Adam(network.parameters)
+    few = shortened(matrix, 40 * BATCH)
+    products = bare_products(BATCH, matrix.in_features)
+    products()
+    ours, limit = [], []
+    with torch.no_grad():
+        for turn in range(7):  # in turns, so that both see the same noise
+            watch = Stopwatch()
+            mlp.train_epoch(network, adam, few, settings, turn, 1e-3)
+            ours.append(len(few.train) / watch.seconds)
+            watch = Stopwatch()
+            for _ in range(len(few.train) // BATCH):
+                products()
+            limit.append(len(few.train) // BATCH * BATCH / watch.seconds)
+    rate, share = statistics.median(ours), statistics.median(a / b for a, b in zip(ours, limit, strict=True))
+    rows = PLAIN_BATCHES * BATCH
+    train = matrix.train
+    arrays = [values[:rows].numpy() for values in (train.user_row, train.item, train.label)]
+    dataset = plain.Rows(matrix.user_part.numpy(), matrix.item_part.numpy(), *arrays)
+    simple = len(dataset) / median_seconds(lambda: plain.train_epoch(dataset, model, BATCH), 1)
+    test = len(matrix.test) / median_seconds(lambda: mlp.predict(network, matrix, matrix.test), 5)
+    return [
+        Measure("5", "rows/s, of bare products'", share, 0.8),
+        Measure("5", "times faster than a DataLoader", rate / simple, 7),
+        Measure("5", "test rows/s, times training's", test / rate, 5),
+    ]
+
+
+def shortened(matrix: FactorMatrix, rows: int) -> FactorMatrix:
+    """The same with fewer training rows."""
+    train = matrix.train
+    cut = type(train)(train.rows[:rows], train.user_row[:rows], train.item[:rows], train.label[:rows])
+    return FactorMatrix(
+        matrix.user_part, matrix.item_part, cut, matrix.valid, matrix.test, matrix.settings, matrix.fingerprint
+    )
+
+
+def steps_after_1(paths: Paths, *more: object) -> dict[str, Ran]:
+    """Steps 2 to 5 of the task."""
+    given = ("--paths", paths.file, "--task", TASK)
+    return {
+        "2": command("preprocess_multimodal.py", "--paths", paths.file),
+        "3": command("get_user_embedding.py", *given),
+        "4": command("cross_matrix.py", *given),
+        "5": command("mlp.py", *given, *more),
+    }
+
+
+def bench_all(paths: Paths) -> list[Measure]:
+    ran = [step_1(paths), *steps_after_1(paths).values()]
+    return [
+        Measure("1 to 5", "minutes, defaults", sum(one.seconds for one in ran) / 60, 10, at_most=True),
+        Measure("1 to 5", "MB of memory", max(one.memory for one in ran), 6000, at_most=True),
+    ]
+
+
+def link_features(source: Paths, target: Paths) -> None:
+    """The feature files of one world for another of the same items."""
+    for path in (source.tiktok / "track1").glob("track1_*"):
+        (target.tiktok / "track1" / path.name).symlink_to(path)
+
+
+def grow(folder: Path, largest: Paths, sizes: Sequence[int]) -> dict[str, list[tuple[int, Ran]]]:
+    """Each step over worlds of several sizes, an epoch of step 5."""
+    found: dict[str, list[tuple[int, Ran]]] = {name: [] for name in "12345"}
+    with progress("growth", len(sizes)) as advance:
+        for rows in sizes:
+            where = folder / f"grow{rows}"
+            make_world(where, rows, features=False)
+            paths = load_paths(where / "path.json")
+            link_features(largest, paths)
+            steps = {"1": step_1(paths), **steps_after_1(paths, "--epochs", 1, "--batch-size", BATCH)}
+            seconds = read_results(paths.results)[-1].train_seconds
+            steps["5"] = Ran(seconds, steps["5"].memory)
+            for name, ran in steps.items():
+                found[name].append((rows, ran))
+            advance(1)
+    return found
+
+
+def draw_growth(found: dict[str, list[tuple[int, Ran]]]) -> Path:
+    names = {"1": "step 1", "2": "step 2", "3": "step 3", "4": "step 4", "5": "step 5, an epoch"}
+    with panels(2, width=4.4, height=3.6) as (figure, axes):
+        for axis, unit in zip(axes, ("seconds", "memory"), strict=True):
+            for color, (name, points) in zip(COLORS, found.items(), strict=False):
+                rows = [size / 1e6 for size, _ in points]
+                axis.plot(rows, [getattr(ran, unit) for _, ran in points], marker="o", color=color, label=names[name])
+            axis.set(xscale="log", yscale="log", xlabel="million raw rows")
+            axis.set_ylabel("seconds" if unit == "seconds" else "largest memory (MB)")
+        axes[0].legend()
+        path = HERE / "growth.png"
+        figure.savefig(path, dpi=150)
+    return path
+
+
+def main() -> int:
+    options = parser(__doc__, paths=False)
+    options.add_argument(
+        "--rows", type=whole_number(100_000), default=20_000_000, help="raw rows of the simulated data"
+    )
+    options.add_argument("--evidence", type=whole_number(100_000), default=10_000_000, help="rows of step 3 alone")
+    options.add_argument("--growth", action="store_true", help="also measure smaller sizes and draw growth.png")
+    options.add_argument("--folder", type=Path, help="where the data go; none: a folder that is removed at the end")
+    arguments = options.parse_args()
+
+    watch = Stopwatch()
+    rows = arguments.rows
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.folder) as name:
+        folder = Path(name)
+        measures = bench_world(folder / "half", rows // 2)
+        make_world(folder / "all", rows, features=True)
+        paths, half = load_paths(folder / "all/path.json"), load_paths(folder / "half/path.json")
+        stages: list[Callable[[], list[Measure]]] = [
+            lambda: bench_step_1(paths, half, rows, folder),
+            lambda: bench_step_2(paths, folder),
+            lambda: bench_step_3(arguments.evidence),
+            lambda: bench_all(paths),
+            lambda: bench_step_4(paths),
+            lambda: bench_step_5(paths),
+        ]
+        with progress("measuring", len(stages)) as advance:
+            for stage in stages:
+                measures += stage()
+                advance(1)
+        if arguments.growth:
+            sizes = [size for size in (rows // 20, rows // 10, rows // 4, rows // 2, rows) if size >= 10_000]
+            found = grow(folder, paths, sizes)
+            shown = [
+                [name, *(f"{ran.seconds:.1f} s, {ran.memory:,.0f} MB" for _, ran in points)]
+                for name, points in found.items()
+            ]
+            print_table("Growth", ["step", *(f"{size / 1e6:g} M rows" for size in sizes)], shown)
+            note(f"wrote {draw_growth(found)}")
+    lines = [asdict(measure) | {"ok": measure.ok} for measure in measures]
+    write_file(HERE / "latest.json", orjson.dumps(lines, option=orjson.OPT_INDENT_2) + b"\n")
+    table = [
+        [one.step, one.measure, f"{one.value:,.2f}", one.told_bar, "yes" if one.ok else "NO"]
+        for one in sorted(measures, key=lambda one: (not one.step[0].isdigit(), one.step))
+    ]
+    print_table(f"{rows / 1e6:g} million rows", ["step", "measure", "value", "bar", "met"], table)
+    note(f"wrote {HERE / 'latest.json'}, {watch.seconds:.0f} s")
+    return 0 if all(one.ok for one in measures) else 1
+
+
+if __name__ == "__main__":
+    run(main)
