@@ -57,6 +57,8 @@ LOSSES = ("bce", "listwise")
 HIDDEN = (128, 32, 4)
 # Rows that are scored at a time: 32 MB of first-layer outputs.
 SCORING_ROWS = 65_536
+# With fewer positives among the test rows AUC is told with its interval.
+FEW_POSITIVES = 100
 
 
 @dataclass(frozen=True)
@@ -378,6 +380,7 @@ def finish_run(
         positives={name: int(group.label.sum()) for name, group in groups.items()},
         valid_auc=outcome.history[outcome.best_epoch - 1].valid_auc if outcome.best_epoch else None,
         auc=scores.auc if scores else None,
+        auc_error=scores.auc_error if scores else None,
         gauc=scores.gauc if scores else None,
         logloss=scores.logloss if scores else None,
         train_seconds=outcome.seconds,
@@ -443,6 +446,12 @@ def tell(result: Result, outcome: Outcome) -> None:
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
         f"{len(outcome.history)}, {result.interrupts} interrupts, batch {result.batch_size}, run {result.run_id}"
     )
+    if result.positives["test"] < FEW_POSITIVES and result.auc_interval:
+        low, high = result.auc_interval
+        warn(
+            f"{name}: {result.positives['test']} positives in the test rows; with others of their kind AUC would lie "
+            f"between {low:.4f} and {high:.4f} (95 %)"
+        )
     if outcome.ended:
         note(f"{name}: {outcome.ended}")
     if result.leaky:

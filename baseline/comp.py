@@ -262,6 +262,7 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         positives={name: int(label[data.split == part].sum()) for part, name in enumerate(SPLIT_NAMES)},
         valid_auc=auc(label[valid], valid_score),
         auc=scores.auc,
+        auc_error=scores.auc_error,
         gauc=scores.gauc,
         logloss=scores.logloss,
         train_seconds=answer["train_seconds"],

@@ -11,11 +11,15 @@ CLIP = 1e-7
 
 @dataclass(frozen=True)
 class Scores:
-    """How good predictions are. AUC and GAUC are None where they are not defined (one class only)."""
+    """How good predictions are. AUC and GAUC are None where they are not defined (one class only).
+
+    `auc_error` is the standard error of AUC, see `auc_error`.
+    """
 
     auc: float | None
     gauc: float | None
     logloss: float
+    auc_error: float | None = None
 
 
 def _wins(label: np.ndarray, score: np.ndarray, group: np.ndarray | None) -> np.ndarray:
@@ -54,6 +58,30 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
     positives = int((label > 0).sum())
     pairs = positives * (len(label) - positives)
     return float(_wins(label, score, None)[0]) / pairs if pairs else None
+
+
+def auc_error(label: np.ndarray, score: np.ndarray) -> float | None:
+    """Standard error of AUC, were the rows drawn anew (DeLong, DeLong and Clarke-Pearson 1988): from how much the share
+    of negatives that a positive beats varies over the positives, and that of positives over the negatives.
+
+    Rows count as independent. Returns: None where a class has fewer than two rows.
+    """
+    order = np.argsort(score, kind="stable")
+    sorted_score, positive = score[order], label[order] > 0
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if min(positives, negatives) < 2:
+        return None
+    tie = np.cumsum(np.append(True, sorted_score[1:] != sorted_score[:-1])) - 1
+
+    def share_below(others: np.ndarray) -> np.ndarray:
+        """For each row the share of `others` with a lower score, ties counted half."""
+        in_tie = np.bincount(tie, weights=others)
+        below = np.cumsum(in_tie) - in_tie
+        found: np.ndarray = ((below + in_tie / 2) / others.sum())[tie]
+        return found
+
+    of_positives, of_negatives = share_below(~positive)[positive], share_below(positive)[~positive]
+    return float(np.sqrt(of_positives.var(ddof=1) / positives + of_negatives.var(ddof=1) / negatives))
 
 
 def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float | None:
@@ -95,7 +123,8 @@ def score_predictions(
     if not np.isfinite(probability).all():
         raise ValueError("a prediction is not finite")
     ranked = probability if score is None else score
-    return Scores(auc(label, ranked), gauc(label, ranked, user), logloss(label, probability))
+    error = auc_error(label, ranked)
+    return Scores(auc(label, ranked), gauc(label, ranked, user), logloss(label, probability), error)
 
 
 def platt_scaled(score: np.ndarray, valid_score: np.ndarray, valid_label: np.ndarray) -> np.ndarray:

@@ -27,7 +27,8 @@ from mma4ctr.paths import Paths, load_paths
 @dataclass(frozen=True)
 class Result:
     """One finished run (design section 8). `auc` and `gauc` are None where they are not defined, `auc` also where
-    training collapsed for good. `valid_auc` is that of the validation rows at the weights that were tested.
+    training collapsed for good. `valid_auc` is that of the validation rows at the weights that were tested,
+    `auc_error` the standard error of `auc`.
 
     Seconds are wall-clock: `train_seconds` of the passes over the training rows, `test_seconds` from the test rows'
     places in the tables to their scores.
@@ -62,6 +63,14 @@ class Result:
     rows_per_second: float
     started: str
     commit: str
+    auc_error: float | None = None
+
+    @property
+    def auc_interval(self) -> tuple[float, float] | None:
+        """Where AUC lies in 95 of 100 draws of test rows; None where that is not known."""
+        if self.auc is None or self.auc_error is None:
+            return None
+        return max(0.0, self.auc - 1.96 * self.auc_error), min(1.0, self.auc + 1.96 * self.auc_error)
 
     @property
     def leaky(self) -> bool:
@@ -114,7 +123,7 @@ def result_of(content: Any) -> Result:
         raise TypeError("not a JSON object")
     result = Result(**content)
     for name, kind in get_type_hints(Result).items():
-        value = content[name]
+        value = getattr(result, name)
         kinds = _KINDS.get(kind, (get_origin(kind) or kind,))
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")

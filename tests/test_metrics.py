@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from mma4ctr.metrics import auc, gauc, logloss, score_predictions
+from mma4ctr.metrics import auc, auc_error, gauc, logloss, score_predictions
 
 
 @pytest.mark.parametrize("levels", [3, 50, 10**6])
@@ -54,3 +54,26 @@ def test_bad_predictions_are_refused():
         score_predictions(np.array([0, 1]), np.array([0.5, np.nan]), np.array([0, 0]))
     with pytest.raises(ValueError, match="2 labels, 1 predictions"):
         score_predictions(np.array([0, 1]), np.array([0.5]), np.array([0, 0]))
+
+
+@pytest.mark.parametrize("levels", [5, 10**6])
+def test_the_error_of_auc_is_delongs(levels):
+    """Against the definition with all pairs, and against what fresh draws do."""
+    rng = np.random.default_rng(levels)
+
+    def draw(rows):
+        label = (rng.random(rows) < 0.3).astype(int)
+        return label, np.round((rng.normal(size=rows) + label) * levels) / levels
+
+    label, score = draw(300)
+    up, down = score[label == 1], score[label == 0]
+    wins = (up[:, None] > down) + 0.5 * (up[:, None] == down)
+    expected = np.sqrt(wins.mean(axis=1).var(ddof=1) / len(up) + wins.mean(axis=0).var(ddof=1) / len(down))
+    assert auc_error(label, score) == pytest.approx(expected, rel=1e-12)
+    drawn = [auc(*draw(300)) for _ in range(400)]
+    assert auc_error(label, score) == pytest.approx(np.std(drawn), rel=0.25)
+
+
+def test_the_error_of_auc_is_undefined_without_two_of_each():
+    assert auc_error(np.array([1, 0, 0]), np.array([0.5, 0.2, 0.1])) is None
+    assert score_predictions(np.array([1, 0, 0]), np.array([0.5, 0.2, 0.1]), np.zeros(3)).auc == 1

@@ -198,3 +198,14 @@ def test_wrong_options_are_refused(made, capsys):
     for options in (("--epochs", 0), ("--learning-rate", "nan"), ("--batch-size", "big"), ("--device", "cuda:77")):
         assert call(mlp.main, "--paths", made.file, *options) == 2
     assert "cuda:77" in capsys.readouterr().err
+
+
+def test_few_positives_are_told_with_an_interval(made, capsys):
+    """The tiny world has fewer than 100 likes among its test rows."""
+    assert call(mlp.main, "--paths", made.file, "--task", "tiktok_like", "--epochs", 1, "--seed", 77) == 0
+    result = read_results(made.results)[-1]
+    assert result.seed == 77 and result.positives["test"] < mlp.FEW_POSITIVES
+    low, high = result.auc_interval
+    assert low < result.auc < high
+    said = capsys.readouterr().err
+    assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} and {high:.4f}" in said
