@@ -165,8 +165,13 @@ class TrainingFailed(Exception):
     """A model's process ended badly; the message is the last lines it wrote."""
 
 
-def train(training: Training, threads: int, tell: Callable[[int, str], None]) -> list[Result]:
+def train(
+    training: Training, threads: int, tell: Callable[[int, str], None], running: set[subprocess.Popen[str]]
+) -> list[Result]:
     """One training in a process of its own; each result is recorded as soon as it is there.
+
+    Args:
+        running: holds the process while it lives, for whoever wants to end it.
 
     Raises `TrainingFailed`.
     """
@@ -185,6 +190,7 @@ def train(training: Training, threads: int, tell: Callable[[int, str], None]) ->
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment
             ) as process,
         ):
+            running.add(process)
             try:
                 for line in process.stdout or ():
                     answer = json.loads(line)
@@ -193,8 +199,9 @@ def train(training: Training, threads: int, tell: Callable[[int, str], None]) ->
                     else:
                         found.append(record(training, answer, folder, started))
             finally:
-                if process.poll() is None and sys.exc_info()[0]:
+                if sys.exc_info()[0]:
                     process.kill()
+                running.discard(process)
         if process.returncode:
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             raise TrainingFailed("\n".join(lines[-LAST_LINES:]) or f"ended with exit code {process.returncode}")
@@ -295,15 +302,14 @@ def expected_seconds(results: Sequence[Result]) -> Callable[[Training], float]:
     cost = {}
     for result in results:
         if result.model in BASELINES and result.rows_per_second:
-            rows = result.rows["valid"] + result.rows["test"]
-            cost[result.model] = 1 / result.rows_per_second, result.test_seconds / result.rows["test"], rows
+            cost[result.model] = 1 / result.rows_per_second, result.test_seconds / result.rows["test"]
 
     def seconds(training: Training) -> float:
         data, model = training.prepared.data, training.model
         train = data.split == TRAIN
         positives = int(data.label(training.prepared.target)[train].sum())
         learned = model.rows_learned({"train": int(train.sum())}, {"train": positives})
-        a_row, a_score, _ = cost.get(model.name, (model.train_cost / 1000, model.score_cost / 1000, 0))
+        a_row, a_score = cost.get(model.name, (model.train_cost / 1000, model.score_cost / 1000))
         scored = len(data) - int(train.sum())
         return 8 + max(training.marks) * learned * a_row + len(training.marks) * scored * a_score
 
@@ -314,11 +320,14 @@ def train_all(work: Sequence[Training], cost: Callable[[Training], float], jobs:
     """Do the trainings, the longest first, `jobs` at a time; returns how many failed."""
     failed = 0
     threads = max(1, cores() // jobs)
+    running: set[subprocess.Popen[str]] = set()
     with RunsDisplay(sum(map(cost, work))) as display, ThreadPoolExecutor(jobs) as pool:
 
         def start(training: Training) -> list[Result]:
             last = max(training.marks)
-            return train(training, threads, lambda epoch, shown: display.update(training.name, epoch, last, shown))
+            return train(
+                training, threads, lambda epoch, shown: display.update(training.name, epoch, last, shown), running
+            )
 
         waiting = {pool.submit(start, training): training for training in sorted(work, key=lambda one: -cost(one))}
         try:
@@ -335,6 +344,8 @@ def train_all(work: Sequence[Training], cost: Callable[[Training], float], jobs:
                 display.finish(training.name, cost(training), f"{training.name}: test AUC {shown}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):  # after Ctrl-C
+                process.kill()
     return failed
 
 

@@ -3,6 +3,9 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack
+from csv import DictReader
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +14,36 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from mma4ctr.datasets.tiktok import COLUMNS
+
 
 def keep_rows(path: Path, minimum: int, out: Path) -> int:
     """Step 1: count, filter, drop duplicates, sort, split by time, save arrays and .inter files; returns the rows."""
-    often = Counter(line.split("\t", 1)[0] for line in path.open())
-    seen, kept = set(), []
-    for line in path.open():
-        cells = line.rstrip("\n").split("\t")
-        if often[cells[0]] >= minimum and line not in seen:
-            seen.add(line)
-            uid, _, item, _, _, _, finish, like, _, device, time, _ = map(int, cells)
-            kept.append((uid, time, item, device, like, finish))
-    kept.sort()
-    times = sorted(row[1] for row in kept)
+    with path.open() as raw:
+        often = Counter(row["uid"] for row in DictReader(raw, COLUMNS, delimiter="\t"))
+    seen: set[tuple] = set()
+    kept: list[dict[str, int]] = []
+    with path.open() as raw:
+        for row in DictReader(raw, COLUMNS, delimiter="\t"):
+            whole = tuple(row.values())
+            if often[row["uid"]] >= minimum and whole not in seen:
+                seen.add(whole)
+                kept.append({str(name): int(value) for name, value in row.items()})
+    kept.sort(key=itemgetter("uid", "time", "item_id"))
+    times = sorted(row["time"] for row in kept)
     cuts = times[8 * len(times) // 10], times[9 * len(times) // 10]
-    users = {uid: number for number, uid in enumerate(sorted({row[0] for row in kept}))}
-    items = {item: number for number, item in enumerate(sorted({row[2] for row in kept}))}
-    np.save(out / "rows.npy", np.array([(users[row[0]], items[row[2]], *row[3:], row[1]) for row in kept]))
-    files = [(out / f"{name}.inter").open("w") for name in ("train", "valid", "test")]
-    for uid, time, item, device, like, finish in kept:
-        file = files[(time >= cuts[0]) + (time >= cuts[1])]
-        file.write(f"{uid}\t{item}\t{device}\t{time}\t{like}\t{finish}\n")
-    for file in files:
-        file.close()
+    users = {uid: number for number, uid in enumerate(sorted({row["uid"] for row in kept}))}
+    items = {item: number for number, item in enumerate(sorted({row["item_id"] for row in kept}))}
+    np.save(out / "user.npy", np.array([users[row["uid"]] for row in kept]))
+    np.save(out / "item.npy", np.array([items[row["item_id"]] for row in kept]))
+    for name in ("device", "time", "like", "finish"):
+        np.save(out / f"{name}.npy", np.array([row[name] for row in kept]))
+    with ExitStack() as opened:
+        files = [opened.enter_context((out / f"{part}.inter").open("w")) for part in ("train", "valid", "test")]
+        names = ("uid", "item_id", "device", "time", "like", "finish")
+        for one in kept:
+            file = files[(one["time"] >= cuts[0]) + (one["time"] >= cuts[1])]
+            file.write("\t".join(str(one[name]) for name in names) + "\n")
     return len(kept)
 
 
