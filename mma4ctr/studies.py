@@ -193,11 +193,11 @@ STUDIES: dict[str, Study] = {
             "with the validation interrupt and halving, and without both",
             "interrupt and halving",
             (
-                Case("with", published=("ablation", "interrupt_and_halving", "with", "{epochs}")),
+                Case("with", published=("ablation", "interrupt_and_halving", "with")),
                 Case(
                     "without",
                     training={"max_interrupts": 0, **NO_HALVING},
-                    published=("ablation", "interrupt_and_halving", "without", "{epochs}"),
+                    published=("ablation", "interrupt_and_halving", "without"),
                 ),
             ),
         ),
