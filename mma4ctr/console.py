@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -54,6 +55,11 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         err.print("[bold red]interrupted:[/] nothing half-written is left as finished; run the command again")
         code = 130
+    except BrokenProcessPool:
+        err.print(
+            "[bold red]error:[/] a worker process was killed, most likely for want of memory; close what else runs"
+        )
+        code = 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
             raise
