@@ -5,6 +5,7 @@
 #   make test     lint, format, types and tests
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
 #   make test-baseline   the tests that need that environment
+#   make test-long       the tests that take long: every step killed at 50 moments
 #   make bench           every step against the plain way and the limit, on 20 million simulated rows
 #
 # The environment .venv is made from pyproject.toml and constraints.txt by whichever of these runs first.
@@ -13,7 +14,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo test lint baseline test-baseline bench
+.PHONY: all demo test lint baseline test-baseline test-long bench
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -56,6 +57,9 @@ baseline: .venv/installed .venv-baseline/installed
 
 test-baseline: .venv/installed .venv-baseline/installed
 	$(RUN) -m pytest -m recbole
+
+test-long: .venv/installed
+	$(RUN) -m pytest -m long
 
 bench: .venv/installed
 	$(RUN) -m benchmarks.bench --growth
