@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 from mma4ctr.console import UserError, progress, warn
@@ -298,9 +299,22 @@ class DelimitedText:
     def parse(self, data: bytes) -> pa.Table:
         """A table of the wanted columns; raises `BadLine` with what is wrong."""
         try:
-            return csv.read_csv(pa.BufferReader(data), self._read, self._parse, self._convert)
+            table = csv.read_csv(pa.BufferReader(data), self._read, self._parse, self._convert)
         except pa.ArrowInvalid as error:
             raise BadLine(self._reason(str(error).splitlines()[0])) from None
+        if b"0x" in data or b"0X" in data:
+            self._refuse_hexadecimal(data)
+        return table
+
+    def _refuse_hexadecimal(self, data: bytes) -> None:
+        """pyarrow takes 0x10 for 16, which no such file means."""
+        names = [name for name, kind in self._convert.column_types.items() if pa.types.is_integer(kind)]
+        as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
+        table = csv.read_csv(pa.BufferReader(data), self._read, self._parse, as_text)
+        for name in names:
+            found = table[name].filter(pc.match_substring_regex(table[name], "0[xX]"))
+            if len(found):
+                raise BadLine(f"column {name}: '{found[0]}' is not a whole number")
 
     def _reason(self, text: str) -> str:
         """pyarrow's account of a bad line in a user's words."""
