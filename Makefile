@@ -6,6 +6,7 @@
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
 #   make test-baseline   the tests that need that environment
 #   make test-long       the tests that take long: every step killed at 50 moments
+#   make fuzz            ten minutes of random bytes for the readers of raw files
 #   make bench           every step against the plain way and the limit, on 20 million simulated rows
 #
 # The environment .venv is made from pyproject.toml and constraints.txt by whichever of these runs first.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo test lint baseline test-baseline test-long bench
+.PHONY: all demo test lint baseline test-baseline test-long fuzz bench
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -60,6 +61,11 @@ test-baseline: .venv/installed .venv-baseline/installed
 
 test-long: .venv/installed
 	$(RUN) -m pytest -m long
+
+fuzz: .venv/installed
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt atheris
+	mkdir -p demo/fuzz
+	$(RUN) tests/fuzz_readers.py -max_total_time=600 -max_len=4096 demo/fuzz
 
 bench: .venv/installed
 	$(RUN) -m benchmarks.bench --growth

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact, write_values
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
@@ -112,7 +112,7 @@ def spill(chunks: Iterable[InteractionChunk], starts: np.ndarray, kind: np.dtype
         files = [opened.enter_context(path.open("wb")) for path in paths]
         for _, future in in_order(PackChunk(starts, kind), with_places()):
             for part, records in future.result():
-                records.tofile(files[part])
+                write_values(files[part], records)
     return paths
 
 

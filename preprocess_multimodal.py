@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact, write_values
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, warn, whole_number
 from mma4ctr.datasets import DATASETS, find_datasets
@@ -84,7 +84,7 @@ def dense_features(
             new = seen.first_time(chunk, item, content)
             vectors = chunk.values[new]
             moments.add(vectors)
-            vectors.tofile(waiting)
+            write_values(waiting, vectors)
             order.append(item[new])
         place = np.concatenate(order) if order else np.empty(0, np.int32)
         width = min(width, modality.raw_width)

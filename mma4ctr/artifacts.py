@@ -73,6 +73,11 @@ def demand_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
+def write_values(file: Any, values: np.ndarray) -> None:
+    """Write the bytes of an array. Unlike `ndarray.tofile` it says why it fails (no space left, file too large)."""
+    file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
 class ArrayStream:
     """A `.npy` file that grows by rows; its shape is filled in when it is closed."""
 
@@ -96,7 +101,7 @@ class ArrayStream:
 
     def append(self, values: np.ndarray) -> None:
         """Add rows; `values` is cast to the stream's dtype."""
-        np.ascontiguousarray(values, dtype=self._dtype).tofile(self._file)
+        write_values(self._file, np.asarray(values, dtype=self._dtype))
         self.rows += len(values)
 
     def close(self) -> None:
@@ -150,7 +155,9 @@ class ArtifactWriter:
 
     def array(self, name: str, values: np.ndarray) -> None:
         """Write one array as `<name>.npy`."""
-        np.save(self.building / f"{name}.npy", values, allow_pickle=False)
+        stream = ArrayStream(self.building / f"{name}.npy", values.dtype, values.shape[1:])
+        stream.append(values)
+        stream.close()
 
     def adopt(self, artifact: "Artifact", names: Iterable[str]) -> None:
         """Take over arrays of another artifact as they are: linked where the file system can, else copied."""

@@ -33,6 +33,11 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+# Errors of the system that the person who runs the command can put right.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
+OCCUPIED = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+
+
 class UserError(Exception):
     """Something the person who runs the command can put right; the message says how."""
 
@@ -61,9 +66,10 @@ def run(main: Callable[[], int | None]) -> None:
         )
         code = 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+        if error.errno not in FULL and error.errno not in OCCUPIED:
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error.filename or 'output'))}: {error.strerror}")
+        hint = "; something else stands where output goes, move it" if error.errno in OCCUPIED else ""
+        err.print(f"[bold red]error:[/] {escape(str(error.filename or 'output'))}: {error.strerror}{hint}")
         code = 2
     sys.exit(code)
 

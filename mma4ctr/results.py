@@ -7,6 +7,7 @@ prints the newest result of every task, model and variant.
 
 import fcntl
 import os
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ import orjson
 
 from mma4ctr.artifacts import fingerprint_of, read_artifact
 from mma4ctr.console import UserError, parser, print_table, run, warn
-from mma4ctr.datasets import split_task
+from mma4ctr.datasets import TASKS, split_task
 from mma4ctr.interactions import SPLIT_NAMES
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
@@ -127,6 +128,8 @@ def result_of(content: Any) -> Result:
         kinds = _KINDS.get(kind, (get_origin(kind) or kind,))
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
+    if not re.fullmatch("[0-9a-f]{12}", result.run_id) or result.task not in TASKS:
+        raise TypeError(f"{result.task} {result.run_id} names no run")  # it becomes part of a path
     missing = [key for key in _PROTOCOL if key not in result.protocol]
     missing += [part for part in SPLIT_NAMES if part not in result.rows or part not in result.positives]
     if missing:

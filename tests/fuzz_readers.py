@@ -1,0 +1,79 @@
+"""Fuzzes the readers of raw text: whatever the bytes, they parse or raise `BadLine`. Run by `make fuzz` (atheris)."""
+
+import sys
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["mma4ctr"]):
+    import pyarrow as pa
+
+    from mma4ctr.datasets import tiktok, wechat
+    from mma4ctr.rawfiles import BadLine, Block, DelimitedText
+
+BLOCK = Block(Path("fuzzed"), 0, 0, 0)
+INTEGERS = {
+    "tiktok": DelimitedText(tiktok.COLUMNS, dict.fromkeys(tiktok.COLUMNS, pa.int64()), delimiter="\t", quoted=False),
+    "wechat": DelimitedText(
+        list(wechat.USER_ACTION_COLUMNS),
+        dict.fromkeys(wechat.USER_ACTION_COLUMNS, pa.int64()),
+        delimiter=",",
+        quoted=True,
+    ),
+}
+HEADS = Path(sys.argv[-1])  # a folder with the header lines that WeChat's parsers read
+
+
+def parsers():
+    """Each reader, as a function of bytes."""
+    info, embedding = HEADS / "feed_info.csv", HEADS / "feed_embeddings.csv"
+    lists = [name for names in wechat.LISTS.values() for name in names]
+    texts = [name for names in wechat.TEXTS.values() for name in names]
+    info.write_text(",".join(["feedid", *texts, *lists]) + "\n")
+    embedding.write_text("feedid,feed_embedding\n")
+    yield lambda data: INTEGERS["tiktok"].parse(data)
+    yield lambda data: INTEGERS["wechat"].parse(data)
+    yield lambda data: tiktok.parse_vectors(data, BLOCK, "video_feature_dim_128", 128)
+    yield lambda data: tiktok.parse_titles(data, BLOCK)
+    yield lambda data: tiktok.parse_faces(data, BLOCK)
+    parse_embedding = wechat._embedding_parser(embedding)
+    yield lambda data: parse_embedding(data, BLOCK)
+    for modality in wechat.TEXTS:
+        parse_info = wechat._feed_info_parser(info, modality)
+        yield lambda data, parse=parse_info: parse(data, BLOCK)
+
+
+PARSERS = list(parsers())
+
+
+SEEDS = [
+    b"1\t2\t3\t4\t5\t6\t0\t1\t7\t8\t9\t10\n",
+    b"1,2,3,4,0,1,0,1,0,1,0\n",
+    b'{"item_id": 1, "video_feature_dim_128": [0.5, -1e3, 2]}\n{"video_feature_dim_128": [], "item_id": 2}\n',
+    b'{"item_id": 1, "title_features": {"3": 1, "44": 2}}\n',
+    b'{"item_id": 1, "face_attrs": [{"gender": 1, "beauty": 0.5, "relative_position": [0.1, 0.2, 0.3, 0.4]}]}\n',
+    b'1,"0.5 1.5 -2 "\n',
+    *[b"1,1 2 3,4 5,6;7,8,9.0,10;11,12;13,14;15,16 0.5;17 0.25\n"] * 3,
+]
+
+
+def write_seeds(folder: Path) -> None:
+    """A whole input for each reader, to start from."""
+    folder.mkdir(exist_ok=True)
+    for number, text in enumerate(SEEDS):
+        (folder / f"seed{number}").write_bytes(bytes([number]) + text)
+
+
+def one_input(data: bytes) -> None:
+    """The first byte chooses the reader."""
+    if len(data) < 2:
+        return
+    try:
+        PARSERS[data[0] % len(PARSERS)](data[1:])
+    except BadLine:
+        return
+
+
+write_seeds(HEADS / "corpus")
+atheris.Setup([*sys.argv[:-1], str(HEADS / "corpus")], one_input)
+atheris.Fuzz()
