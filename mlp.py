@@ -21,7 +21,6 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, lo
 from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, run_folder, run_id_of
+from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
 from mma4ctr.tasks import DEFAULT_VARIANT, VARIANTS, add_task_options, add_variant_option, chosen_tasks, chosen_variants
 
 LOSSES = ("bce", "listwise")
@@ -391,11 +390,6 @@ def finish_run(
     )
     append_result(paths.results, result)
     return result
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def choose_device(name: str) -> torch.device:

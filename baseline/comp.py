@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, variant_kind
 from mma4ctr.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, read_results, run_id_of
+from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_id_of
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
 from mma4ctr.tables import write_tables
 from mma4ctr.tasks import add_task_options, chosen_tasks
@@ -178,7 +177,7 @@ def train(
     temp = training.prepared.paths.temp
     temp.mkdir(parents=True, exist_ok=True)
     found: list[Result] = []
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = now()
     with tempfile.TemporaryDirectory(dir=temp, prefix="baseline-") as name:
         folder = Path(name)
         command = write_job(training, folder, threads)

@@ -20,6 +20,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 import torch
+from worker import answering, train_and_score, write_rows
 
 from mma4ctr.interactions import load_interactions
 from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
@@ -144,22 +145,15 @@ class Rates:
 
 
 def main() -> None:
-    # LightGBM speaks on standard output too: that is for our answers alone.
-    answers, sys.stdout = sys.stdout, sys.stderr
-
-    def answer(**content: Any) -> None:
-        print(json.dumps(content), file=answers, flush=True)
-
+    answer = answering()
     job = json.loads(Path(sys.argv[1]).read_text())
-    out = Path(job["out"])
     paths = load_paths(job["paths"])
     data = load_interactions(paths, job["dataset"])
     matrix = load_matrix(paths, job["task"], job["variant"], torch.device("cpu"))
     scored = {"valid": matrix.valid, "test": matrix.test}
     for name, rows in scored.items():
-        np.save(out / f"{name}_user.npy", data.user_ids[data.user[rows.rows]])
-        np.save(out / f"{name}_item.npy", data.item_ids[data.item[rows.rows]])
-        np.save(out / f"{name}_label.npy", rows.label.numpy().astype(np.uint8))
+        ids = data.user_ids[data.user[rows.rows]], data.item_ids[data.item[rows.rows]]
+        write_rows(Path(job["out"]), name, *ids, rows.label.numpy())
     started = time.perf_counter()
     model: Trees | Rates
     if job["model"] == "LightGBM":
@@ -167,27 +161,21 @@ def main() -> None:
     else:
         model = Rates(matrix, data.user)
     seconds = time.perf_counter() - started
-    for epoch in range(1, max(job["marks"]) + 1):
-        started = time.perf_counter()
+
+    def train_epoch(epoch: int) -> dict[str, float]:
         model.train_epoch()
-        seconds += time.perf_counter() - started
-        answer(epoch=epoch)
-        if epoch in job["marks"]:
-            taken = {}
-            for name, rows in scored.items():
-                started = time.perf_counter()
-                np.save(out / f"{name}_{epoch}.npy", model.predict(rows))
-                taken[name] = time.perf_counter() - started
-            answer(
-                mark=epoch,
-                train_seconds=seconds,
-                test_seconds=taken["test"],
-                parameters=model.parameters,
-                rows_learned=len(matrix.train),
-                batch_size=len(matrix.train),
-                learning_rate=model.learning_rate,
-                device="cpu",
-            )
+        return {}
+
+    def told() -> dict[str, Any]:
+        return {
+            "parameters": model.parameters,
+            "rows_learned": len(matrix.train),
+            "batch_size": len(matrix.train),
+            "learning_rate": model.learning_rate,
+            "device": "cpu",
+        }
+
+    train_and_score(job, answer, train_epoch, lambda part: model.predict(scored[part]), told, seconds)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Trains one RecBole model on the rows of step 1 and scores its validation and test rows. Started by comp.py.
 
 This file runs in the baselines' own environment, where RecBole's older packages live, and imports nothing of this
-project: it is told what to do by a job file, reads step 1's `.inter` files, and answers with arrays and lines of JSON
-(see `answer`). The models, their losses and their optimizer are RecBole's. What is ours is which rows they see:
+project but worker.py: it is told what to do by a job file, reads step 1's `.inter` files, and answers with arrays and
+lines of JSON (see worker.py). The models, their losses and their optimizer are RecBole's. What is ours is which rows they see:
 
 - the rows of each part of the split, in the order of the files, are what is scored; labels are those of the files;
 - a model of rankings (BPR and its kin) learns from the training rows with label 1; a pair takes its negative from the
@@ -15,7 +15,6 @@ project: it is told what to do by a job file, reads step 1's `.inter` files, and
 
 import json
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, InputType, get_model, get_trainer, init_seed
+from worker import answering, train_and_score, write_rows
 
 PARTS = ("train", "valid", "test")
 # Rows that are scored at a time.
@@ -226,14 +226,8 @@ def settings_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    # RecBole and its libraries speak on standard output too: that is for our answers alone.
-    answers, sys.stdout = sys.stdout, sys.stderr
-
-    def answer(**content: Any) -> None:
-        print(json.dumps(content), file=answers, flush=True)
-
+    answer = answering()
     job = json.loads(Path(sys.argv[1]).read_text())
-    out = Path(job["out"])
     sys.argv = sys.argv[:1]  # RecBole takes options from there
     warnings.filterwarnings("ignore")
     torch.set_num_threads(job["threads"])
@@ -263,31 +257,23 @@ def main() -> None:
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     scored = {name: parts[name] for name in ("valid", "test")}
     for name, rows in scored.items():
-        np.save(out / f"{name}_user.npy", raw_ids(rows, "user_id"))
-        np.save(out / f"{name}_item.npy", raw_ids(rows, "item_id"))
-        np.save(out / f"{name}_label.npy", rows.inter_feat["label"].numpy().astype(np.uint8))
-    seconds = 0.0
-    for epoch in range(1, max(job["marks"]) + 1):
-        started = time.perf_counter()
-        loss = trainer._train_epoch(loader, epoch - 1)
-        seconds += time.perf_counter() - started
-        answer(epoch=epoch, loss=loss / len(loader))
-        if epoch in job["marks"]:
-            taken = {}
-            for name, rows in scored.items():
-                started = time.perf_counter()
-                np.save(out / f"{name}_{epoch}.npy", score(model, rows, config["device"]))
-                taken[name] = time.perf_counter() - started
-            answer(
-                mark=epoch,
-                train_seconds=seconds,
-                test_seconds=taken["test"],
-                parameters=trainable_parameters(model),
-                rows_learned=len(learn),
-                batch_size=config["train_batch_size"],
-                learning_rate=config["learning_rate"],
-                device=str(config["device"]),
-            )
+        write_rows(
+            Path(job["out"]), name, raw_ids(rows, "user_id"), raw_ids(rows, "item_id"), rows.inter_feat["label"].numpy()
+        )
+
+    def train_epoch(epoch: int) -> dict[str, float]:
+        return {"loss": trainer._train_epoch(loader, epoch - 1) / len(loader)}
+
+    def told() -> dict[str, Any]:
+        return {
+            "parameters": trainable_parameters(model),
+            "rows_learned": len(learn),
+            "batch_size": config["train_batch_size"],
+            "learning_rate": config["learning_rate"],
+            "device": str(config["device"]),
+        }
+
+    train_and_score(job, answer, train_epoch, lambda part: score(model, scored[part], config["device"]), told)
 
 
 if __name__ == "__main__":

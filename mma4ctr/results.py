@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_origin, get_type_hints
@@ -85,6 +86,11 @@ FIELDS = tuple(Result.__dataclass_fields__)
 def run_id_of(settings: dict[str, Any], inputs: str) -> str:
     """The name of a run: 12 hex digits from its settings and the fingerprint of its inputs."""
     return fingerprint_of({"settings": settings, "inputs": inputs})[:12]
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def commit_of(folder: Path) -> str:

@@ -1,0 +1,62 @@
+"""What the processes that comp.py starts have in common: answers as lines of JSON, and a training scored at its marks.
+
+Runs in both environments, so it imports nothing but numpy.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Answer = Callable[..., None]
+
+
+def answering() -> Answer:
+    """A function that writes its arguments as a line of JSON to standard output. Libraries speak there too: from now on
+    they are heard on standard error."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+
+    def answer(**content: Any) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    return answer
+
+
+def write_rows(out: Path, part: str, user: np.ndarray, item: np.ndarray, label: np.ndarray) -> None:
+    """Raw ids and labels (rows,) of the rows that are scored, for comp.py to compare with its own."""
+    for name, values in (("user", user), ("item", item), ("label", label.astype(np.uint8))):
+        np.save(out / f"{part}_{name}.npy", values)
+
+
+def train_and_score(
+    job: Mapping[str, Any],
+    answer: Answer,
+    train_epoch: Callable[[int], dict[str, float]],
+    score: Callable[[str], np.ndarray],
+    told: Callable[[], dict[str, Any]],
+    seconds: float = 0.0,
+) -> None:
+    """Train to the last mark; at each mark write the scores of the validation and test rows.
+
+    Args:
+        train_epoch: does an epoch (the first is 1); what it returns is answered.
+        score: (rows,) of a part, `valid` or `test`. told: what else is answered at a mark.
+        seconds: spent on preparing, counted as training.
+    """
+    out = Path(job["out"])
+    for epoch in range(1, max(job["marks"]) + 1):
+        started = time.perf_counter()
+        shown = train_epoch(epoch)
+        seconds += time.perf_counter() - started
+        answer(epoch=epoch, **shown)
+        if epoch in job["marks"]:
+            taken = {}
+            for part in ("valid", "test"):
+                started = time.perf_counter()
+                np.save(out / f"{part}_{epoch}.npy", score(part))
+                taken[part] = time.perf_counter() - started
+            answer(mark=epoch, train_seconds=seconds, test_seconds=taken["test"], **told())
