@@ -2,7 +2,8 @@
 
 This file runs in the baselines' own environment, where RecBole's older packages live, and imports nothing of this
 project but worker.py: it is told what to do by a job file, reads step 1's `.inter` files, and answers with arrays and
-lines of JSON (see worker.py). The models, their losses and their optimizer are RecBole's. What is ours is which rows they see:
+lines of JSON (see worker.py). The models, their losses and their optimizer are RecBole's. What is ours is which rows
+they see:
 
 - the rows of each part of the split, in the order of the files, are what is scored; labels are those of the files;
 - a model of rankings (BPR and its kin) learns from the training rows with label 1; a pair takes its negative from the
