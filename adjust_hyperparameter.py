@@ -15,7 +15,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -49,7 +49,7 @@ from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results, run_id_of
-from mma4ctr.studies import BASE_TRAINING, MODEL, STUDIES, Inputs, Study, prepared_inputs
+from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, prepared_inputs
 from mma4ctr.tables import write_tables
 from mma4ctr.tasks import DEFAULT_VARIANT, SINGLE, VARIANTS, add_task_options, chosen_tasks
 
@@ -66,6 +66,7 @@ class Group:
     inputs: Inputs
     settings: mlp.TrainSettings
     marks: tuple[int, ...]
+    compared: bool = field(default=False, compare=False)  # its scores of the test rows are kept for paired tests
 
     @property
     def name(self) -> str:
@@ -84,6 +85,7 @@ def plan(studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable
         modalities: cases that need another one are left out.
     """
     marks: dict[Group, set[int]] = {}
+    compared: set[Group] = set()
     for study in studies:
         for case in study.cases:
             if case.model != MODEL:
@@ -98,7 +100,9 @@ def plan(studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable
                 settings = mlp.TrainSettings(epochs=0, seed=seed, **options)
                 group = Group(task, variant, case.inputs.within(base), settings, ())
                 marks.setdefault(group, set()).update(study.epochs)
-    return [replace(group, marks=tuple(sorted(found))) for group, found in marks.items()]
+                if study.name == COMPARISON:
+                    compared.add(group)
+    return [replace(group, marks=tuple(sorted(found)), compared=group in compared) for group, found in marks.items()]
 
 
 def own_paths(paths: Paths, inputs: Inputs, base: Inputs) -> Paths:
@@ -183,7 +187,7 @@ def train_group(
         group.settings,
         group.marks,
         torch.device(device),
-        keep_rows=False,
+        keep="scores" if group.compared else "nothing",
         on_epoch=tell,
     )
     return [result for result, _ in runs]

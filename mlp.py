@@ -317,13 +317,13 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
 
 
 def finish_run(
-    paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str, *, keep_rows: bool = True
+    paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str, *, keep: str = "all"
 ) -> Result:
     """Score the test rows, write the run's folder and its line in results.jsonl.
 
     Args:
         user: (kept rows,) user of every interaction, for GAUC.
-        keep_rows: write predictions and hidden features of the test rows too.
+        keep: of the test rows write `all`, predictions and hidden features; `scores`, for the comparison; or `nothing`.
     """
     settings, test = outcome.settings, matrix.test
     device = test.label.device
@@ -350,7 +350,9 @@ def finish_run(
             save_file(
                 {name: value.cpu() for name, value in outcome.weights.items()}, writer.building / "model.safetensors"
             )
-        if outcome.weights and keep_rows:
+        if outcome.weights and keep == "scores":
+            writer.array("scores", probability)
+        if outcome.weights and keep == "all":
             writer.array("rows", test.rows)
             writer.array("predictions", probability)
             writer.array("hidden", hidden.cpu().numpy())
@@ -412,7 +414,7 @@ def run_marks(
     marks: Sequence[int],
     device: torch.device,
     *,
-    keep_rows: bool = True,
+    keep: str = "all",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     ranks: Ranks = ALONE,
 ) -> list[tuple[Result, Outcome]]:
@@ -427,7 +429,7 @@ def run_marks(
     outcomes = train(matrix, settings, marks, on_epoch, ranks)
     if not ranks.first:
         return []
-    return [(finish_run(paths, matrix, one, user, started, keep_rows=keep_rows), one) for one in outcomes]
+    return [(finish_run(paths, matrix, one, user, started, keep=keep), one) for one in outcomes]
 
 
 def tell(result: Result, outcome: Outcome) -> None:

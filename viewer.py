@@ -226,7 +226,7 @@ def studies_section(paths: Paths, results: Sequence[Result], tasks: Sequence[str
     body = []
     for study in STUDIES.values():
         for task, table in study_tables(paths, results, study, tasks).items():
-            body += [heading(f"{study.name}, {task}"), *map(table_html, layouts(study, table))]
+            body += [heading(f"{study.name}, {task}"), *map(table_html, layouts(paths, study, table))]
             if study.name == "protocol":
                 body.append(paragraph(leakage_in_words(table, task)))
     return Section("Studies", "".join(body) or paragraph("No runs yet; adjust_hyperparameter.py makes them."))

@@ -1,7 +1,8 @@
 """The comparison: the models that MMa4CTR is held against, on exactly its rows, and their tables.
 
 Reads    graph_path/<dataset>/ with its .inter files; for LightGBM and DCNV2 also matrix_path/<task>/<variant>/
-Writes   lines in saved_path/results.jsonl, saved_path/tables/comparison.{md,csv}, comparison-by-epoch.{md,csv}
+Writes   lines in saved_path/results.jsonl, the test rows' scores in torch_model_path/<task>/<run id>/,
+         saved_path/tables/comparison.{md,csv}, comparison-by-epoch.{md,csv}
 
 Every model scores every validation and test row, in the rows' order; AUC, GAUC and LogLoss come from the function
 that mlp.py uses. RecBole's models run in the environment that `make baseline` makes, each training in a process of
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mma4ctr.artifacts import Artifact, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
 from mma4ctr.baselines import BASELINES, Baseline
 from mma4ctr.console import (
     RunsDisplay,
@@ -45,7 +46,7 @@ from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, variant_kind
 from mma4ctr.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_id_of
+from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
 from mma4ctr.tables import write_tables
 from mma4ctr.tasks import add_task_options, chosen_tasks
@@ -277,6 +278,15 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         started=started,
         commit=commit_of(HERE),
     )
+    with ArtifactWriter(
+        run_folder(prepared.paths, prepared.task, result.run_id),
+        step=5,
+        made_by="comp.py",
+        settings={"model": model.name, "seed": training.seed, "epochs": mark},
+        inputs={"interactions": data.artifact.fingerprint},
+    ) as writer:
+        writer.array("scores", score)
+        writer.manifest["rows"] = {"test": len(test)}
     append_result(prepared.paths.results, result)
     return result
 

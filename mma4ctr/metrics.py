@@ -1,5 +1,7 @@
 """AUC, GAUC and LogLoss: the one place where any model of this project is judged."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +62,11 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
     return float(_wins(label, score, None)[0]) / pairs if pairs else None
 
 
-def auc_error(label: np.ndarray, score: np.ndarray) -> float | None:
-    """Standard error of AUC, were the rows drawn anew (DeLong, DeLong and Clarke-Pearson 1988): from how much the share
-    of negatives that a positive beats varies over the positives, and that of positives over the negatives.
+def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """For each positive the share of negatives ranked below it, for each negative the share of positives ranked above it,
+    ties counted half, in the rows' order (DeLong, DeLong and Clarke-Pearson 1988). Either's mean is AUC.
 
-    Rows count as independent. Returns: None where a class has fewer than two rows.
+    Returns: None where a class has fewer than two rows.
     """
     order = np.argsort(score, kind="stable")
     sorted_score, positive = score[order], label[order] > 0
@@ -77,11 +79,63 @@ def auc_error(label: np.ndarray, score: np.ndarray) -> float | None:
         """For each row the share of `others` with a lower score, ties counted half."""
         in_tie = np.bincount(tie, weights=others)
         below = np.cumsum(in_tie) - in_tie
-        found: np.ndarray = ((below + in_tie / 2) / others.sum())[tie]
+        found = np.empty(len(order))
+        found[order] = ((below + in_tie / 2) / others.sum())[tie]
         return found
 
-    of_positives, of_negatives = share_below(~positive)[positive], share_below(positive)[~positive]
-    return float(np.sqrt(of_positives.var(ddof=1) / positives + of_negatives.var(ddof=1) / negatives))
+    return share_below(~positive)[label > 0], 1 - share_below(positive)[label <= 0]
+
+
+def auc_error(label: np.ndarray, score: np.ndarray) -> float | None:
+    """Standard error of AUC, were the rows drawn anew: from how much the placements of the positives vary, and those of
+    the negatives.
+
+    Rows count as independent. Returns: None where a class has fewer than two rows.
+    """
+    found = placements(label, score)
+    return None if found is None else float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in found)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One model's AUC less another's on the same rows, and the difference's standard error."""
+
+    auc: float
+    error: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the difference lies in 95 of 100 draws of rows and seeds."""
+        return self.auc - 1.96 * self.error, self.auc + 1.96 * self.error
+
+    @property
+    def p_value(self) -> float:
+        """The chance of so large a difference, to either side, between models of equal AUC."""
+        return math.erfc(abs(self.auc) / self.error / math.sqrt(2)) if self.error else float(self.auc == 0)
+
+
+def auc_difference(label: np.ndarray, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Difference | None:
+    """The paired test of DeLong, DeLong and Clarke-Pearson (1988) on the mean AUC over seeds.
+
+    The rows' part of the variance is that of the difference of placements, averaged over the seeds; the seeds' part,
+    where a model has several, is the variance of their AUCs over their number. Rows count as independent.
+
+    Args:
+        label: 0/1 (rows,). ours, theirs: scores (rows,) of each seed.
+
+    Returns: None where a class has fewer than two rows.
+    """
+    means, seeds = [], 0.0
+    for scores in (ours, theirs):
+        placed = [found for score in scores if (found := placements(label, score))]
+        if not placed:
+            return None
+        means.append([np.mean([one[part] for one in placed], axis=0) for part in (0, 1)])
+        if len(placed) > 1:
+            seeds += float(np.var([one[0].mean() for one in placed], ddof=1)) / len(placed)
+    parts = [one - other for one, other in zip(*means, strict=True)]
+    rows = sum(float(part.var(ddof=1)) / len(part) for part in parts)
+    return Difference(float(parts[0].mean()), math.sqrt(rows + seeds))
 
 
 def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_origin, get_type_hints
 
+import numpy as np
 import orjson
 
 from mma4ctr.artifacts import fingerprint_of, read_artifact
@@ -188,6 +189,15 @@ def read_history(paths: Paths, result: Result) -> list[dict[str, Any]]:
     """The epochs of a run of mlp.py; empty where its folder is gone."""
     path = run_folder(paths, result.task, result.run_id) / "history.json"
     return list(orjson.loads(path.read_bytes())) if path.is_file() else []
+
+
+def test_scores(paths: Paths, result: Result) -> np.ndarray | None:
+    """What a run ranks the test rows by, (rows,) in their order; None where it has not been kept."""
+    folder = run_folder(paths, result.task, result.run_id)
+    for name in ("predictions", "scores"):
+        if (folder / f"{name}.npy").is_file():
+            return read_artifact(folder, "mlp.py").array(name)
+    return None
 
 
 def keeps_predictions(paths: Paths) -> Callable[[Result], bool]:

@@ -2,15 +2,21 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from mma4ctr.artifacts import Artifact, write_file
 from mma4ctr.baselines import BASELINES
+from mma4ctr.datasets import split_task
+from mma4ctr.interactions import TEST, load_interactions
+from mma4ctr.metrics import auc_difference
 from mma4ctr.paths import Paths
-from mma4ctr.results import Result
-from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, COMPUTATION, Cell, Study, cells, prepared_inputs
+from mma4ctr.results import Result, test_scores
+from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, COMPUTATION, MODEL, Cell, Study, cells, prepared_inputs
 
 METRICS = ("auc", "gauc", "logloss")
 NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
@@ -181,10 +187,60 @@ def computation_layout(table: list[Cell]) -> Layout:
     return Layout(text, header, rows)
 
 
-def layouts(study: Study, table: list[Cell]) -> list[Layout]:
+def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
+    """Every model's AUC with its interval, and the paired test of the best of ours against each other model.
+
+    The scores of a model's runs that have been kept count for the test, of the epochs that the validation rows chose.
+    """
+    task = table[0].task
+    of_label: dict[str, list[Cell]] = {}
+    for cell in table:
+        of_label.setdefault(cell.case.label, []).append(cell)
+    chosen = {label: chosen_cell(found) for label, found in of_label.items()}
+    scores = {label: [kept_scores(paths, run) for run in cell.runs] for label, cell in chosen.items()}
+    kept = {label: [score for score in found if score is not None] for label, found in scores.items()}
+    ours = chosen_cell([cell for cell in chosen.values() if cell.case.model == MODEL] or [*chosen.values()])
+    data = load_interactions(paths, split_task(task)[0])
+    label = data.label(split_task(task)[1])[data.split == TEST]
+    rows = []
+    for name, cell in chosen.items():
+        interval = auc_interval(cell)
+        shown = [name, number(cell, "auc"), "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"]
+        found = auc_difference(label, kept[ours.case.label], kept[name]) if cell is not ours else None
+        if found is None:
+            shown += ["-", "-", "-"]
+        else:
+            low, high = found.interval
+            shown += [f"{found.auc:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{found.p_value:.2g}"]
+        rows.append([(text, False) for text in shown])
+    text = (
+        "Intervals hold 95 of 100 draws of test rows, and of seeds where there are several. The paired test of DeLong, "
+        f"DeLong and Clarke-Pearson on the same rows: AUC of {ours.case.label} less that of each model; a dash stands "
+        "where the scores of a run have not been kept."
+    )
+    header = ["model", "AUC", "95 % interval", f"{ours.case.label} is ahead by", "95 % interval of it", "p"]
+    return Layout(text, header, rows)
+
+
+def kept_scores(paths: Paths, run: Result) -> np.ndarray | None:
+    """What a run ranks the test rows by, where it has been kept and there are as many as now."""
+    scores = test_scores(paths, run)
+    return scores if scores is not None and len(scores) == run.rows["test"] else None
+
+
+def auc_interval(cell: Cell) -> tuple[float, float] | None:
+    """Where the mean AUC of a cell's runs lies in 95 of 100 draws of test rows and seeds; None where not known."""
+    found, errors = cell.mean_and_deviation("auc"), cell.mean_and_deviation("auc_error")
+    if found is None or errors is None:
+        return None
+    error = 1.96 * math.hypot(errors[0], found[1] / math.sqrt(len(cell.runs)))
+    return max(0.0, found[0] - error), min(1.0, found[0] + error)
+
+
+def layouts(paths: Paths, study: Study, table: list[Cell]) -> list[Layout]:
     """The tables of a study for one task."""
     if study.name == COMPARISON:
-        return [comparison_layout(study, table), computation_layout(table)]
+        return [comparison_layout(study, table), interval_layout(paths, table), computation_layout(table)]
     return [layout(study, table, ("auc",) if study.name == COMPARISON_BY_EPOCH else METRICS)]
 
 
@@ -289,11 +345,11 @@ def study_tables(paths: Paths, results: Sequence[Result], study: Study, tasks: S
     return {task: table for task, table in made.items() if table}
 
 
-def study_markdown(study: Study, tables: dict[str, list[Cell]]) -> str:
+def study_markdown(paths: Paths, study: Study, tables: dict[str, list[Cell]]) -> str:
     """A study's whole page."""
     text = [f"# {study.name}\n"]
     for task, table in tables.items():
-        shown = "\n".join(to_markdown(one) for one in layouts(study, table))
+        shown = "\n".join(to_markdown(one) for one in layouts(paths, study, table))
         text.append(f"## {task}\n\n{shown}")
         if study.name == "protocol" and (words := leakage_in_words(table, task)):
             text.append(words + "\n")
@@ -307,7 +363,7 @@ def write_tables(paths: Paths, results: Sequence[Result], studies: Sequence[Stud
         tables = study_tables(paths, results, study, tasks)
         if tables:
             path = paths.saved / "tables" / f"{study.name}.md"
-            write_file(path, study_markdown(study, tables).encode())
+            write_file(path, study_markdown(paths, study, tables).encode())
             write_file(path.with_suffix(".csv"), to_csv(tidy(study, tables)))
             written.append(path)
     return written

@@ -181,12 +181,20 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     of_trees = [cell for cell in table if cell.case.label == "LightGBM"]
     chosen = chosen_cell(of_trees)
     assert chosen.runs[0].valid_auc == max(cell.runs[0].valid_auc for cell in of_trees if cell.runs)
-    scores, computation = layouts(STUDIES["comparison"], table)
+    scores, paired, computation = layouts(compared, STUDIES["comparison"], table)
     row = next(row for row in scores.rows if row[0][0] == "LightGBM")
     assert row[1][0] == f"{chosen.runs[0].auc:.4f}" and row[4][0] == str(chosen.epochs)
     reference = next(row for row in scores.rows if row[0][0] == "rates")
     assert reference[4][0] == "-" and reference[1][0] == reference[5][0]
     assert {row[0][0] for row in computation.rows} >= {"LightGBM", "rates"}
+    # Without a run of ours the best of the others is what they are held against.
+    told = {row[0][0]: [text for text, _ in row] for row in paired.rows}
+    ahead, behind = sorted(("LightGBM", "rates"), key=lambda name: told[name][3] != "-")
+    assert told[ahead][3:] == ["-", "-", "-"] and f"{ahead} is ahead by" in paired.header
+    difference = float(told[ahead][1]) - float(told[behind][1])
+    assert float(told[behind][3]) == pytest.approx(difference, abs=1.1e-4)
+    low, high = map(float, told[behind][2].split(" to "))
+    assert low < float(told[behind][1]) < high
 
 
 def fake_environment(folder: Path, script: str) -> Path:

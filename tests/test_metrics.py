@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from mma4ctr.metrics import auc, auc_error, gauc, logloss, score_predictions
+from mma4ctr.metrics import auc, auc_difference, auc_error, gauc, logloss, score_predictions
 
 
 @pytest.mark.parametrize("levels", [3, 50, 10**6])
@@ -77,3 +77,33 @@ def test_the_error_of_auc_is_delongs(levels):
 def test_the_error_of_auc_is_undefined_without_two_of_each():
     assert auc_error(np.array([1, 0, 0]), np.array([0.5, 0.2, 0.1])) is None
     assert score_predictions(np.array([1, 0, 0]), np.array([0.5, 0.2, 0.1]), np.zeros(3)).auc == 1
+
+
+def test_the_paired_test_finds_what_drawing_the_rows_again_finds():
+    rng = np.random.default_rng(3)
+    label = rng.integers(0, 2, 600)
+    good = label + rng.normal(0, 1.5, 600)
+    scores = [good, good + rng.normal(0, 1, 600)]
+    found = auc_difference(label, scores[:1], scores[1:])
+    assert found.auc == pytest.approx(auc(label, scores[0]) - auc(label, scores[1]), abs=1e-12)
+    drawn = []
+    for _ in range(2000):
+        rows = rng.integers(0, 600, 600)
+        drawn.append(auc(label[rows], scores[0][rows]) - auc(label[rows], scores[1][rows]))
+    assert found.error == pytest.approx(np.std(drawn), rel=0.1)
+    assert found.interval[0] < found.auc < found.interval[1]
+    same = auc_difference(label, scores[:1], scores[:1])
+    assert (same.auc, same.error, same.p_value) == (0, 0, 1)
+    assert auc_difference(np.ones(600), scores[:1], scores[1:]) is None
+
+
+def test_the_paired_test_counts_seeds_as_draws():
+    rng = np.random.default_rng(4)
+    label = rng.integers(0, 2, 400)
+    seeds = [label + rng.normal(0, 1, 400) for _ in range(4)]
+    other = label + rng.normal(0, 2, 400)
+    found = auc_difference(label, seeds, [other])
+    aucs = [auc(label, seed) for seed in seeds]
+    assert found.auc == pytest.approx(np.mean(aucs) - auc(label, other), abs=1e-12)
+    assert found.error > np.std(aucs, ddof=1) / 2
+    assert 0 < found.p_value < 0.05
