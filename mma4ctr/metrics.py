@@ -63,7 +63,7 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """For each positive the share of negatives ranked below it, for each negative the share of positives ranked above it,
+    """For each positive the share of negatives ranked below it, for each negative that of positives ranked above it,
     ties counted half, in the rows' order (DeLong, DeLong and Clarke-Pearson 1988). Either's mean is AUC.
 
     Returns: None where a class has fewer than two rows.
