@@ -1,0 +1,312 @@
+"""The feature set `plus`: what the training rows say of a user, of an item and of the pair, in factors.
+
+The paper's user embedding sees the content of the videos a user met and nothing of how often a video itself is acted
+on. These columns add it, for each target of the data set (who finishes videos also likes them):
+
+    logit P(action) ~ b + a_user + q_item + g . x_item + w_user . x_item
+
+with x the item's content: its modalities, put on one scale, PCA'd to `CONTENT_WIDTH` numbers. The parts are fitted one
+after the other, each drawn to zero as far as its spread over users or items says: the rates a and q by Newton steps,
+the content's g by a ridge regression, and a user's taste w by the posterior of a Bayesian regression of what the rates
+leave. One more taste is made of no label: what the user was shown, against what everybody was shown. The network gets
+each part as a column of its own, and how many rows it rests on.
+
+Everything is out of fold, block by block as the user embedding is: the tables of block f are made without the rows of
+fold f, those of the last block with all training rows. So no training row sees its own label, nor itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from mma4ctr.reduce import PCA, Moments
+
+CONTENT_WIDTH = 16
+# Alternations between user rates, item rates and content, and between tastes and their spread: more moved no score.
+ROUNDS = 3
+# A target with fewer positives in the training rows says too little.
+FEW_POSITIVES = 20
+# Groups of columns, as the study `plus` takes them away.
+GROUPS = ("user-rate", "item-rate", "content", "taste", "shown", "counts", "other-targets")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The training rows, ordered by user: int64 `user`, `item`, and their `fold` 0 ... folds-1."""
+
+    user: np.ndarray
+    item: np.ndarray
+    fold: np.ndarray
+    users: int
+    items: int
+    folds: int
+
+    def others(self, by_fold: np.ndarray) -> np.ndarray:
+        """From sums (folds, ...) of each fold to (folds + 1, ...): of all other folds, and of all.
+
+        A sum over the other folds, not the total less the fold: the fold must not touch even the last digit.
+        """
+        every = range(self.folds)
+        return np.stack([by_fold[[g for g in every if g != f]].sum(axis=0) for f in every] + [by_fold.sum(axis=0)])
+
+
+@dataclass(frozen=True)
+class PlusTables:
+    """The columns in factors; a block for each fold and one for the rows that are not trained on.
+
+    Attributes:
+        user_columns: float32 (blocks, users, c). item_columns: float32 (blocks, items, d).
+        user_vectors: float32 (blocks, users, p, k). item_vectors: float32 (items, k). A pair's p columns are their
+            inner products.
+        user_names, item_names, pair_names: what the columns are: `<group>` or `<group>:<target>`.
+    """
+
+    user_columns: np.ndarray
+    item_columns: np.ndarray
+    user_vectors: np.ndarray
+    item_vectors: np.ndarray
+    user_names: list[str]
+    item_names: list[str]
+    pair_names: list[str]
+
+    def without(self, group: str, target: str) -> "PlusTables":
+        """The same without the columns of a group; `other-targets`: without those of every target but `target`."""
+
+        def kept(names: Sequence[str]) -> list[int]:
+            split = [name.partition(":") for name in names]
+            if group == "other-targets":
+                return [place for place, (_, _, of) in enumerate(split) if of in ("", target)]
+            return [place for place, (own, _, _) in enumerate(split) if own != group]
+
+        user, item, pair = kept(self.user_names), kept(self.item_names), kept(self.pair_names)
+        return PlusTables(
+            self.user_columns[:, :, user],
+            self.item_columns[:, :, item],
+            self.user_vectors[:, :, pair],
+            self.item_vectors,
+            [self.user_names[place] for place in user],
+            [self.item_names[place] for place in item],
+            [self.pair_names[place] for place in pair],
+        )
+
+
+def item_content(modalities: Sequence[np.ndarray]) -> np.ndarray:
+    """float32 (items, at most CONTENT_WIDTH): the modalities, each float32 (items, width), on one scale and PCA'd.
+
+    Each is divided by the spread of its first component; the result has a mean square of 1 a column.
+    """
+    parts = []
+    for values in modalities:
+        moments = Moments(values.shape[1])
+        moments.add(values)
+        largest = np.sqrt(max(float(np.linalg.eigvalsh(moments.covariance)[-1]), 1e-12))
+        parts.append((values - moments.mean) / largest)
+    joined = np.concatenate(parts, axis=1)
+    moments = Moments(joined.shape[1])
+    moments.add(joined)
+    content = PCA.fit(moments, min(CONTENT_WIDTH, joined.shape[1])).transform(joined)
+    scaled: np.ndarray = content / np.sqrt(max(float(np.mean(np.square(content, dtype=np.float64))), 1e-12))
+    return scaled.astype(np.float32)
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    chance: np.ndarray = 1 / (1 + np.exp(-logit))
+    return chance
+
+
+def _drawn_to_zero(effect: np.ndarray, slope: np.ndarray, weight: np.ndarray, spread: float) -> tuple[np.ndarray, float]:
+    """One Newton step of effects (n,) with prior variance `spread`, and the variance that they show (an EM step).
+
+    Args:
+        slope: sums of label less probability. weight: sums of probability times its complement.
+    """
+    precision = weight + 1 / spread
+    moved = (slope + weight * effect) / precision
+    known = weight > 0
+    shown = float(np.mean(moved[known] ** 2 + 1 / precision[known])) if known.any() else spread
+    return moved, max(shown, 1e-4)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Parts of the logit from one block's rows: `base`; float64 `user` (users,), `item`, `content` (items,)."""
+
+    base: float
+    user: np.ndarray
+    item: np.ndarray
+    content: np.ndarray
+
+    def logit(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """float64 (rows,)."""
+        of_item = self.item + self.content
+        logit: np.ndarray = self.base + self.user[user] + of_item[item]
+        return logit
+
+
+def fit_rates(user: np.ndarray, item: np.ndarray, label: np.ndarray, content: np.ndarray, users: int) -> Rates:
+    """Additive rates of users and items, and of the items' content, on some rows (n,)."""
+    items, width = content.shape
+    share = (label.sum() + 0.5) / (len(label) + 1)
+    found = Rates(float(np.log(share / (1 - share))), np.zeros(users), np.zeros(items), np.zeros(items))
+    coefficients, by_user, by_item = np.zeros(width), 1.0, 1.0
+    values = content.astype(np.float64)
+    for _ in range(ROUNDS):
+
+        def slopes(index: np.ndarray, size: int, rates: Rates) -> tuple[np.ndarray, np.ndarray]:
+            chance = _sigmoid(rates.logit(user, item))
+            return np.bincount(index, label - chance, size), np.bincount(index, chance * (1 - chance), size)
+
+        effect, by_user = _drawn_to_zero(found.user, *slopes(user, users, found), by_user)
+        found = Rates(found.base, effect, found.item, found.content)
+        slope, weight = slopes(item, items, found)
+        # Items count for the content's regression as far as they have rows, but each only once: its own rate varies too.
+        trust = weight / (1 + weight * by_item)
+        target = np.where(weight > 0, found.content + found.item + slope / np.maximum(weight, 1e-12), 0)
+        product = values.T @ (values * trust[:, None]) + np.eye(width)
+        coefficients = np.linalg.solve(product, values.T @ (trust * target))
+        moved = values @ coefficients
+        found = Rates(found.base, found.user, found.item + found.content - moved, moved)
+        effect, by_item = _drawn_to_zero(found.item, slope, weight, by_item)
+        found = Rates(found.base, found.user, effect, moved)
+    return found
+
+
+def products_by_cell(evidence: Evidence, content: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Sums of x x' over the rows of users `first` ... `last`-1 in each fold: float32 (folds, last - first, k, k)."""
+    width = content.shape[1]
+    start, stop = np.searchsorted(evidence.user, [first, last])
+    cell = (evidence.user[start:stop] - first) * evidence.folds + evidence.fold[start:stop]
+    order = np.argsort(cell, kind="stable")
+    sums = np.zeros(((last - first) * evidence.folds, width, width), np.float32)
+    for begin in range(0, len(order), 1 << 16):
+        rows = order[begin : begin + (1 << 16)]
+        x = content[evidence.item[start + rows]]
+        heads = np.flatnonzero(np.diff(cell[rows], prepend=-1))
+        sums[cell[rows][heads]] += np.add.reduceat(x[:, :, None] * x[:, None, :], heads)
+    return sums.reshape(last - first, evidence.folds, width, width).transpose(1, 0, 2, 3)
+
+
+def posterior_tastes(products: np.ndarray, slopes: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means (users, k) of tastes with prior variances `spread` (k,), and sums over the users of what the
+    variances are estimated from (k,).
+
+    Args:
+        products: (users, k, k), weighted. slopes: (users, k).
+    """
+    inverse = np.linalg.inv(products.astype(np.float64) + np.diag(1 / spread))
+    means = np.einsum("uij,uj->ui", inverse, slopes)
+    shown = (means**2 + np.einsum("uii->ui", inverse)).sum(axis=0)
+    return means, shown
+
+
+# Users whose products are held at a time: 42 MB of them for five folds.
+USERS_AT_A_TIME = 1 << 13
+
+
+def fit_tastes(
+    evidence: Evidence, labels: Mapping[str, np.ndarray], rates: Mapping[str, list[Rates]], content: np.ndarray
+) -> np.ndarray:
+    """The tastes that the labels show beyond the rates, and what was shown: float32 (blocks, users, targets + 1, k).
+
+    A user's rows count with the weight p (1 - p) of the user's own rate, so that the products of the content are summed
+    once for all blocks and targets.
+    """
+    blocks, width = evidence.folds + 1, content.shape[1]
+    tables = np.zeros((blocks, evidence.users, len(labels) + 1, width), np.float32)
+    every = np.arange(evidence.folds)
+    slopes = np.zeros((len(labels), blocks, evidence.users, width), np.float32)
+    for place, (target, label) in enumerate(labels.items()):
+        for block in range(blocks):
+            seen = np.flatnonzero(evidence.fold != block)
+            user, item = evidence.user[seen], evidence.item[seen]
+            left = label[seen] - _sigmoid(rates[target][block].logit(user, item))
+            table = sparse.csr_matrix((left, (user, item)), shape=(evidence.users, evidence.items))
+            slopes[place, block] = table @ content
+    spread = np.full((len(labels), blocks, width), 0.05)
+    for round_ in range(ROUNDS):
+        shown = np.zeros_like(spread)
+        for first in range(0, evidence.users, USERS_AT_A_TIME):
+            last = min(first + USERS_AT_A_TIME, evidence.users)
+            products = products_by_cell(evidence, content, first, last)
+            for block in range(blocks):
+                summed = products[every != block].sum(axis=0)
+                for place, target in enumerate(labels):
+                    fitted = rates[target][block]
+                    chance = _sigmoid(fitted.base + fitted.user[first:last])
+                    means, parts = posterior_tastes(
+                        summed * (chance * (1 - chance))[:, None, None],
+                        slopes[place, block, first:last],
+                        spread[place, block],
+                    )
+                    tables[block, first:last, place] = means
+                    shown[place, block] += parts
+        if round_ < ROUNDS - 1:
+            spread = np.maximum(shown / evidence.users, 1e-6)
+    tables[:, :, -1] = shown_tastes(evidence, content)
+    return tables
+
+
+def shown_tastes(evidence: Evidence, content: np.ndarray) -> np.ndarray:
+    """What each user was shown, against what all were: float32 (blocks, users, k), in units of the shown content's
+    spread, drawn to zero by ten rows."""
+    cell = evidence.fold * evidence.users + evidence.user
+    shape = (evidence.folds * evidence.users, evidence.items)
+    seen = sparse.csr_matrix((np.ones(len(cell), np.float32), (cell, evidence.item)), shape=shape)
+    width = content.shape[1]
+    sums = evidence.others((seen @ content).reshape(evidence.folds, evidence.users, width))
+    rows = evidence.others(np.bincount(cell, minlength=shape[0]).reshape(evidence.folds, evidence.users))
+    tables = np.zeros(sums.shape, np.float32)
+    for block in range(len(sums)):
+        times = np.bincount(evidence.item[evidence.fold != block], minlength=evidence.items)
+        mean = times @ content.astype(np.float64) / max(times.sum(), 1)
+        covariance = (content - mean).T @ ((content - mean) * times[:, None]) / max(times.sum(), 1)
+        covariance += 1e-3 * np.trace(covariance) / width * np.eye(width) + 1e-9 * np.eye(width)
+        surplus = (sums[block] - rows[block][:, None] * mean) / (rows[block][:, None] + 10)
+        tables[block] = np.linalg.solve(covariance, surplus.T).T
+    return tables
+
+
+def log_counts(index: np.ndarray, evidence: Evidence, size: int) -> np.ndarray:
+    """log(1 + rows) of each user or item: float32 (blocks, size, 1). Counts of a block without a fold are scaled up to
+    those of all folds, as the last block has them."""
+    counts = np.bincount(evidence.fold * size + index, minlength=evidence.folds * size).reshape(evidence.folds, size)
+    rows = evidence.others(counts).astype(np.float64)
+    rows[:-1] *= evidence.folds / (evidence.folds - 1)
+    return np.log1p(rows)[:, :, None].astype(np.float32)
+
+
+def plus_tables(
+    evidence: Evidence, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray]
+) -> PlusTables:
+    """All columns of a task.
+
+    Args:
+        labels: 0/1 (rows,) of the evidence rows for each target; those with few positives are left out.
+        modalities: float32 (items, width) each.
+    """
+    content = item_content(modalities)
+    told = {name: label for name, label in labels.items() if FEW_POSITIVES <= label.sum() <= len(label) - FEW_POSITIVES}
+    rates: dict[str, list[Rates]] = {}
+    for target, label in told.items():
+        rates[target] = []
+        for block in range(evidence.folds + 1):
+            seen = evidence.fold != block
+            fitted = fit_rates(evidence.user[seen], evidence.item[seen], label[seen], content, evidence.users)
+            rates[target].append(fitted)
+
+    def table(part: str) -> list[np.ndarray]:
+        return [np.stack([getattr(one, part) for one in rates[target]])[:, :, None].astype(np.float32) for target in told]
+
+    user_columns = [*table("user"), log_counts(evidence.user, evidence, evidence.users)]
+    item_columns = [*table("item"), *table("content"), log_counts(evidence.item, evidence, evidence.items)]
+    return PlusTables(
+        user_columns=np.concatenate(user_columns, axis=2),
+        item_columns=np.concatenate(item_columns, axis=2),
+        user_vectors=fit_tastes(evidence, told, rates, content),
+        item_vectors=content,
+        user_names=[*(f"user-rate:{target}" for target in told), "counts"],
+        item_names=[*(f"item-rate:{t}" for t in told), *(f"content:{t}" for t in told), "counts"],
+        pair_names=[*(f"taste:{target}" for target in told), "shown"],
+    )
