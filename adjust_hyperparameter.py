@@ -49,9 +49,9 @@ from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results, run_id_of
-from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, prepared_inputs
+from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, cases_of, prepared_inputs
 from mma4ctr.tables import write_tables
-from mma4ctr.tasks import DEFAULT_VARIANT, SINGLE, VARIANTS, add_task_options, chosen_tasks
+from mma4ctr.tasks import Variants, add_task_options, chosen_tasks, variants_for
 
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0
@@ -78,21 +78,24 @@ class Group:
         return " ".join(words + (["no interrupts"] if not own.max_interrupts else []))
 
 
-def plan(studies: Iterable[Study], task: str, base: Inputs, modalities: Iterable[str], seeds: int) -> list[Group]:
+def plan(
+    studies: Iterable[Study], task: str, base: Inputs, known: Variants, modalities: Iterable[str], seeds: int
+) -> list[Group]:
     """The trainings that the studies need for a task: equal ones once, with all their marks.
 
     Args:
+        known: the variants of its data set.
         modalities: cases that need another one are left out.
     """
     marks: dict[Group, set[int]] = {}
     compared: set[Group] = set()
     for study in studies:
-        for case in study.cases:
+        for case in cases_of(study, known):
             if case.model != MODEL:
                 continue  # baseline/comp.py trains it
-            variant = case.variant or base.variant or DEFAULT_VARIANT
-            if not set(VARIANTS[variant]) <= set(modalities):
-                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(VARIANTS[variant])}")
+            variant = case.variant or base.variant or known.default
+            if not set(known.all[variant]) <= set(modalities):
+                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(known.all[variant])}")
                 continue
             options: dict[str, Any] = BASE_TRAINING | case.training
             options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
@@ -160,7 +163,7 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
     }
     folder = own.matrix / task / variant
     if not finished(folder, {"scaling": scaling}, inputs):
-        write = gen_matrix.write_single if variant in SINGLE else cross_matrix.write_mixed
+        write = gen_matrix.write_single if variant_kind(variant) == "single" else cross_matrix.write_mixed
         write(own, task, [variant], scaling=scaling)
     return read_artifact(folder, MADE_BY[variant_kind(variant)])
 
@@ -339,7 +342,8 @@ def main() -> int:
         modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
         base = prepared_inputs(paths, task)
         training_rows[task] = base.train_rows or 0
-        for whole in plan(studies, task, base, modal.manifest["modalities"], arguments.seeds):
+        known = variants_for(paths, task)
+        for whole in plan(studies, task, base, known, modal.manifest["modalities"], arguments.seeds):
             own = own_paths(paths, whole.inputs, base)
             folder = own.matrix / task / whole.variant
             if not arguments.dry_run:

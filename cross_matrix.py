@@ -18,7 +18,7 @@ from mma4ctr.console import run
 from mma4ctr.matrix import load_step_inputs, write_matrix
 from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import CONCAT, CROSS, DEFAULT_VARIANT, chosen_variants, matrices_main
+from mma4ctr.tasks import DEFAULT_VARIANT, STUDY, chosen_variants, matrices_main, variants_for
 
 
 def concat(modalities: list[np.ndarray]) -> np.ndarray:
@@ -39,17 +39,18 @@ def cross(modalities: list[np.ndarray]) -> np.ndarray:
 def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
     """Write the concat and cross matrices of a task; returns their names. Raises `UserError`."""
     inputs = load_step_inputs(paths, task)
-    variants = chosen_variants(asked, CONCAT | CROSS, inputs.modalities, task)
+    known = variants_for(paths, task)
+    variants = chosen_variants(asked, known, known.mixed, inputs.modalities, task)
     for variant in variants:
-        modalities = (CONCAT | CROSS)[variant]
+        modalities = known.mixed[variant]
         features = [inputs.modal.array(name) for name in modalities]
-        item_part = cross(features) if variant in CROSS else concat(features)
+        item_part = cross(features) if variant in known.cross else concat(features)
         write_matrix(paths, inputs, variant, modalities, item_part, scaling=scaling)
     return variants
 
 
 def main() -> None:
-    matrices_main(__doc__, CONCAT | CROSS, DEFAULT_VARIANT, write_mixed)
+    matrices_main(__doc__, STUDY.mixed, DEFAULT_VARIANT, write_mixed)
 
 
 if __name__ == "__main__":

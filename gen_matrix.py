@@ -13,16 +13,17 @@ from mma4ctr.console import run
 from mma4ctr.matrix import load_step_inputs, write_matrix
 from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import SINGLE, chosen_variants, matrices_main
+from mma4ctr.tasks import SINGLE, chosen_variants, matrices_main, variants_for
 
 
 def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
     """Write the single-modality matrices of a task; returns their names. Raises `UserError`."""
     inputs = load_step_inputs(paths, task)
-    variants = chosen_variants(asked, SINGLE, inputs.modalities, task)
+    known = variants_for(paths, task)
+    variants = chosen_variants(asked, known, known.single, inputs.modalities, task)
     for variant in variants:
         item_part = at_most(inputs.modal.array(variant), WIDEST_ITEM_PART)
-        write_matrix(paths, inputs, variant, SINGLE[variant], item_part, scaling=scaling)
+        write_matrix(paths, inputs, variant, known.single[variant], item_part, scaling=scaling)
     return variants
 
 

@@ -50,7 +50,15 @@ from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
-from mma4ctr.tasks import DEFAULT_VARIANT, VARIANTS, add_task_options, add_variant_option, chosen_tasks, chosen_variants
+from mma4ctr.tasks import (
+    DEFAULT_VARIANT,
+    STUDY,
+    add_task_options,
+    add_variant_option,
+    chosen_tasks,
+    chosen_variants,
+    variants_for,
+)
 
 LOSSES = ("bce", "listwise")
 HIDDEN = (128, 32, 4)
@@ -466,7 +474,7 @@ def batch_size_option(text: str) -> int:
 def main() -> int:
     options = parser(__doc__)
     add_task_options(options)
-    add_variant_option(options, VARIANTS, DEFAULT_VARIANT)
+    add_variant_option(options, STUDY.all, DEFAULT_VARIANT)
     options.add_argument("--epochs", type=whole_number(1), default=30, help="at most so many")
     options.add_argument(
         "--batch-size",
@@ -509,7 +517,8 @@ def main() -> int:
     results = []
     for task in chosen_tasks(paths, arguments):
         modalities = load_step_inputs(paths, task).modalities
-        for variant in chosen_variants(arguments.variant, VARIANTS, modalities, task):
+        known = variants_for(paths, task)
+        for variant in chosen_variants(arguments.variant, known, known.all, modalities, task):
             with progress(f"{task} {variant}", settings.epochs) as advance:
                 on_epoch = _advancing(advance)
                 marks = [settings.epochs]

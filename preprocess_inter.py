@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from pyarrow import csv
 from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact, write_values
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
-from mma4ctr.datasets import DATASETS, find_datasets
+from mma4ctr.datasets import find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.interactions import SPLIT_NAMES, IdCollector, IdIndex
+from mma4ctr.negatives import by_first_split, draw_unseen
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
@@ -261,7 +263,7 @@ class FormatRows:
         columns: by head, the values of each row, and where these are positions in a table, the table.
     """
 
-    columns: dict[str, tuple[np.ndarray, np.ndarray | None]]
+    columns: dict[str, tuple[np.ndarray, np.ndarray | pa.Array | None]]
     split: np.ndarray
 
     def __call__(self, start: int) -> list[pa.Buffer]:
@@ -269,7 +271,10 @@ class FormatRows:
         values = {}
         for head, (column, table) in self.columns.items():
             part = column[start : start + PART_ROWS]
-            values[head] = part if table is None else table[part]
+            if isinstance(table, pa.Array):
+                values[head] = table.take(pa.array(part)).to_numpy(zero_copy_only=False)
+            else:
+                values[head] = part if table is None else table[part]
         lines = []
         for number in range(len(SPLIT_NAMES)):
             rows = np.flatnonzero(split == number)
@@ -280,7 +285,7 @@ class FormatRows:
 
 
 def write_inter(
-    folder: Path, dataset: str, columns: dict[str, tuple[np.ndarray, np.ndarray | None]], split: np.ndarray
+    folder: Path, dataset: str, columns: dict[str, tuple[np.ndarray, np.ndarray | pa.Array | None]], split: np.ndarray
 ) -> None:
     """RecBole's atomic files, already split (`benchmark_filename: [train, valid, test]`).
 
@@ -320,7 +325,8 @@ def write_interactions(
     raw: RawDataset, paths: Paths, *, min_interactions: int, split: str, seed: int, bad: BadLines
 ) -> int:
     """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input."""
-    source = raw.interaction_file()
+    files = raw.interaction_files()
+    source = files[0]
     users, rows_of_user = count_rows(raw.read_users(bad))
     if not len(users):
         raise UserError(f"{source}: holds no interaction; this is not the file it is taken for")
@@ -334,8 +340,9 @@ def write_interactions(
     rows = int(rows_of_user[kept].sum())
     record = record_type(raw.targets).itemsize
     demand_space(paths.temp, rows * record, f"sorting {rows:,} rows")
-    demand_space(paths.graph, rows * (record + INTER_BYTES), f"the output of {rows:,} rows")
-    status = source.stat()
+    written = rows * (1 + raw.negatives)
+    demand_space(paths.graph, written * (record + INTER_BYTES), f"the output of {written:,} rows")
+    stats = [path.stat() for path in files]
     with ArtifactWriter(
         paths.graph / raw.name,
         step=1,
@@ -345,10 +352,15 @@ def write_interactions(
             "track": raw.track,
             "min_interactions": min_interactions,
             "split": split,
-            "seed": seed if split != "chronological" else None,
+            "seed": seed if split != "chronological" or raw.negatives else None,
+            **({"negatives": raw.negatives} if raw.negatives else {}),
         },
         inputs={},
-        sources={"file": str(source), "bytes": status.st_size, "modified": status.st_mtime},
+        sources={
+            "file": str(source),
+            "bytes": sum(status.st_size for status in stats),
+            "modified": max(status.st_mtime for status in stats),
+        },
     ) as writer:
         names = ["user", "item", "device", "time", *(f"label_{target}" for target in raw.targets)]
         kinds: list[Any] = [np.int32, np.int64, np.int64, np.float64 if raw.time_is_day else np.int64]
@@ -376,31 +388,89 @@ def write_interactions(
         for start in range(0, rows, PART_ROWS):
             placed.append(items.positions(raw_item[start : start + PART_ROWS]))
         placed.close()
+        column["item"] = np.load(writer.building / "item.npy", mmap_mode="r")
         parts = split_rows(split, column["user"], column["time"], seed)
+        if raw.negatives:
+            column, parts = add_negatives(writer, column, parts, len(item_ids), raw.negatives, seed)
+        positives = {target: int(column[f"label_{target}"].sum(dtype=np.int64)) for target in raw.targets}
+        refuse_one_class(raw, positives, len(parts))
         sizes = split_sizes(parts, split, source)
         writer.array("split", parts)
         writer.array("user_ids", index.ids)
         writer.array("item_ids", item_ids)
-        inter: dict[str, tuple[np.ndarray, np.ndarray | None]] = {
-            "user_id:token": (column["user"], index.ids),
-            "item_id:token": (raw_item, None),
+        tables: dict[str, np.ndarray | pa.Array] = {"user": index.ids, "item": item_ids}
+        for kind, ids in tables.items():
+            texts = raw.id_names(kind, ids)
+            if texts is not None:
+                writer.array(f"{kind}_names", texts)
+                tables[kind] = pa.array(texts, pa.binary()).cast(pa.string())
+        inter: dict[str, tuple[np.ndarray, np.ndarray | pa.Array | None]] = {
+            "user_id:token": (column["user"], tables["user"]),
+            "item_id:token": (column["item"], tables["item"]),
             "device:token": (column["device"], None),
             "timestamp:float": (column["time"], None),
         }
         inter |= {f"{target}:float": (column[f"label_{target}"], None) for target in raw.targets}
         write_inter(writer.building, raw.name, inter, parts)
-        positives = {target: int(column[f"label_{target}"].sum(dtype=np.int64)) for target in raw.targets}
         writer.manifest["rows"] = {
             "raw": int(rows_of_user.sum()),
-            "kept": rows,
+            "kept": len(parts),
             "duplicates": int(rows_of_user[kept].sum()) - rows,
             "users": len(index),
             "items": len(item_ids),
             **sizes,
+            **({"drawn": len(parts) - rows} if raw.negatives else {}),
         }
         writer.manifest["positives"] = positives
     describe(raw, writer.manifest)
-    return rows
+    return len(parts)
+
+
+def refuse_one_class(raw: RawDataset, positives: dict[str, int], rows: int) -> None:
+    """Raises `UserError` for a rule of the user's own that gives every row the same label."""
+    for target, rule in raw.rules.items():
+        if positives[target] in (0, rows):
+            hint = ", or draw negatives = 5" if positives[target] else ""
+            raise UserError(
+                f"{raw.name}_{target}: the rule '{rule}' labels every kept row {int(positives[target] > 0)}, and "
+                f"nothing can be learned from one class; correct it{hint} in the description"
+            )
+
+
+def add_negatives(
+    writer: ArtifactWriter, column: dict[str, np.ndarray], parts: np.ndarray, items: int, count: int, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Put after each row `count` rows of unseen items, with its user, device, time and part of the split, and labels
+    0; the arrays take the place of those in the folder. One part of the users is in memory at a time.
+
+    Args:
+        column: (rows,) arrays of step 1 by name, rows of a user side by side; `item` positions below `items`.
+        parts: uint8 (rows,).
+
+    Returns: the new columns, memory-mapped, and their parts.
+    """
+    kinds = {name: values.dtype for name, values in column.items()}
+    known = by_first_split(column["item"], parts, items)
+    rng = np.random.default_rng(seed)
+    for name in column:
+        (writer.building / f"{name}.npy").unlink()  # the memory maps hold their content
+    streams = {name: writer.stream(name, kind) for name, kind in kinds.items()}
+    starts = np.flatnonzero(np.diff(column["user"], prepend=-1))
+    part = starts * (count + 1) // PART_ROWS
+    bounds = [*starts[np.flatnonzero(np.diff(part, prepend=-1))].tolist(), len(parts)]
+    new_parts = []
+    for start, stop in pairwise(bounds):
+        rows = {name: np.asarray(values[start:stop]) for name, values in column.items()}
+        row, item = draw_unseen(rows["user"], rows["item"], parts[start:stop], known, count, rng)
+        # Each row, then what was drawn for it.
+        order = np.argsort(np.concatenate([np.arange(stop - start), row]), kind="stable")
+        for name, values in rows.items():
+            drawn = item if name == "item" else np.zeros(len(row)) if name.startswith("label_") else values[row]
+            streams[name].append(np.concatenate([values, drawn])[order])
+        new_parts.append(np.concatenate([parts[start:stop], parts[start:stop][row]])[order])
+    for stream in streams.values():
+        stream.close()
+    return {n: np.load(writer.building / f"{n}.npy", mmap_mode="r") for n in kinds}, np.concatenate(new_parts)
 
 
 def describe(raw: RawDataset, manifest: dict) -> None:
@@ -411,6 +481,8 @@ def describe(raw: RawDataset, manifest: dict) -> None:
         f"{rows['duplicates']:,} duplicates or rows of unknown items dropped; "
         f"train {rows['train']:,}, valid {rows['valid']:,}, test {rows['test']:,}"
     )
+    if raw.negatives:
+        note(f"{raw.name}: {rows['drawn']:,} of the kept rows are negatives that were drawn from unseen items")
     shares = []
     for target, positives in manifest["positives"].items():
         if positives in (0, rows["kept"]):
@@ -422,7 +494,7 @@ def describe(raw: RawDataset, manifest: dict) -> None:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--dataset", nargs="+", choices=DATASETS, default=[], help="only these; none: all there are")
+    options.add_argument("--dataset", nargs="+", metavar="D", default=[], help="only these; none: all there are")
     options.add_argument(
         "--track", choices=("track1", "track2"), help="which TikTok track; none: track1 where it is there, else track2"
     )
@@ -430,7 +502,8 @@ def main() -> None:
         "--min-interactions",
         type=whole_number(1),
         metavar="N",
-        help="users with fewer raw rows are left out; none: 100 for WeChat, 4000 for TikTok, as in the study",
+        help="users with fewer raw rows are left out; none: 100 for WeChat, 4000 for TikTok, as in the study; of your "
+        "own data what their description says",
     )
     options.add_argument("--split", choices=SPLITS, default="chronological", help="how rows become 8 : 1 : 1")
     options.add_argument("--seed", type=whole_number(0), default=0, help="for the random and the user split")

@@ -21,10 +21,10 @@ from threadpoolctl import threadpool_limits
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact, write_values
 from mma4ctr.cluster import add_ray_option, workers_at
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, warn, whole_number
-from mma4ctr.datasets import DATASETS, find_datasets
-from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset
-from mma4ctr.interactions import IdIndex
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, unknown_name, warn, whole_number
+from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
+from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, shown_id
+from mma4ctr.interactions import IdIndex, id_names
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
 from mma4ctr.reduce import PCA, Moments, tfidf_svd
@@ -55,7 +55,7 @@ class SeenItems:
             row = int(np.flatnonzero(differs)[0])
             line = chunk.block.first_line + chunk.line[row]
             raise UserError(
-                f"{chunk.block.path}:{line}: item {chunk.ids[row]} stands again with other features; "
+                f"{chunk.block.path}:{line}: item {shown_id(chunk, row)} stands again with other features; "
                 "remove one of the two lines"
             )
         return new
@@ -136,9 +136,13 @@ def fill_missing(features: np.ndarray, present: np.ndarray) -> None:
 
 
 def modality_features(
-    raw: RawDataset, modality: Modality, width: int, items: IdIndex, bad: BadLines, temp: Path
+    raw: RawDataset, modality: Modality, width: int, items: IdIndex, names: np.ndarray, bad: BadLines, temp: Path
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Features and presence of one modality; None, with a word on why, where no item has it."""
+    """Features and presence of one modality; None, with a word on why, where no item has it.
+
+    Args:
+        names: the items' ids as the raw files write them.
+    """
     if not raw.feature_files(modality.name):
         tell = note if modality.optional else warn
         tell(f"{raw.name}: {modality.name} is left out, no file of it in {raw.folder}")
@@ -150,11 +154,14 @@ def modality_features(
     else:
         bags = (chunk for chunk in chunks if isinstance(chunk, BagChunk))
         features, present = bag_features(bags, items, width)
+    few = raw.few_have_it(modality.name, present, names)
+    if few:
+        warn(few)
     if not present.any():
         warn(f"{raw.name}: {modality.name} is left out, no kept item has it")
         return None
     fill_missing(features, present)
-    if features.shape[1] < width:
+    if features.shape[1] < width and not (modality.at_most and width == modality.width):
         warn(f"{raw.name}: {modality.name} has {features.shape[1]} columns, the data give no {width}")
     share = present.mean()
     note(f"{raw.name}: {modality.name} {features.shape[1]} columns, {share:.1%} of {len(items):,} items have it")
@@ -164,6 +171,7 @@ def modality_features(
 def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, int], paths: Paths, bad: BadLines) -> int:
     """Do the whole step for one data set; returns the number of items."""
     items = IdIndex(interactions.array("item_ids"))
+    names = id_names(interactions, "item")
     chosen = {modality.name: widths.get(modality.name, modality.width) for modality in raw.modalities}
     files = [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
     demand_space(paths.modal, 4 * len(items) * sum(chosen.values()), f"the features of {len(items):,} items")
@@ -179,7 +187,7 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
     ) as writer:
         made = {}
         for modality in raw.modalities:
-            found = modality_features(raw, modality, chosen[modality.name], items, bad, paths.temp)
+            found = modality_features(raw, modality, chosen[modality.name], items, names, bad, paths.temp)
             if found:
                 writer.array(modality.name, found[0])
                 writer.array(f"{modality.name}_present", found[1])
@@ -210,15 +218,22 @@ def write_same_features(base: Artifact, interactions: Artifact, folder: Path) ->
 def width_option(text: str) -> tuple[str, int]:
     """An argparse type: `visual=128`."""
     name, _, number = text.partition("=")
-    names = sorted({modality.name for kind in DATASETS.values() for modality in kind.modalities})
-    if name not in names or not number:
-        raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=N with a modality of {', '.join(names)}")
+    if not name or not number:
+        raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=N")
     return name, whole_number(1)(number)
+
+
+def check_widths(widths: dict[str, int], kinds: Iterable[Kind]) -> None:
+    """Raises `UserError` for a modality that none of the data sets has."""
+    names = sorted({modality.name for kind in kinds for modality in kind.modalities})
+    for name in widths:
+        if name not in names:
+            raise unknown_name("modality", name, names)
 
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--dataset", nargs="+", choices=DATASETS, default=[], help="only these; none: all there are")
+    options.add_argument("--dataset", nargs="+", metavar="D", default=[], help="only these; none: all there are")
     options.add_argument(
         "--width",
         nargs="+",
@@ -228,8 +243,9 @@ def main() -> None:
         help="columns of a modality; none: the study's, "
         + "; ".join(
             f"{kind.name} {' '.join(f'{modality.name}={modality.width}' for modality in kind.modalities)}"
-            for kind in DATASETS.values()
-        ),
+            for kind in BUILT_IN.values()
+        )
+        + "; of your own data what their description says",
     )
     options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
     add_ray_option(options, "the reading of the raw files")
@@ -237,13 +253,15 @@ def main() -> None:
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
+    kinds = chosen_datasets(paths, arguments.dataset)
+    check_widths(dict(arguments.width), kinds.values())
     bad = BadLines(arguments.skip_bad_lines)
     workers = workers_at(arguments.ray, Path(__file__).parent)
     rows, written = 0, []
     for present in find_datasets(paths, arguments.dataset):
         interactions = read_artifact(paths.graph / present.name, "preprocess_inter.py")
         # The track is step 1's choice.
-        raw = DATASETS[present.name].find(paths, interactions.settings["track"])
+        raw = open_dataset(kinds[present.name], paths, interactions.settings["track"])
         assert raw is not None
         raw.workers = workers
         rows += write_features(raw, interactions, dict(arguments.width), paths, bad)

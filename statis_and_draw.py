@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, print_table, run
-from mma4ctr.datasets import DATASETS
+from mma4ctr.datasets import known_datasets
 from mma4ctr.interactions import load_interactions
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import COLORS, line_styles, panels, save_figure
@@ -47,7 +47,7 @@ def doubling_buckets(counts: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 def prepared_datasets(paths: Paths) -> list[str]:
     """The data sets that step 1 has prepared; raises `UserError` where there is none."""
-    found = [name for name in DATASETS if (paths.graph / name / MANIFEST).is_file()]
+    found = [name for name in known_datasets(paths) if (paths.graph / name / MANIFEST).is_file()]
     if not found:
         raise UserError(f"{paths.graph}: holds no data set yet; run preprocess_inter.py first")
     return found

@@ -39,7 +39,7 @@ from mma4ctr.results import (
 )
 from mma4ctr.studies import STUDIES
 from mma4ctr.tables import Layout, layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
-from mma4ctr.tasks import DEFAULT_VARIANT, add_task_options, chosen_tasks
+from mma4ctr.tasks import add_task_options, chosen_tasks, variants_for
 
 LABELS = ("negative", "positive")
 RELIABILITY_BINS = 20
@@ -198,7 +198,7 @@ def feature_rows(paths: Paths, one: Predicted, chosen: np.ndarray) -> np.ndarray
 def hover_texts(one: Predicted, chosen: np.ndarray) -> list[str]:
     """User, item, label and prediction of some test rows."""
     rows = one.rows[chosen]
-    users, items = one.data.user_ids[one.data.user[rows]], one.data.item_ids[one.data.item[rows]]
+    users, items = one.data.user_names[one.data.user[rows]], one.data.item_names[one.data.item[rows]]
     return [
         f"user {user}, item {item}, {LABELS[label]}, predicted {chance:.3f}"
         for user, item, label, chance in zip(users, items, one.label[chosen], one.predictions[chosen], strict=True)
@@ -309,7 +309,8 @@ def main() -> None:
     predicted: dict[str, list[Predicted]] = {}
     for task in chosen_tasks(paths, arguments):
         if (paths.matrix / task).is_dir() and (runs := load_predicted(paths, results, task)):
-            predicted[task] = sorted(runs, key=lambda one: one.result.variant != DEFAULT_VARIANT)
+            default = variants_for(paths, task).default
+            predicted[task] = sorted(runs, key=lambda one: one.result.variant != default)
         else:
             note(f"{task}: no run with predictions; mlp.py --task {task} makes one")
     if not predicted:

@@ -40,9 +40,9 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.datasets import split_task
+from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
-from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, variant_kind
+from mma4ctr.matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind
 from mma4ctr.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
@@ -92,8 +92,11 @@ class Training:
     @property
     def yaml(self) -> list[Path]:
         """RecBole's settings: of the data set, and of the model where it has its own."""
+        if not self.model.recbole:
+            return []
+        of_data = self.prepared.dataset if self.prepared.dataset in BUILT_IN else "own"
         own = HERE / f"{self.model.name.lower()}.yaml"
-        return [HERE / f"{self.prepared.dataset}.yaml", *([own] if own.is_file() else [])] if self.model.recbole else []
+        return [HERE / f"{of_data}.yaml", *([own] if own.is_file() else [])]
 
     def run_id(self, mark: int) -> str:
         """The run's name, made from its settings and the fingerprint of its inputs."""
@@ -216,12 +219,17 @@ def scored_rows(training: Training, folder: Path, part: int) -> np.ndarray:
     data, name = training.prepared.data, SPLIT_NAMES[part]
     rows = np.flatnonzero(data.split == part)
     expected = {
-        "user": data.user_ids[data.user[rows]],
-        "item": data.item_ids[data.item[rows]],
+        "user": data.user_names[data.user[rows]],
+        "item": data.item_names[data.item[rows]],
         "label": data.label(training.prepared.target)[rows],
     }
     for column, values in expected.items():
-        if not np.array_equal(np.load(folder / f"{name}_{column}.npy"), values):
+        found = np.load(folder / f"{name}_{column}.npy")
+        # Ids are text where one of all is; those of a part may be numbers nevertheless.
+        found, values = (
+            (found, values) if found.dtype.kind != "U" != values.dtype.kind else (found.astype(str), values.astype(str))
+        )
+        if not np.array_equal(found, values):
             raise TrainingFailed(f"its {name} rows are not those of step 1: another {column}")
     return rows
 
@@ -251,6 +259,7 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
             "folds": settings.get("folds", 0),
             "scaling": settings.get("scaling", "none"),
             "loss": model.loss,
+            **drawn(data.artifact.settings),
         },
         embedding_length=settings.get("embedding_length", 0),
         in_features=prepared.matrix.manifest["in_features"] if model.features and prepared.matrix else 0,

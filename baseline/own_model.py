@@ -152,7 +152,7 @@ def main() -> None:
     matrix = load_matrix(paths, job["task"], job["variant"], torch.device("cpu"))
     scored = {"valid": matrix.valid, "test": matrix.test}
     for name, rows in scored.items():
-        ids = data.user_ids[data.user[rows.rows]], data.item_ids[data.item[rows.rows]]
+        ids = data.user_names[data.user[rows.rows]], data.item_names[data.item[rows.rows]]
         write_rows(Path(job["out"]), name, *ids, rows.label.numpy())
     started = time.perf_counter()
     model: Trees | Rates

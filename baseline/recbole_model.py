@@ -207,8 +207,13 @@ def trainable_parameters(model: torch.nn.Module) -> int:
 
 
 def raw_ids(rows: Rows, field: str) -> np.ndarray:
-    """int64 (rows,): the ids as they stand in the files."""
-    return rows.id2token(field, rows.inter_feat[field].numpy()).astype(np.int64)
+    """(rows,): the ids as they stand in the files: int64, or text where one is no whole number."""
+    text = rows.id2token(field, rows.inter_feat[field].numpy()).astype(str)
+    try:
+        number = text.astype(np.int64)
+    except (ValueError, OverflowError):
+        return text
+    return number if np.array_equal(number.astype(str), text) else text
 
 
 def settings_of(job: dict[str, Any]) -> dict[str, Any]:

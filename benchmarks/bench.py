@@ -132,7 +132,7 @@ def bench_world(folder: Path, rows: int) -> list[Measure]:
 
 
 def interaction_file(paths: Paths) -> Path:
-    return TikTok(paths.tiktok / "track1", "track1").interaction_file()
+    return TikTok(paths.tiktok / "track1", "track1").interaction_files()[0]
 
 
 def scan(path: Path) -> int:

@@ -45,9 +45,13 @@ class UserError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist: the nearest one there is, and all of them."""
     there = list(known)
-    near = difflib.get_close_matches(name, there, n=1)
-    hint = f"; is {near[0]!r} meant?" if near else "."
-    return UserError(f"unknown {kind} {name!r}{hint} There are: {', '.join(there)}")
+    return UserError(f"unknown {kind} {name!r}{nearest(name, there) or '.'} There are: {', '.join(there)}")
+
+
+def nearest(name: str, there: Iterable[str], to_be: str = "") -> str:
+    """`; is 'user' meant to be it?` for the nearest of the names there are; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(there), n=1)
+    return f"; is {near[0]!r} meant{to_be and ' '}{to_be}?" if near else ""
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -55,7 +59,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main() or 0
     except UserError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}")
+        tell_error(str(error))
         code = 2
     except KeyboardInterrupt:
         err.print("[bold red]interrupted:[/] nothing half-written is left as finished; run the command again")
@@ -87,6 +91,11 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """One line on standard error about something that works but is probably not what was meant."""
     err.print(f"[yellow]warning:[/] {escape(message)}")
+
+
+def tell_error(message: str) -> None:
+    """One line on standard error about one mistake of several."""
+    err.print(f"[bold red]error:[/] {escape(message)}")
 
 
 def _columns(beside: str) -> tuple[ProgressColumn, ...]:

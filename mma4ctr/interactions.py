@@ -71,6 +71,13 @@ class IdIndex:
         return np.where(self.ids[place] == values, place, -1).astype(np.int32)
 
 
+def id_names(artifact: Artifact, kind: str) -> np.ndarray:
+    """(n,): the ids of step 1's `user`s or `item`s as the raw files write them: text where integers stand for it."""
+    if f"{kind}_names" in artifact.array_names:
+        return np.char.decode(artifact.array(f"{kind}_names"), "utf-8")
+    return artifact.array(f"{kind}_ids")
+
+
 @dataclass(frozen=True)
 class Interactions:
     """The kept rows of one data set as aligned arrays, ordered by user and time.
@@ -81,7 +88,7 @@ class Interactions:
         device: int64 (rows,), raw device.
         time: (rows,) int64 as in the file, or float64 day + position within the day.
         split: uint8 (rows,), TRAIN, VALID or TEST.
-        user_ids, item_ids: int64, sorted raw ids.
+        user_ids, item_ids: int64, sorted raw ids, or the numbers that stand for them: see `user_names`.
     """
 
     artifact: Artifact
@@ -96,6 +103,16 @@ class Interactions:
     def label(self, target: str) -> np.ndarray:
         """uint8 (rows,) of 0 and 1."""
         return self.artifact.array(f"label_{target}")
+
+    @property
+    def user_names(self) -> np.ndarray:
+        """(users,): ids as the raw files write them, text where the integers stand for it."""
+        return id_names(self.artifact, "user")
+
+    @property
+    def item_names(self) -> np.ndarray:
+        """(items,): see `user_names`."""
+        return id_names(self.artifact, "item")
 
     def __len__(self) -> int:
         return len(self.user)

@@ -42,7 +42,13 @@ class RowGroup:
 
 def variant_kind(variant: str) -> str:
     """`single`, `concat` or `cross`."""
-    return variant.rpartition("_")[2] if "_" in variant else "single"
+    kind = variant.rpartition("_")[2]
+    return kind if kind in MADE_BY else "single"
+
+
+def drawn(settings: dict[str, Any]) -> dict[str, Any]:
+    """What a protocol says of negatives, given the settings of steps 1 or 4: nothing where they were seen."""
+    return {"negatives": settings["negatives"]} if settings.get("negatives") else {}
 
 
 class BatchBuffers:
@@ -79,7 +85,7 @@ class FactorMatrix:
     @property
     def protocol(self) -> dict[str, Any]:
         """Split, evidence, folds and scaling; without the loss, which belongs to training."""
-        return {key: self.settings[key] for key in ("split", "evidence", "folds", "scaling")}
+        return {key: self.settings[key] for key in ("split", "evidence", "folds", "scaling")} | drawn(self.settings)
 
     @property
     def in_features(self) -> int:
@@ -208,6 +214,7 @@ def write_matrix(
             "split": data.artifact.settings["split"],
             "evidence": inputs.embedding.settings["evidence"],
             "folds": inputs.embedding.settings["folds"],
+            **drawn(data.artifact.settings),
         },
         inputs={
             "interactions": data.artifact.fingerprint,

@@ -12,11 +12,12 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from csv import QUOTE_MINIMAL, QUOTE_NONE
 from csv import Error as CsvError
 from csv import reader as csv_reader
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar, cast
+from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -309,6 +310,8 @@ class DelimitedText:
     def _refuse_hexadecimal(self, data: bytes) -> None:
         """pyarrow takes 0x10 for 16, which no such file means."""
         names = [name for name, kind in self._convert.column_types.items() if pa.types.is_integer(kind)]
+        if not names:
+            return
         as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=names)
         table = csv.read_csv(pa.BufferReader(data), self._read, self._parse, as_text)
         for name in names:
@@ -327,21 +330,27 @@ class DelimitedText:
         return text
 
 
-def read_header(path: Path, required: Iterable[str]) -> list[str]:
-    """The column names of a CSV file with a header.
+def read_header(path: Path, required: Iterable[str], *, delimiter: str = ",", quoted: bool = True) -> list[str]:
+    """The column names of a CSV or TSV file with a header.
 
     Raises `UserError` for a required column that is missing (with the nearest name that is there) or named twice.
     """
     line = head_of(path, 1)[1].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+    grammar: dict[str, Any] = {"delimiter": delimiter, "quoting": QUOTE_MINIMAL if quoted else QUOTE_NONE}
     try:
-        names = [cell.strip() for cell in next(csv_reader([line.decode()]), [])]
+        names = [cell.strip() for cell in next(csv_reader([line.decode()], **grammar), [])]
     except (UnicodeDecodeError, CsvError) as error:
         raise UserError(f"{path}:1: the header cannot be read ({error}); it must name the columns") from None
+    demand_columns(f"{path}:1", names, required)
+    return names
+
+
+def demand_columns(where: str, names: list[str], required: Iterable[str]) -> None:
+    """Raises `UserError` for a required column that is missing (with the nearest name that is there) or named twice."""
     for column in required:
         if names.count(column) > 1:
-            raise UserError(f"{path}:1: the column {column!r} stands twice; remove one")
+            raise UserError(f"{where}: the column {column!r} stands twice; remove one")
         if column not in names:
             near = difflib.get_close_matches(column, names, n=1)
             hint = f"; is {near[0]!r} meant to be it?" if near else f"; there are: {', '.join(names)[:300]}"
-            raise UserError(f"{path}:1: the column {column!r} is missing{hint}")
-    return names
+            raise UserError(f"{where}: the column {column!r} is missing{hint}")

@@ -21,7 +21,7 @@ import orjson
 
 from mma4ctr.artifacts import fingerprint_of, read_artifact
 from mma4ctr.console import UserError, parser, print_table, run, warn
-from mma4ctr.datasets import TASKS, split_task
+from mma4ctr.datasets import split_task
 from mma4ctr.interactions import SPLIT_NAMES
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
@@ -81,6 +81,8 @@ class Result:
         return self.protocol["evidence"] == "all"
 
 
+# A task becomes part of a path, whether or not this path.json knows its data set.
+TASK = re.compile(r"[A-Za-z0-9][\w.-]*_[\w.-]+", re.ASCII)
 FIELDS = tuple(Result.__dataclass_fields__)
 
 
@@ -135,7 +137,7 @@ def result_of(content: Any) -> Result:
         kinds = _KINDS.get(kind, (get_origin(kind) or kind,))
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
-    if not re.fullmatch("[0-9a-f]{12}", result.run_id) or result.task not in TASKS:
+    if not re.fullmatch("[0-9a-f]{12}", result.run_id) or not TASK.fullmatch(result.task):
         raise TypeError(f"{result.task} {result.run_id} names no run")  # it becomes part of a path
     missing = [key for key in _PROTOCOL if key not in result.protocol]
     missing += [part for part in SPLIT_NAMES if part not in result.rows or part not in result.positives]
@@ -205,6 +207,12 @@ def keeps_predictions(paths: Paths) -> Callable[[Result], bool]:
     return lambda result: (run_folder(paths, result.task, result.run_id) / "predictions.npy").is_file()
 
 
+def drawn_negatives(result: Result) -> str:
+    """What the protocol says where the negatives were drawn, not seen; empty where they were seen."""
+    count = result.protocol.get("negatives")
+    return f", {count} negatives drawn for each positive" if count else ""
+
+
 def results_rows(paths: Paths, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of runs, with the oracle's AUC where the data are simulated."""
 
@@ -218,6 +226,7 @@ def results_rows(paths: Paths, results: Sequence[Result]) -> tuple[list[str], li
         seconds = f"{result.train_seconds + result.test_seconds:.1f}"
         scores = [number(result.auc, ".4f"), number(result.gauc, ".4f"), number(result.logloss, ".4f")]
         protocol = ", ".join(str(result.protocol[key]) for key in ("split", "evidence", "scaling", "loss"))
+        protocol += drawn_negatives(result)
         name = result.variant if result.model == "MMa4CTR" else result.model
         sizes = [str(result.in_features), f"{result.parameters:,}"]
         protocol += ", LEAKY" if result.leaky else ""

@@ -20,7 +20,7 @@ from mma4ctr.datasets import split_task
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.paths import Paths
 from mma4ctr.results import Result
-from mma4ctr.tasks import CONCAT, CORE_MODALITIES, CROSS, SINGLE, default_variant
+from mma4ctr.tasks import CONCAT, CROSS, SINGLE, STUDY, Variants, variants_for
 
 MODEL = "MMa4CTR"
 COMPARISON, COMPARISON_BY_EPOCH = "comparison", "comparison-by-epoch"
@@ -82,13 +82,27 @@ class Case:
 
 @dataclass(frozen=True)
 class Study:
-    """One experiment: `epochs` are the marks at which results are taken; `about` is the caption."""
+    """One experiment: `epochs` are the marks at which results are taken; `about` is the caption.
+
+    `mixes`: its cases are the variants of one kind (single, concat, cross) with so many modalities; `cases` are those
+    of the study's data sets.
+    """
 
     name: str
     about: str
     column: str
     cases: tuple[Case, ...]
     epochs: tuple[int, ...] = TEN_AND_THIRTY
+    mixes: tuple[str, int] | None = None
+
+
+def cases_of(study: Study, known: Variants) -> tuple[Case, ...]:
+    """The cases of a study on a data set with these variants."""
+    if study.mixes is None or known == STUDY:
+        return study.cases
+    kind, size = study.mixes
+    made: dict[str, tuple[str, ...]] = getattr(known, kind)
+    return tuple(Case(name, variant=name) for name, parts in made.items() if len(parts) == size)
 
 
 def _variants(names: Iterable[str], table: str) -> tuple[Case, ...]:
@@ -156,24 +170,28 @@ STUDIES: dict[str, Study] = {
             "one modality alone",
             "modality",
             _variants([name for name in SINGLE if name not in ("fused", "face")], "single_modal"),
+            mixes=("single", 1),
         ),
         Study(
             "two-modal-concat",
             "two modalities side by side",
             "variant",
             _variants([name for name, parts in CONCAT.items() if len(parts) == 2], "two_modal_concat"),
+            mixes=("concat", 2),
         ),
         Study(
             "two-modal-cross",
             "two modalities multiplied element by element",
             "variant",
             _variants([name for name, parts in CROSS.items() if len(parts) == 2], "two_modal_cross"),
+            mixes=("cross", 2),
         ),
         Study(
             "three-modal-cross",
             "three modalities multiplied element by element",
             "variant",
             _variants(["vat_cross"], "three_modal_cross"),
+            mixes=("cross", 3),
         ),
         Study(
             "embedding-length",
@@ -309,8 +327,9 @@ def prepared_inputs(paths: Paths, task: str) -> Inputs:
     graph = read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py")
     found: dict[str, Any] = {"evidence": "train", "length": 21, "scaling": "zscore", "folds": 5}
     modal = paths.modal / split_task(task)[0]
-    modalities = read_artifact(modal, "").manifest["modalities"] if (modal / MANIFEST).is_file() else CORE_MODALITIES
-    found["variant"] = default_variant(modalities)
+    known = variants_for(paths, task)
+    made = (modal / MANIFEST).is_file()
+    found["variant"] = known.widest(read_artifact(modal, "").manifest["modalities"]) if made else known.default
     embedding, matrix = paths.user_embedding / task, paths.matrix / task / str(found["variant"])
     if (embedding / MANIFEST).is_file():
         settings = read_artifact(embedding, "get_user_embedding.py").settings
@@ -321,10 +340,13 @@ def prepared_inputs(paths: Paths, task: str) -> Inputs:
     return Inputs(split=graph.settings["split"], train_rows=graph.manifest["rows"]["train"], **found)
 
 
-def cells(results: Sequence[Result], study: Study, task: str, base: Inputs) -> list[Cell]:
-    """The table of a study for one task: every case that has runs, at every mark."""
+def cells(results: Sequence[Result], study: Study, task: str, base: Inputs, known: Variants = STUDY) -> list[Cell]:
+    """The table of a study for one task: every case that has runs, at every mark.
+
+    `known`: the variants of its data set.
+    """
     table = []
-    for case in study.cases:
+    for case in cases_of(study, known):
         own = [result for result in results if is_of_case(result, task, case, base)]
         if own:
             once = case.model in BASELINES and not BASELINES[case.model].by_epoch  # the same after any epochs

@@ -15,8 +15,9 @@ from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, load_interactions
 from mma4ctr.metrics import auc_difference
 from mma4ctr.paths import Paths
-from mma4ctr.results import Result, test_scores
+from mma4ctr.results import Result, drawn_negatives, test_scores
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, COMPUTATION, MODEL, Cell, Study, cells, prepared_inputs
+from mma4ctr.tasks import variants_for
 
 METRICS = ("auc", "gauc", "logloss")
 NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
@@ -35,6 +36,8 @@ def protocol_line(runs: Sequence[Result]) -> str:
         values = {run.protocol[key] for run in runs}
         if len(values) == 1:
             words.append(text.format(values.pop()))
+    drawn = {drawn_negatives(run).removeprefix(", ") for run in runs} - {""}
+    words += sorted(drawn)
     seeds, sizes = sorted({run.seed for run in runs}), sorted({run.batch_size for run in runs})
     if len(sizes) == 1:
         words.append(f"batch size {sizes[0]}")
@@ -78,7 +81,7 @@ def layout(study: Study, table: list[Cell], metrics: Sequence[str] = METRICS) ->
     """One study of one task: a row per case, or per number of epochs where there is one case."""
     by_place = {(cell.case.label, cell.epochs): cell for cell in table}
     labels = list(dict.fromkeys(cell.case.label for cell in table))
-    if len(study.cases) == 1:
+    if len(study.cases) == len(labels) == 1:
         header = ["epochs"]
         grid = {str(epochs): [by_place[labels[0], epochs]] for epochs in study.epochs}
         columns = [""]
@@ -341,7 +344,9 @@ def tidy(study: Study, tables: dict[str, list[Cell]]) -> list[list[object]]:
 
 def study_tables(paths: Paths, results: Sequence[Result], study: Study, tasks: Sequence[str]) -> dict[str, list[Cell]]:
     """The study's cells for each task that has runs of it."""
-    made = {task: cells(results, study, task, prepared_inputs(paths, task)) for task in tasks}
+    made = {
+        task: cells(results, study, task, prepared_inputs(paths, task), variants_for(paths, task)) for task in tasks
+    }
     return {task: table for task, table in made.items() if table}
 
 

@@ -1,65 +1,124 @@
-"""Which tasks and variants a step works on: the options that steps 3 to 5 have in common."""
+"""Which tasks and variants a step works on: the options that steps 3 to 5 have in common.
+
+A data set's variants follow from its modalities: each alone, and all pairs, all triples and all of them together,
+concatenated or crossed. This is the one place that makes their names: the modalities' first letters where no two are
+the same (`vat_concat`, `va_cross`), else their names with + between them (`title+tags_cross`); all of more than three
+are `all_concat` and `all_cross`.
+"""
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, unknown_name
-from mma4ctr.datasets import DATASETS, TASKS, split_task
+from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
 from mma4ctr.matrix import SCALINGS
 from mma4ctr.paths import Paths, load_paths
 
-# Without --task: the tasks that the study reports, and finish, which it prepares.
-DEFAULT_TARGETS = {"wechat": ("click",), "tiktok": ("like", "finish")}
 CORE_MODALITIES = ("visual", "acoustic", "textual")
-DEFAULT_VARIANT = "vat_concat"
+# What stands for the widest concatenation: of the study's data sets it is vat_concat.
+DEFAULT_VARIANT = "default"
+MIXED = ("concat", "cross")
 
 
-def _mixed(kind: str) -> dict[str, tuple[str, ...]]:
-    made = {}
-    for size in (2, 3):
-        for names in combinations(CORE_MODALITIES, size):
-            made["".join(name[0] for name in names) + f"_{kind}"] = names
-    return made
+@dataclass(frozen=True)
+class Variants:
+    """The variants of one data set by name, each with its modalities."""
+
+    single: dict[str, tuple[str, ...]]
+    concat: dict[str, tuple[str, ...]]
+    cross: dict[str, tuple[str, ...]]
+    optional: tuple[str, ...] = ()
+
+    @property
+    def mixed(self) -> dict[str, tuple[str, ...]]:
+        return self.concat | self.cross
+
+    @property
+    def all(self) -> dict[str, tuple[str, ...]]:
+        return self.single | self.mixed
+
+    def widest(self, modalities: Iterable[str]) -> str | None:
+        """The concatenation of most of these modalities, the first of equals; where the data set has one modality
+        only, that one; None where nothing can be made."""
+        there = set(modalities)
+        made = [name for name in (self.concat or self.single) if set(self.all[name]) <= there]
+        return max(made, key=lambda name: len(self.all[name])) if made else None
+
+    @property
+    def default(self) -> str:
+        """The variant that is taken where none is named."""
+        return str(self.widest(name for names in self.all.values() for name in names))
 
 
-SINGLE: dict[str, tuple[str, ...]] = {name: (name,) for name in (*CORE_MODALITIES, "fused", "face")}
-CONCAT = _mixed("concat")
-CROSS = _mixed("cross")
-VARIANTS = SINGLE | CONCAT | CROSS
+def variants_of(modalities: Sequence[str], optional: Sequence[str] = ()) -> Variants:
+    """The variants of a data set with these modalities; `optional` ones are used alone."""
+    letters = {name[0].lower() for name in modalities}
+
+    def name_of(names: tuple[str, ...]) -> str:
+        if len(names) > 3:
+            return "all"
+        return "".join(name[0] for name in names) if len(letters) == len(modalities) else "+".join(names)
+
+    sizes = [size for size in (2, 3, len(modalities)) if 2 <= size <= len(modalities)]
+    mixes = [names for size in dict.fromkeys(sizes) for names in combinations(modalities, size)]
+    concat, cross = ({f"{name_of(names)}_{kind}": names for names in mixes} for kind in MIXED)
+    return Variants({name: (name,) for name in (*modalities, *optional)}, concat, cross, tuple(optional))
+
+
+STUDY = variants_of(CORE_MODALITIES, ("fused", "face"))
+SINGLE, CONCAT, CROSS = STUDY.single, STUDY.concat, STUDY.cross
+
+
+def variants_for(paths: Paths, task: str) -> Variants:
+    """The variants of a task's data set; raises `UserError` where path.json does not know it."""
+    dataset, _ = split_task(task)
+    if dataset in BUILT_IN:
+        return STUDY
+    (kind,) = chosen_datasets(paths, [dataset]).values()
+    return variants_of([modality.name for modality in kind.modalities])
 
 
 def add_task_options(options: argparse.ArgumentParser) -> None:
     """`--dataset` and `--task`."""
-    options.add_argument("--dataset", nargs="+", choices=DATASETS, default=[], help="only tasks of these")
-    defaults = " ".join(f"{dataset}_{target}" for dataset, targets in DEFAULT_TARGETS.items() for target in targets)
+    options.add_argument("--dataset", nargs="+", metavar="D", default=[], help="only tasks of these")
+    defaults = " ".join(f"{kind.name}_{target}" for kind in BUILT_IN.values() for target in kind.default_targets)
     options.add_argument(
         "--task",
         nargs="+",
         default=[],
         metavar="T",
-        help=f"of {', '.join(TASKS)}; none: {defaults}, where there is data",
+        help=f"of {', '.join(TASKS)}, and of your own; none: {defaults} and your own, where there is data",
     )
 
 
 def add_variant_option(options: argparse.ArgumentParser, variants: dict[str, tuple[str, ...]], default: str) -> None:
     """`--variant`; `default` is a name, or `all`."""
     options.add_argument(
-        "--variant", nargs="+", default=[default], metavar="V", help=f"all, or of {', '.join(variants)}"
+        "--variant",
+        nargs="+",
+        default=[default],
+        metavar="V",
+        help=f"all, default (the widest concatenation: vat_concat), or of {', '.join(variants)}; of your own data, of "
+        "its modalities",
     )
 
 
 def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
     """The tasks that were named, or the default ones of the data sets that step 1 has prepared."""
+    kinds = chosen_datasets(paths, arguments.dataset)
+    there = tasks_of(known_datasets(paths).values())
     for task in arguments.task:
-        split_task(task)
+        if task not in there:
+            raise unknown_name("task", task, there)
     if arguments.task:
-        return [task for task in arguments.task if not arguments.dataset or split_task(task)[0] in arguments.dataset]
+        return [task for task in arguments.task if split_task(task)[0] in kinds]
     tasks: list[str] = []
-    for dataset in arguments.dataset or DATASETS:
+    for dataset, kind in kinds.items():
         if (paths.graph / dataset).is_dir():
-            tasks.extend(f"{dataset}_{target}" for target in DEFAULT_TARGETS[dataset])
+            tasks.extend(f"{dataset}_{target}" for target in kind.default_targets)
         elif arguments.dataset:
             read_artifact(paths.graph / dataset, "preprocess_inter.py")
     if not tasks:
@@ -67,31 +126,33 @@ def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
     return tasks
 
 
-def default_variant(modalities: Iterable[str]) -> str | None:
-    """`vat_concat`, or where a modality is not there the first concatenation that can be made; None where none can."""
-    made = [name for name in (DEFAULT_VARIANT, *CONCAT) if set(CONCAT[name]) <= set(modalities)]
-    return made[0] if made else None
-
-
 def chosen_variants(
-    asked: list[str], variants: dict[str, tuple[str, ...]], modalities: list[str], task: str
+    asked: list[str], known: Variants, variants: dict[str, tuple[str, ...]], modalities: list[str], task: str
 ) -> list[str]:
     """The variants of a step that are asked for and whose modalities are there.
 
     Variants that lack one are skipped by name; where the default one lacks one, the widest concatenation that can
     be made takes its place. Raises `UserError` for an unknown name, and where nothing is left.
+
+    Args:
+        known: all variants of the data set. variants: those of the step.
     """
+    if not variants:
+        note(f"{task}: has one modality, so there is nothing to mix")
+        return []
+    if DEFAULT_VARIANT in asked:
+        asked = [known.default if name == DEFAULT_VARIANT else name for name in asked]
     for name in asked:
         if name not in (*variants, "all"):
-            raise unknown_name("variant", name, ("all", *variants))
+            raise unknown_name("variant", name, ("all", DEFAULT_VARIANT, *variants))
     found = []
     for name in variants if "all" in asked else asked:
         missing = [modality for modality in variants[name] if modality not in modalities]
         if not missing:
             found.append(name)
-        elif "all" not in asked or not set(missing) & {"fused", "face"}:
+        elif "all" not in asked or not set(missing) & set(known.optional):
             note(f"{task}: {name} is skipped, there is no {' and no '.join(missing)} modality")
-    if not found and asked == [DEFAULT_VARIANT] and (other := default_variant(modalities)):
+    if not found and asked == [known.default] and (other := known.widest(modalities)):
         found = [other]
         note(f"{task}: {other} takes its place")
     if not found:

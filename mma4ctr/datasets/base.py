@@ -1,20 +1,20 @@
 """What a data set is to the steps: targets, modalities, and typed streams of its raw files.
 
-A data set module subclasses `RawDataset` and is the only place that knows its files and columns. A third data
-set is one new module, listed in `mma4ctr/datasets/__init__.py`.
+A data set module subclasses `RawDataset` and is the only place that knows its files and columns. One more is a
+description (described.py), or one new module, listed in `mma4ctr/datasets/__init__.py`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from types import MappingProxyType
 
 import numpy as np
+import pyarrow as pa
 
 from mma4ctr.interactions import IdIndex
 from mma4ctr.parallel import Threads, Workers
-from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import BadLines, Block
 
 
@@ -27,7 +27,8 @@ class Modality:
         width: columns after PCA or SVD.
         kind: `dense` for vectors, `bag` for weighted tokens.
         raw_width: longest vector of a dense modality; 0 for a bag.
-        optional: its absence is not worth a warning.
+        optional: it is used alone, and its absence is not worth a warning.
+        at_most: `width` is a bound that the data need not reach.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Modality:
     kind: str
     raw_width: int = 0
     optional: bool = False
+    at_most: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,21 @@ class InteractionChunk:
 @dataclass(frozen=True)
 class DenseChunk:
     """Vectors of some items: ids int64 (n,), values float32 (n, raw_width) filled up with zeros, length int32
-    (n,) as in the file (0: the item has no vector), line int64 (n,) from 0 within the block."""
+    (n,) as in the file (0: the item has no vector), line int64 (n,) from 0 within the block; and the ids as they are
+    written, where the numbers stand for other text."""
 
     block: Block
     ids: np.ndarray
     values: np.ndarray
     length: np.ndarray
     line: np.ndarray
+    text: pa.Array | None = None
 
 
 @dataclass(frozen=True)
 class BagChunk:
-    """Tokens of some items: ids int64 (n,), line int64 (n,) from 0 within the block; and per token its row (position
-    in `ids`), token int64 and weight float32."""
+    """Tokens of some items: ids int64 (n,), line int64 (n,) from 0 within the block; per token its row (position
+    in `ids`), token int64 and weight float32; and the ids as they are written, as in `DenseChunk`."""
 
     block: Block
     ids: np.ndarray
@@ -79,32 +83,43 @@ class BagChunk:
     row: np.ndarray
     token: np.ndarray
     weight: np.ndarray
+    text: pa.Array | None = None
+
+
+def shown_id(chunk: DenseChunk | BagChunk, row: int) -> str:
+    """An item's id as it stands in the file, for messages."""
+    return str(chunk.ids[row] if chunk.text is None else chunk.text[row])
 
 
 class RawDataset(ABC):
-    """The raw files of one data set, found through path.json."""
+    """The raw files of one data set, found through path.json.
 
-    name: ClassVar[str]
-    targets: ClassVar[tuple[str, ...]]
-    modalities: ClassVar[tuple[Modality, ...]]
-    min_interactions: ClassVar[int]
-    # True where `time` is only a day and a user's rows stand in time order within it.
-    time_is_day: ClassVar[bool]
-    tracks: ClassVar[tuple[str, ...]] = ()
+    Attributes:
+        targets: what can be predicted; `default_targets` those that the steps take where none is named.
+        min_interactions: users with fewer rows are left out.
+        time_is_day: `time` is only a day and a user's rows stand in time order within it.
+        rules: by target, what decides its label, where a target of one class is a mistake in it.
+        negatives: unseen items to draw for each positive row.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    default_targets: tuple[str, ...]
+    modalities: tuple[Modality, ...]
+    min_interactions: int
+    time_is_day: bool = False
+    tracks: tuple[str, ...] = ()
+    rules: Mapping[str, str] = MappingProxyType({})
+    negatives: int = 0
 
     def __init__(self, folder: Path, track: str | None = None) -> None:
         self.folder = folder
         self.track = track
         self.workers: Workers = Threads()
 
-    @classmethod
     @abstractmethod
-    def find(cls, paths: Paths, track: str | None) -> Self | None:
-        """The data set that path.json names, None where its folder is not there."""
-
-    @abstractmethod
-    def interaction_file(self) -> Path:
-        """The file of raw interactions; raises `UserError` where it is missing."""
+    def interaction_files(self) -> list[Path]:
+        """The files of raw interactions, in order; raises `UserError` where there is none."""
 
     @abstractmethod
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -121,6 +136,19 @@ class RawDataset(ABC):
     @abstractmethod
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         """Yield a modality's features of all items, over all its files."""
+
+    def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
+        """UTF-8 bytes (n,): the `kind` (user, item) ids of the kept rows as they are written; None where they are
+        the numbers. Known once `read_interactions` has been read."""
+        return None
+
+    def few_have_it(self, modality: str, present: np.ndarray, items: np.ndarray) -> str | None:
+        """A warning where few items have a modality; raises `UserError` where that is a mistake.
+
+        Args:
+            present: bool (items,). items: ids as they are written, aligned.
+        """
+        return None
 
 
 def hash_rows(columns: list[np.ndarray]) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import orjson
@@ -46,20 +46,21 @@ FACE_WIDTH = 8
 class TikTok(RawDataset):
     """`final_<track>_train.txt` and the JSON-lines feature files beside it."""
 
-    name: ClassVar[str] = "tiktok"
-    targets: ClassVar[tuple[str, ...]] = ("like", "finish")
-    modalities: ClassVar[tuple[Modality, ...]] = (
+    name = "tiktok"
+    targets = ("like", "finish")
+    default_targets = ("like", "finish")
+    modalities = (
         Modality("visual", 71, "dense", raw_width=128),
         Modality("acoustic", 10, "dense", raw_width=128),
         Modality("textual", 22, "bag"),
         Modality("face", FACE_WIDTH, "dense", raw_width=FACE_WIDTH, optional=True),
     )
-    min_interactions: ClassVar[int] = 4000
-    time_is_day: ClassVar[bool] = False
-    tracks: ClassVar[tuple[str, ...]] = ("track1", "track2")
+    min_interactions = 4000
+    tracks = ("track1", "track2")
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
+        """The data set that path.json names, None where its folder is not there."""
         if not paths.tiktok.is_dir():
             return None
         for name in (track,) if track else cls.tracks:
@@ -68,12 +69,12 @@ class TikTok(RawDataset):
         wanted = track or " or ".join(cls.tracks)
         raise UserError(f"{paths.tiktok}: has no folder {wanted}; put the TikTok files of that track there")
 
-    def interaction_file(self) -> Path:
+    def interaction_files(self) -> list[Path]:
         name = f"final_{self.track}_train.txt"
         path = find_raw_file(self.folder, name)
         if path is None:
             raise UserError(f"{self.folder / name}: the interaction file is missing; put it there")
-        return path
+        return [path]
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         text = DelimitedText(COLUMNS, {"uid": pa.int64()}, delimiter="\t", quoted=False)
@@ -85,7 +86,7 @@ class TikTok(RawDataset):
             return users[known], rows[known]
 
         yield from parse_blocks(
-            self.interaction_file(), parse, bad, description="tiktok: counting", workers=self.workers
+            self.interaction_files()[0], parse, bad, description="tiktok: counting", workers=self.workers
         )
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
@@ -110,7 +111,7 @@ class TikTok(RawDataset):
             )
 
         yield from parse_blocks(
-            self.interaction_file(), parse, bad, description="tiktok: reading", workers=self.workers
+            self.interaction_files()[0], parse, bad, description="tiktok: reading", workers=self.workers
         )
 
     def feature_files(self, modality: str) -> list[Path]:

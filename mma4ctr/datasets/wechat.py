@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -62,16 +62,17 @@ VOCABULARY = {
 class WeChat(RawDataset):
     """`user_action.csv`, `feed_info.csv` and, optionally, `feed_embeddings.csv`."""
 
-    name: ClassVar[str] = "wechat"
-    targets: ClassVar[tuple[str, ...]] = ("click", *ACTIONS)
-    modalities: ClassVar[tuple[Modality, ...]] = (
+    name = "wechat"
+    targets = ("click", *ACTIONS)
+    default_targets = ("click",)
+    modalities = (
         Modality("visual", 128, "bag"),
         Modality("acoustic", 128, "bag"),
         Modality("textual", 73, "bag"),
         Modality("fused", 128, "dense", raw_width=EMBEDDING_WIDTH, optional=True),
     )
-    min_interactions: ClassVar[int] = 100
-    time_is_day: ClassVar[bool] = True
+    min_interactions = 100
+    time_is_day = True
 
     def __init__(self, folder: Path, feed_embedding: Path) -> None:
         super().__init__(folder)
@@ -79,16 +80,17 @@ class WeChat(RawDataset):
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
+        """The data set that path.json names, None where its folder is not there."""
         return cls(paths.wechat, paths.feed_embedding) if paths.wechat.is_dir() else None
 
-    def interaction_file(self) -> Path:
+    def interaction_files(self) -> list[Path]:
         path = find_raw_file(self.folder, "user_action.csv")
         if path is None:
             raise UserError(f"{self.folder / 'user_action.csv'}: the interaction file is missing; put it there")
-        return path
+        return [path]
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        path = self.interaction_file()
+        (path,) = self.interaction_files()
         names = read_header(path, USER_ACTION_COLUMNS)
         text = DelimitedText(names, {"userid": pa.int64()}, delimiter=",", quoted=True)
 
@@ -99,7 +101,7 @@ class WeChat(RawDataset):
         yield from parse_blocks(path, parse, bad, description="wechat: counting", workers=self.workers, skip_lines=1)
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
-        path = self.interaction_file()
+        (path,) = self.interaction_files()
         names = read_header(path, USER_ACTION_COLUMNS)
         # Play and stay times are not used, but they tell two impressions apart.
         wanted = [*USER_ACTION_COLUMNS, *(name for name in ("play", "stay") if name in names)]
