@@ -134,8 +134,11 @@ def result_of(content: Any) -> Result:
         kinds = _KINDS.get(kind, (get_origin(kind) or kind,))
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
-    if not re.fullmatch("[0-9a-f]{12}", result.run_id) or result.task not in TASKS:
-        raise TypeError(f"{result.task} {result.run_id} names no run")  # it becomes part of a path
+    # These become parts of paths.
+    if not (re.fullmatch("[0-9a-f]{12}", result.run_id) and re.fullmatch("[A-Za-z_]+", result.variant)):
+        raise TypeError(f"{result.run_id} {result.variant} names no run")
+    if result.task not in TASKS:
+        raise TypeError(f"{result.task} names no task")
     missing = [key for key in _PROTOCOL if key not in result.protocol]
     missing += [part for part in SPLIT_NAMES if part not in result.rows or part not in result.positives]
     if missing:
@@ -186,8 +189,8 @@ def run_folder(paths: Paths, task: str, run_id: str) -> Path:
 
 def read_history(paths: Paths, result: Result) -> list[dict[str, Any]]:
     """The epochs of a run of mlp.py; empty where its folder is gone."""
-    path = run_folder(paths, result.task, result.run_id) / "history.json"
-    return list(orjson.loads(path.read_bytes())) if path.is_file() else []
+    folder = run_folder(paths, result.task, result.run_id)
+    return list(read_artifact(folder, "mlp.py").json("history")) if folder.is_dir() else []
 
 
 def keeps_predictions(paths: Paths) -> Callable[[Result], bool]:
