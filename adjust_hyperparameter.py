@@ -44,7 +44,7 @@ from mma4ctr.console import (
     whole_number,
 )
 from mma4ctr.datasets import split_task
-from mma4ctr.matrix import MADE_BY, variant_kind
+from mma4ctr.matrix import MADE_BY, split_variant, variant_kind
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
@@ -93,9 +93,13 @@ def plan(
         for case in cases_of(study, known):
             if case.model != MODEL:
                 continue  # baseline/comp.py trains it
-            variant = case.variant or base.variant or known.default
-            if not set(known.all[variant]) <= set(modalities):
-                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(known.all[variant])}")
+            variant = str(case.variant_name(base.variant or known.default))
+            needed = known.all[split_variant(variant)[0]]
+            if not set(needed) <= set(modalities):
+                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(needed)}")
+                continue
+            if case.features != "paper" and case.inputs.within(base).evidence != "train":
+                note(f"{task}: {study.name} {case.label} is skipped, it needs a user embedding of --evidence train")
                 continue
             options: dict[str, Any] = BASE_TRAINING | case.training
             options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
@@ -164,7 +168,8 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
     folder = own.matrix / task / variant
     if not finished(folder, {"scaling": scaling}, inputs):
         write = gen_matrix.write_single if variant_kind(variant) == "single" else cross_matrix.write_mixed
-        write(own, task, [variant], scaling=scaling)
+        modalities, features, without = split_variant(variant)
+        write(own, task, [modalities], scaling=scaling, features=f"{features}-{without}" if without else features)
     return read_artifact(folder, MADE_BY[variant_kind(variant)])
 
 

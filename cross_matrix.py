@@ -9,13 +9,24 @@ The user part holds the user embeddings of the modalities side by side. The item
 - cross: the longer ones reduced by PCA to the shortest width, then multiplied element by element.
 Columns of users and items are never multiplied with each other, so two tables are the whole matrix.
 
+`--features plus` writes `matrix_path/<task>/<variant>.plus/` instead: what the training rows say of the user, of the
+item and of the pair, out of fold (mma4ctr/plus.py).
+
     python cross_matrix.py --task wechat_click --variant vat_concat at_cross
 """
 
 import numpy as np
 
 from mma4ctr.console import run
-from mma4ctr.matrix import load_step_inputs, write_matrix
+from mma4ctr.matrix import (
+    Factors,
+    load_step_inputs,
+    plus_factors,
+    split_variant,
+    user_part,
+    with_features,
+    write_matrix,
+)
 from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
 from mma4ctr.tasks import DEFAULT_VARIANT, STUDY, chosen_variants, matrices_main, variants_for
@@ -36,16 +47,21 @@ def cross(modalities: list[np.ndarray]) -> np.ndarray:
     return product
 
 
-def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
+def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
     """Write the concat and cross matrices of a task; returns their names. Raises `UserError`."""
     inputs = load_step_inputs(paths, task)
     known = variants_for(paths, task)
     variants = chosen_variants(asked, known, known.mixed, inputs.modalities, task)
     for variant in variants:
         modalities = known.mixed[variant]
-        features = [inputs.modal.array(name) for name in modalities]
-        item_part = cross(features) if variant in known.cross else concat(features)
-        write_matrix(paths, inputs, variant, modalities, item_part, scaling=scaling)
+        name = with_features(variant, features)
+        if features == "paper":
+            values = [inputs.modal.array(name) for name in modalities]
+            item_part = cross(values) if variant in known.cross else concat(values)
+            factors = Factors(user_part(inputs, modalities), item_part)
+        else:
+            factors = plus_factors(inputs, modalities, split_variant(name)[2])
+        write_matrix(paths, inputs, name, factors, scaling=scaling)
     return variants
 
 

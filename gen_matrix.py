@@ -10,20 +10,32 @@ user embedding of the same modality. cross_matrix.py makes the variants of two a
 """
 
 from mma4ctr.console import run
-from mma4ctr.matrix import load_step_inputs, write_matrix
+from mma4ctr.matrix import (
+    Factors,
+    load_step_inputs,
+    plus_factors,
+    split_variant,
+    user_part,
+    with_features,
+    write_matrix,
+)
 from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
 from mma4ctr.tasks import SINGLE, chosen_variants, matrices_main, variants_for
 
 
-def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str) -> list[str]:
+def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
     """Write the single-modality matrices of a task; returns their names. Raises `UserError`."""
     inputs = load_step_inputs(paths, task)
     known = variants_for(paths, task)
     variants = chosen_variants(asked, known, known.single, inputs.modalities, task)
     for variant in variants:
-        item_part = at_most(inputs.modal.array(variant), WIDEST_ITEM_PART)
-        write_matrix(paths, inputs, variant, known.single[variant], item_part, scaling=scaling)
+        name, modalities = with_features(variant, features), known.single[variant]
+        if features == "paper":
+            factors = Factors(user_part(inputs, modalities), at_most(inputs.modal.array(variant), WIDEST_ITEM_PART))
+        else:
+            factors = plus_factors(inputs, modalities, split_variant(name)[2])
+        write_matrix(paths, inputs, name, factors, scaling=scaling)
     return variants
 
 

@@ -45,7 +45,7 @@ from mma4ctr.console import (
     whole_number,
 )
 from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
-from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, load_step_inputs
+from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, load_step_inputs, with_features
 from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
@@ -53,6 +53,7 @@ from mma4ctr.results import Result, append_result, commit_of, now, run_folder, r
 from mma4ctr.tasks import (
     DEFAULT_VARIANT,
     STUDY,
+    add_features_option,
     add_task_options,
     add_variant_option,
     chosen_tasks,
@@ -139,13 +140,13 @@ def train_epoch(
     device = rows.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
     order = torch.randperm(len(rows), generator=generator, device=device)
-    user_row, item, label = rows.user_row[order], rows.item[order], rows.label[order]
+    user_row, item_row, label = rows.user_row[order], rows.item_row[order], rows.label[order]
     total = torch.zeros((), device=device)
     buffers = BatchBuffers(matrix, min(settings.batch_size, len(rows)))
     for start in range(0, len(rows), settings.batch_size):
         stop = min(start + settings.batch_size, len(rows))
         batch = ranks.share(start, stop)
-        features = matrix.gather(user_row[batch], item[batch], buffers)
+        features = matrix.gather(user_row[batch], item_row[batch], buffers)
         if len(features):
             loss, slope = loss_and_slope(settings.loss, network.forward(features), label[batch])
             network.backward(features, slope.mul_(len(features) / (stop - start)))
@@ -160,10 +161,11 @@ def train_epoch(
 def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (rows,) and the last hidden layer (rows, 4).
 
-    The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row.
+    The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row; only
+    the columns of a pair are made for each row.
     """
     widths = [matrix.user_part.shape[1], matrix.item_part.shape[1]]
-    user_weight, item_weight = network.weights[0].split(widths, dim=1)
+    user_weight, item_weight, pair_weight = network.weights[0].split([*widths, matrix.in_features - sum(widths)], dim=1)
 
     def half(part: torch.Tensor, weight: torch.Tensor, index: torch.Tensor) -> Callable[[slice], torch.Tensor]:
         if len(part) <= 2 * len(index):
@@ -172,11 +174,14 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         return lambda chunk: part[index[chunk]] @ weight.T
 
     user_half = half(matrix.user_part, user_weight, rows.user_row)
-    item_half = half(matrix.item_part, item_weight, rows.item)
+    item_half = half(matrix.item_part, item_weight, rows.item_row)
     logits, hidden = [], []
     for start in range(0, len(rows), SCORING_ROWS):
         chunk = slice(start, start + SCORING_ROWS)
-        found = network.head(user_half(chunk).add_(item_half(chunk)).add_(network.biases[0]))
+        first = user_half(chunk).add_(item_half(chunk)).add_(network.biases[0])
+        if matrix.pairs:
+            first.addmm_(matrix.pairs.columns(rows.user_row[chunk], rows.item_row[chunk]), pair_weight.T)
+        found = network.head(first)
         logits.append(found[0])
         hidden.append(found[1])
     return torch.cat(logits), torch.cat(hidden)
@@ -475,6 +480,7 @@ def main() -> int:
     options = parser(__doc__)
     add_task_options(options)
     add_variant_option(options, STUDY.all, DEFAULT_VARIANT)
+    add_features_option(options)
     options.add_argument("--epochs", type=whole_number(1), default=30, help="at most so many")
     options.add_argument(
         "--batch-size",
@@ -518,7 +524,8 @@ def main() -> int:
     for task in chosen_tasks(paths, arguments):
         modalities = load_step_inputs(paths, task).modalities
         known = variants_for(paths, task)
-        for variant in chosen_variants(arguments.variant, known, known.all, modalities, task):
+        for name in chosen_variants(arguments.variant, known, known.all, modalities, task):
+            variant = with_features(name, arguments.features)
             with progress(f"{task} {variant}", settings.epochs) as advance:
                 on_epoch = _advancing(advance)
                 marks = [settings.epochs]

@@ -4,7 +4,8 @@ Reads    graph_path/<dataset>/, saved_path/results.jsonl, torch_model_path/<task
 Writes   saved_path/tables/statistics.{md,csv}; saved_path/figures/ as PNG and SVG: negatives_per_positive, activity,
          popularity, study_<study>, loss
 
-Figures of the studies show the mean test AUC over the seeds, and a band from the smallest to the largest.
+Figures of the studies show the mean test AUC over the seeds, and a band from the smallest to the largest. Titles name
+the protocol.
 
     python statis_and_draw.py --task wechat_click tiktok_like
 """
@@ -21,7 +22,7 @@ from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, pr
 from mma4ctr.datasets import known_datasets
 from mma4ctr.interactions import load_interactions
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.plotting import COLORS, line_styles, panels, save_figure
+from mma4ctr.plotting import COLORS, line_styles, panels, save_figure, set_title
 from mma4ctr.results import Result, read_history, read_results
 from mma4ctr.studies import STUDIES, Cell, Study
 from mma4ctr.tables import negatives_per_positive, statistics_layout, study_tables, write_layout
@@ -107,7 +108,9 @@ def draw_study(paths: Paths, study: Study, tables: dict[str, list[Cell]]) -> Pat
             if logarithmic:
                 axis.set_xscale("log", base=2 if study.name == "batch-size" else 10)
             seeds = max(len(cell.runs) for cell in table)
-            axis.set(xlabel=label, ylabel="test AUC", title=f"{task}, {seeds} seed{'s' if seeds > 1 else ''}")
+            axis.set(xlabel=label, ylabel="test AUC")
+            runs = [run for cell in table for run in cell.runs]
+            set_title(axis, f"{task}, {seeds} seed{'s' if seeds > 1 else ''}", runs)
             if len(lines) > 1:
                 axis.legend()
         return save_figure(figure, paths, f"study_{study.name}")
@@ -132,7 +135,8 @@ def draw_losses(paths: Paths, results: Sequence[Result], tasks: Sequence[str]) -
     with panels(len(histories), width=4.0, height=3.1) as (figure, axes):
         for axis, (task, (result, history)) in zip(axes, histories.items(), strict=True):
             _draw_history(axis, history)
-            axis.set(xlabel="epoch", ylabel="mean loss (nats)", title=f"{task}, {result.variant}, seed {result.seed}")
+            axis.set(xlabel="epoch", ylabel="mean loss (nats)")
+            set_title(axis, f"{task}, {result.variant}, seed {result.seed}", [result])
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.legend()
         return save_figure(figure, paths, "loss")

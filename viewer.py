@@ -26,7 +26,7 @@ from mma4ctr.datasets import split_task
 from mma4ctr.interactions import Interactions
 from mma4ctr.matrix import load_matrix, load_step_inputs
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, save_figure
+from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, protocol_words, save_figure, set_title
 from mma4ctr.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
 from mma4ctr.results import (
     Result,
@@ -63,20 +63,25 @@ class Predicted:
     def name(self) -> str:
         """For legends."""
         score = "undefined" if self.result.auc is None else f"{self.result.auc:.4f}"
-        return f"{self.result.variant}, AUC {score}{', LEAKY' if self.result.leaky else ''}"
+        words = [self.result.variant, f"AUC {score}"]
+        if (loss := self.result.protocol["loss"]) != "bce":
+            words.append(f"loss {loss}")
+        return ", ".join(words + ["LEAKY"] * self.result.leaky)
 
 
 def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[Predicted]:
     """The newest run of each variant and protocol of a task that kept its predictions and fits the data as it is."""
     found = []
     inputs = load_step_inputs(paths, task)
+    current = {"interactions": inputs.data.artifact, "modalities": inputs.modal, "user embedding": inputs.embedding}
+    made_from = {name: artifact.fingerprint for name, artifact in current.items()}
     for result in newest_of_each(
         [r for r in results if r.task == task and r.model == "MMa4CTR"], keeps_predictions(paths)
     ):
         artifact = read_artifact(run_folder(paths, task, result.run_id), "mlp.py")
         matrix = read_artifact(paths.matrix / task / result.variant, "cross_matrix.py")
-        if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint:
-            note(f"{task} {result.variant}: run {result.run_id} is of another matrix than the one there now, left out")
+        if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint or matrix.manifest["inputs"] != made_from:
+            note(f"{task} {result.variant}: run {result.run_id} is of other data than those there now, left out")
             continue
         rows = artifact.array("rows")
         label = inputs.data.label(split_task(task)[1])[rows]
@@ -140,7 +145,8 @@ def draw_roc(paths: Paths, task: str, runs: list[Predicted]) -> Path:
         axis.plot([0, 1], [0, 1], color="#888888", linestyle=":", linewidth=1)
         for style, one in zip(line_styles(), runs, strict=False):
             axis.plot(*roc_points(one.label, one.predictions), label=one.name, **style | {"marker": ""})
-        axis.set(xlabel="false positive rate", ylabel="true positive rate", title=f"{task}: ROC on test rows")
+        axis.set(xlabel="false positive rate", ylabel="true positive rate")
+        set_title(axis, f"{task}: ROC on test rows", [one.result for one in runs])
         axis.set_aspect("equal")
         axis.legend(loc="lower right")
         return save_figure(figure, paths, f"roc_{task}")
@@ -154,14 +160,13 @@ def draw_reliability(paths: Paths, runs: dict[str, Predicted]) -> Path:
             end = max(said.max(), seen.max()) * 1.05
             axis.plot([0, end], [0, end], color="#888888", linestyle=":", linewidth=1)
             axis.plot(said, seen, **next(line_styles()))
-            axis.set(
-                xlabel="mean prediction", ylabel="share of positives", title=f"{task}: calibration error {error:.4f}"
-            )
+            axis.set(xlabel="mean prediction", ylabel="share of positives")
+            set_title(axis, f"{task}: calibration error {error:.4f}", [one.result])
         return save_figure(figure, paths, "reliability")
 
 
-def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray], label: np.ndarray) -> list[Path]:
-    """Scatter pictures in 2 and 3 dimensions."""
+def draw_umap(paths: Paths, result: Result, kind: str, points: dict[int, np.ndarray], label: np.ndarray) -> list[Path]:
+    """Scatter pictures in 2 and 3 dimensions of a run's test rows."""
     written = []
     for dimensions, place in points.items():
         with panels(1, width=4.6, height=4.2) as (figure, (axis,)):
@@ -183,9 +188,9 @@ def draw_umap(paths: Paths, task: str, kind: str, points: dict[int, np.ndarray],
                 }
                 axis.scatter(*place[label == value].T, **look)
             axis.set(xlabel="UMAP 1", ylabel="UMAP 2")
-            axis.set_title(f"{task}: {kind}, {len(label):,} test rows")
+            set_title(axis, f"{result.task}: {kind}, {len(label):,} test rows", [result])
             figure.legend(loc="outside lower center", ncols=2, markerscale=3)
-            written.append(save_figure(figure, paths, f"umap_{task}_{kind}_{dimensions}d"))
+            written.append(save_figure(figure, paths, f"umap_{result.task}_{kind}_{dimensions}d"))
     return written
 
 
@@ -210,14 +215,15 @@ def training_section(paths: Paths, runs: dict[str, Predicted]) -> Section:
     body = []
     for task, one in runs.items():
         history = read_history(paths, one.result)
-        epochs = [entry["epoch"] for entry in history]
+        epochs, words = [entry["epoch"] for entry in history], protocol_words([one.result])
         losses = {
             f"{part} loss": (epochs, [entry[key] for entry in history])
             for part, key in (("training", "train_loss"), ("validation", "valid_loss"))
         }
         aucs = {"validation AUC": (epochs, [entry["valid_auc"] for entry in history])}
-        body.append(plot_html(lines(losses, x="epoch", y="mean loss (nats)"), f"{task}: loss", f"loss_{task}"))
-        body.append(plot_html(lines(aucs, x="epoch", y="AUC"), f"{task}: validation AUC", f"valid_{task}"))
+        loss, valid = lines(losses, x="epoch", y="mean loss (nats)"), lines(aucs, x="epoch", y="AUC")
+        body.append(plot_html(loss, f"{task}: loss ({words})", f"loss_{task}"))
+        body.append(plot_html(valid, f"{task}: validation AUC ({words})", f"valid_{task}"))
     return Section("Training", "".join(body))
 
 
@@ -266,7 +272,11 @@ def write_report(
         Section(
             "UMAP",
             "".join(
-                plot_html(points_in_space(points.tolist(), group, hover), f"{task}: {kind}", f"umap_{task}_{kind}")
+                plot_html(
+                    points_in_space(points.tolist(), group, hover),
+                    f"{task}: {kind} ({protocol_words([main_runs[task].result])})",
+                    f"umap_{task}_{kind}",
+                )
                 for task, kinds in clouds.items()
                 for kind, (points, group, hover) in kinds.items()
             ),
@@ -286,14 +296,16 @@ def _lists(points: tuple[np.ndarray, np.ndarray]) -> tuple[list[float], list[flo
 def _roc_plot(task: str, runs: list[Predicted]) -> str:
     curves = {one.name: _lists(roc_points(one.label, one.predictions)) for one in runs}
     figure = lines(curves, x="false positive rate", y="true positive rate", diagonal=True)
-    return plot_html(figure, f"{task}: ROC on test rows", f"roc_{task}")
+    words = protocol_words([one.result for one in runs])
+    return plot_html(figure, f"{task}: ROC on test rows ({words})", f"roc_{task}")
 
 
 def _reliability_plot(task: str, one: Predicted) -> str:
     said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
     curve = {one.name: _lists((said, seen))}
     figure = lines(curve, x="mean prediction", y="share of positives", diagonal=True, markers=True)
-    return plot_html(figure, f"{task}: expected calibration error {error:.4f}", f"reliability_{task}")
+    title = f"{task}: expected calibration error {error:.4f} ({protocol_words([one.result])})"
+    return plot_html(figure, title, f"reliability_{task}")
 
 
 def main() -> None:
@@ -330,7 +342,7 @@ def main() -> None:
             label, hover = one.label[chosen], hover_texts(one, chosen)
             for kind, values in (("features", feature_rows(paths, one, chosen)), ("hidden", one.hidden[chosen])):
                 points = embed(values, arguments.seed)
-                written += draw_umap(paths, task, kind, points, label)
+                written += draw_umap(paths, one.result, kind, points, label)
                 clouds.setdefault(task, {})[kind] = points[3], [LABELS[value] for value in label], hover
                 advance(1)
     written.append(draw_reliability(paths, {task: runs[0] for task, runs in predicted.items()}))

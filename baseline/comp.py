@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ from mma4ctr.console import (
 )
 from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
-from mma4ctr.matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind
+from mma4ctr.matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind, with_features
 from mma4ctr.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
@@ -64,7 +64,14 @@ class Prepared:
     task: str
     data: Interactions
     variant: str | None
-    matrix: Artifact | None
+    matrices: Mapping[str, Artifact]  # by features
+
+    def variant_of(self, model: Baseline) -> str:
+        """The matrix that a model sees, `ids` where it sees none."""
+        return with_features(str(self.variant), model.features) if model.features else "ids"
+
+    def matrix_of(self, model: Baseline) -> Artifact | None:
+        return self.matrices.get(model.features)
 
     @property
     def dataset(self) -> str:
@@ -107,9 +114,8 @@ class Training:
             "seed": self.seed,
             "yaml": [path.read_text() for path in self.yaml],
         }
-        matrix = self.prepared.matrix
-        inputs = matrix.fingerprint if self.model.features and matrix else self.prepared.data.artifact.fingerprint
-        return run_id_of(identity, inputs)
+        inputs = self.prepared.matrix_of(self.model) or self.prepared.data.artifact
+        return run_id_of(identity, inputs.fingerprint)
 
 
 def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
@@ -117,16 +123,20 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
     dataset, _ = split_task(task)
     data = load_interactions(paths, dataset)
     variant = prepared_inputs(paths, task).variant
-    matrix = None
-    if variant and any(model.features or not model.recbole for model in models):
-        matrix = read_artifact(paths.matrix / task / variant, MADE_BY[variant_kind(variant)])
-        load_matrix(paths, task, variant, torch.device("cpu"))  # refuses what does not fit together
+    matrices = {}
+    # The rates see no features, but their rows are those of the paper's matrix.
+    for features in sorted({model.features or "paper" for model in models if model.features or not model.recbole}):
+        if variant:
+            name = with_features(variant, features)
+            made_by = MADE_BY[variant_kind(variant)] + ("" if features == "paper" else f" --features {features}")
+            matrices[features] = read_artifact(paths.matrix / task / name, made_by)
+            load_matrix(paths, task, name, torch.device("cpu"))  # refuses what does not fit together
     label = data.label(split_task(task)[1])
     for part, name in enumerate(SPLIT_NAMES[:2]):
         labels = label[data.split == part]
         if labels.min() == labels.max():
             raise UserError(f"{task}: every {name} row has label {labels[0]}; it takes both to train and to compare")
-    return Prepared(paths, task, data, variant, matrix)
+    return Prepared(paths, task, data, variant, matrices)
 
 
 def write_features(matrix: FactorMatrix, folder: Path) -> None:
@@ -135,7 +145,7 @@ def write_features(matrix: FactorMatrix, folder: Path) -> None:
     np.save(folder / "user_part.npy", matrix.user_part.numpy())
     np.save(folder / "item_part.npy", matrix.item_part.numpy())
     np.save(folder / "user_row.npy", np.concatenate([group.user_row.numpy() for group in groups]))
-    np.save(folder / "item_row.npy", np.concatenate([group.item.numpy() for group in groups]))
+    np.save(folder / "item_row.npy", np.concatenate([group.item_row.numpy() for group in groups]))
 
 
 def write_job(training: Training, folder: Path, threads: int) -> list[str]:
@@ -150,12 +160,12 @@ def write_job(training: Training, folder: Path, threads: int) -> list[str]:
     }
     if not model.recbole:
         job |= {"paths": str(prepared.paths.file), "dataset": prepared.dataset, "task": prepared.task}
-        job |= {"variant": prepared.variant}
+        job |= {"variant": prepared.variant_of(model) if model.features else prepared.variant}
     else:
         job |= {"graph": str(prepared.paths.graph / prepared.dataset), "label": prepared.target, "features": None}
         job |= {"yaml": list(map(str, training.yaml))}
         if model.features and prepared.variant:
-            matrix = load_matrix(prepared.paths, prepared.task, prepared.variant, torch.device("cpu"))
+            matrix = load_matrix(prepared.paths, prepared.task, prepared.variant_of(model), torch.device("cpu"))
             write_features(matrix, folder)
             job["features"] = str(folder)
     (folder / "job.json").write_text(json.dumps(job))
@@ -245,14 +255,15 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         raise TrainingFailed(f"after {mark} epochs it scores rows with numbers that are not finite")
     probability = platt_scaled(score, valid_score, label[valid]) if model.ranking else score
     scores = score_predictions(label[test], probability, data.user[test], score)
-    settings = prepared.matrix.settings if model.features and prepared.matrix else {}
+    matrix = prepared.matrix_of(model)
+    settings = matrix.settings if matrix else {}
     rows = {name: int((data.split == part).sum()) for part, name in enumerate(SPLIT_NAMES)}
     learned = answer["rows_learned"]
     result = Result(
         run_id=training.run_id(mark),
         task=prepared.task,
         model=model.name,
-        variant=str(prepared.variant) if model.features else "ids",
+        variant=prepared.variant_of(model),
         protocol={
             "split": data.artifact.settings["split"],
             "evidence": settings.get("evidence", "train"),
@@ -262,7 +273,7 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
             **drawn(data.artifact.settings),
         },
         embedding_length=settings.get("embedding_length", 0),
-        in_features=prepared.matrix.manifest["in_features"] if model.features and prepared.matrix else 0,
+        in_features=matrix.manifest["in_features"] if matrix else 0,
         parameters=answer["parameters"],
         epochs=mark,
         best_epoch=mark,
@@ -407,11 +418,11 @@ def main() -> int:
             "without it: --models "
             + " ".join([MODEL, *(model.name for model in BASELINES.values() if not model.recbole)])
         )
-    prepared = [prepare(paths, task, others) for task in tasks]
     jobs = arguments.jobs or (1 if torch.cuda.is_available() else cores())
     failed = 0
     if MODEL in models and train_ours(paths, tasks, arguments.seeds, jobs):
         failed += 1
+    prepared = [prepare(paths, task, others) for task in tasks]
     results = read_results(paths.results) if paths.results.exists() else []
     work = plan(prepared, others, arguments.epochs, arguments.seeds, {result.run_id for result in results})
     cost = expected_seconds(results)

@@ -51,7 +51,7 @@ def probability_of(logit: np.ndarray) -> np.ndarray:
 
 def feature_rows(matrix: FactorMatrix, rows: RowGroup, user: np.ndarray, chosen: slice) -> np.ndarray:
     """float64 (n, in_features + 2): some rows of the matrix, then user and item."""
-    features = matrix.gather(rows.user_row[chosen], rows.item[chosen]).double().numpy()
+    features = matrix.gather(rows.user_row[chosen], rows.item_row[chosen]).double().numpy()
     ids = np.stack([user[rows.rows[chosen]], rows.item[chosen].numpy()], axis=1)
     return np.concatenate([features, ids], axis=1)
 
@@ -156,7 +156,7 @@ def main() -> None:
         write_rows(Path(job["out"]), name, *ids, rows.label.numpy())
     started = time.perf_counter()
     model: Trees | Rates
-    if job["model"] == "LightGBM":
+    if job["model"] != "rates":
         model = Trees(matrix, data.user, job["seed"], job["threads"])
     else:
         model = Rates(matrix, data.user)

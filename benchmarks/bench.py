@@ -301,7 +301,7 @@ def bench_step_5(paths: Paths) -> list[Measure]:
 def shortened(matrix: FactorMatrix, rows: int) -> FactorMatrix:
     """The same with fewer training rows."""
     train = matrix.train
-    cut = type(train)(train.rows[:rows], train.user_row[:rows], train.item[:rows], train.label[:rows])
+    cut = type(train)(*(getattr(train, name)[:rows] for name in ("rows", "user_row", "item_row", "item", "label")))
     return FactorMatrix(
         matrix.user_part, matrix.item_part, cut, matrix.valid, matrix.test, matrix.settings, matrix.fingerprint
     )

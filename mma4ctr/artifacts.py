@@ -1,8 +1,9 @@
 """Artifact folders: arrays and a manifest.json, written whole or not at all.
 
 A folder is built under a temporary name beside its final one, every file is synced, and only then renamed, so
-whatever bears the final name is complete. The manifest records the settings, the row counts, and the fingerprint
-of each input artifact. A step that reads two artifacts checks that one was made from the other as it is now.
+whatever bears the final name is complete. The manifest records the settings, the row counts, the hash of every file
+and the fingerprint of each input artifact. A step that reads two artifacts checks that one was made from the other as
+it is now; a file is hashed before it is used, and refused where it is not what was written.
 """
 
 import fcntl
@@ -10,9 +11,11 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TextIO
 
 import numpy as np
 import orjson
@@ -21,6 +24,8 @@ from mma4ctr.console import UserError
 from mma4ctr.parallel import in_order
 
 MANIFEST = "manifest.json"
+# What the fingerprint stands for. Sources (paths and dates of raw files) stay out: same content, same artifact.
+SEALED = ("step", "settings", "inputs", "files")
 
 
 def _sync(path: Path) -> None:
@@ -31,11 +36,21 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
 def _seal(path: Path) -> dict[str, Any]:
     """Bring a file to disk; its size and hash."""
     _sync(path)
-    with path.open("rb") as handle:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(handle, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+@lru_cache(maxsize=4096)
+def _sha256_once(path: Path, *_as_it_stands: int) -> str:
+    """The hash of a file, taken once as long as nobody touches it: a sweep reads the same arrays many times."""
+    return _sha256(path)
 
 
 def fingerprint_of(content: Any) -> str:
@@ -113,6 +128,23 @@ class ArrayStream:
         self._file.close()
 
 
+def _lock(folder: Path) -> TextIO:
+    """Take the right to write a folder, for as long as the lock file `.<name>.lock` is open; raises `UserError` where
+    another process has it."""
+    path = folder.with_name(f".{folder.name}.lock")
+    while True:
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UserError(f"{folder}: another process is writing it; wait for it to end") from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()  # its owner has removed it since it was opened
+
+
 class ArtifactWriter:
     """Builds one artifact folder; use as a context manager, the folder appears when the block ends well.
 
@@ -143,15 +175,18 @@ class ArtifactWriter:
 
     def __enter__(self) -> Self:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self.folder.with_name(f".{self.folder.name}.lock").open("w")
+        self._lock = _lock(self.folder)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"{self.folder}: another process is writing it; wait for it to end") from None
-        shutil.rmtree(self.building, ignore_errors=True)  # left by a run that was killed
-        self.building.mkdir()
+            shutil.rmtree(self.building, ignore_errors=True)  # left by a run that was killed
+            self.building.mkdir()
+        except OSError:
+            self._unlock()
+            raise
         return self
+
+    def _unlock(self) -> None:
+        Path(self._lock.name).unlink(missing_ok=True)  # before it is let go, so that nobody's new lock is removed
+        self._lock.close()
 
     def array(self, name: str, values: np.ndarray) -> None:
         """Write one array as `<name>.npy`."""
@@ -162,8 +197,7 @@ class ArtifactWriter:
     def adopt(self, artifact: "Artifact", names: Iterable[str]) -> None:
         """Take over arrays of another artifact as they are: linked where the file system can, else copied."""
         for name in names:
-            source, target = artifact.folder / f"{name}.npy", self.building / f"{name}.npy"
-            artifact.array(name, in_memory=False)  # refuses a damaged file
+            source, target = artifact.file(f"{name}.npy"), self.building / f"{name}.npy"
             try:
                 os.link(source, target)
             except OSError:
@@ -188,17 +222,14 @@ class ArtifactWriter:
             else:
                 shutil.rmtree(self.building, ignore_errors=True)
         finally:
-            self._lock.close()
+            self._unlock()
 
     def _finish(self) -> None:
         for stream in self._streams:
             stream.close()
         paths = sorted(self.building.iterdir())
         self.manifest["files"] = {path.name: future.result() for path, future in in_order(_seal, paths)}
-        # Sources (paths and dates of raw files) stay out: the same content is the same artifact.
-        self.manifest["fingerprint"] = fingerprint_of(
-            {key: self.manifest[key] for key in ("step", "settings", "inputs", "files")}
-        )
+        self.manifest["fingerprint"] = fingerprint_of({key: self.manifest[key] for key in SEALED})
         manifest = self.building / MANIFEST
         manifest.write_bytes(orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2))
         _sync(manifest)
@@ -234,23 +265,36 @@ class Artifact:
         """The arrays it holds."""
         return [name.removesuffix(".npy") for name in self.manifest["files"] if name.endswith(".npy")]
 
-    def array(self, name: str, *, in_memory: bool = True) -> np.ndarray:
-        """The array `<name>.npy`, read whole or memory-mapped.
+    def file(self, name: str) -> Path:
+        """A file of the artifact, for whoever reads it: it has the size and the hash that the manifest records.
 
-        Raises `UserError` where the file is missing or has not the size that the manifest records.
+        Raises `UserError` where it is missing, damaged, or another than was written.
         """
-        path = self.folder / f"{name}.npy"
-        known = self.manifest["files"].get(path.name)
-        if known is None or not path.is_file() or path.stat().st_size != known["bytes"]:
-            raise UserError(f"{path}: missing or damaged; run {self.manifest['made_by']} again")
-        loaded: np.ndarray = np.load(path, mmap_mode=None if in_memory else "r", allow_pickle=False)
+        path = self.folder / name
+        known = self.manifest["files"].get(name)
+        advice = f"run {self.manifest['made_by']} again"
+        if known is None or not path.is_file() or (status := path.stat()).st_size != known["bytes"]:
+            raise UserError(f"{path}: missing or damaged; {advice}")
+        stand = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        if _sha256_once(path, *stand) != known["sha256"]:
+            raise UserError(f"{path}: is not what was written there, its fingerprint is another; {advice}")
+        return path
+
+    def array(self, name: str) -> np.ndarray:
+        """The array `<name>.npy`; raises `UserError` as `file` does."""
+        loaded: np.ndarray = np.load(self.file(f"{name}.npy"), allow_pickle=False)
         return loaded
+
+    def json(self, name: str) -> Any:
+        """The content of `<name>.json`; raises `UserError` as `file` does."""
+        return orjson.loads(self.file(f"{name}.json").read_bytes())
 
 
 def read_artifact(folder: Path, made_by: str) -> Artifact:
     """Open an artifact folder.
 
-    Raises `UserError`, naming the script `made_by` to run, where the folder or its manifest is missing or damaged.
+    Raises `UserError`, naming the script `made_by` to run, where the folder or its manifest is missing, damaged, or
+    another than was written: the settings, inputs and hashes of files must have the fingerprint that it records.
     """
     path = folder / MANIFEST
     try:
@@ -261,6 +305,8 @@ def read_artifact(folder: Path, made_by: str) -> Artifact:
         raise UserError(f"{path}: cannot be read ({error}); run {made_by} again") from None
     if not isinstance(manifest, dict) or "fingerprint" not in manifest:
         raise UserError(f"{path}: not a manifest of this project; run {made_by} again")
+    if manifest["fingerprint"] != fingerprint_of({key: manifest.get(key) for key in SEALED}):
+        raise UserError(f"{path}: was changed since it was written, its fingerprint is another; run {made_by} again")
     return Artifact(folder, manifest)
 
 

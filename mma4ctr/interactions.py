@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mma4ctr.artifacts import Artifact, read_artifact
+from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -119,7 +120,7 @@ class Interactions:
 
 
 def load_interactions(paths: Paths, dataset: str) -> Interactions:
-    """Read the arrays of step 1; raises `UserError` where they are missing."""
+    """Read the arrays of step 1; raises `UserError` where they are missing or not what step 1 wrote."""
     artifact = read_artifact(paths.graph / dataset, "preprocess_inter.py")
     names = ("user", "item", "device", "time", "split", "user_ids", "item_ids")
-    return Interactions(artifact, **{name: artifact.array(name) for name in names})
+    return Interactions(artifact, **{name: read.result() for name, read in in_order(artifact.array, names)})

@@ -6,6 +6,11 @@ written or held.
 
 The user part has one block per fold of the user embedding: `user_row = block * users + user` picks the view of
 the user that the row may see.
+
+There are two sets of features. `paper` is the study's: the user embedding, and the item's content. `plus` (see
+plus.py) describes user, item and pair by what the training rows say of them: its item part has blocks as the user part
+has, and the columns of a pair are inner products of a user's vectors with the item's, made with the batch. The matrix
+of a variant's modalities with these features is called `<variant>.plus`; `<variant>.plus-taste` lacks a group of them.
 """
 
 from dataclasses import dataclass
@@ -15,12 +20,16 @@ import numpy as np
 import torch
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
-from mma4ctr.console import UserError
+from mma4ctr.console import UserError, unknown_name
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions, load_interactions
 from mma4ctr.paths import Paths
+from mma4ctr.plus import GROUPS, Evidence, plus_tables
 
 SCALINGS = ("zscore", "minmax")
+FEATURES = ("paper", "plus")
+# Rows whose pair columns are made at a time while their scaling is fitted.
+PAIRS_AT_A_TIME = 1 << 16
 MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
 
 
@@ -28,11 +37,13 @@ MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cro
 class RowGroup:
     """The rows of one part of the split: int64 tensors of table rows, float32 labels, all (rows,).
 
-    `rows` are the positions of these rows among the kept interactions (int64 array).
+    `rows` are the positions of these rows among the kept interactions (int64 array). `item_row` is `item` itself where
+    the item part has one block.
     """
 
     rows: np.ndarray
     user_row: torch.Tensor
+    item_row: torch.Tensor
     item: torch.Tensor
     label: torch.Tensor
 
@@ -40,9 +51,21 @@ class RowGroup:
         return len(self.rows)
 
 
+def split_variant(variant: str) -> tuple[str, str, str]:
+    """`vat_concat.plus-taste` -> (`vat_concat`, `plus`, `taste`); `vat_concat` -> (`vat_concat`, `paper`, ``)."""
+    modalities, dot, features = variant.rpartition(".")
+    name, _, without = features.partition("-")
+    return (modalities, name, without) if dot and name == "plus" else (variant, "paper", "")
+
+
+def with_features(variant: str, features: str) -> str:
+    """The matrix of a variant with features `paper`, `plus`, or `plus-<group>`: its name."""
+    return variant if features == "paper" else f"{variant}.{features}"
+
+
 def variant_kind(variant: str) -> str:
     """`single`, `concat` or `cross`."""
-    kind = variant.rpartition("_")[2]
+    kind = split_variant(variant)[0].rpartition("_")[2]
     return kind if kind in MADE_BY else "single"
 
 
@@ -59,8 +82,31 @@ class BatchBuffers:
         self._buffers = [matrix.user_part.new_empty(rows, width) for width in widths]
 
     def sized(self, rows: int) -> list[torch.Tensor]:
-        """The first `rows` rows of the buffers for the user part, the item part and both."""
+        """The first `rows` rows of the buffers for the user part, the item part and all columns."""
         return [buffer[:rows] for buffer in self._buffers]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Columns of a pair, as inner products of vectors of length k.
+
+    Attributes:
+        user_vectors: float32 (blocks * users, columns, k), divided by the columns' scales.
+        item_vectors: float32 (items, k). shift: float32 (columns,), subtracted from the products.
+    """
+
+    user_vectors: torch.Tensor
+    item_vectors: torch.Tensor
+    shift: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        return self.user_vectors.shape[1]
+
+    def columns(self, user_row: torch.Tensor, item_row: torch.Tensor) -> torch.Tensor:
+        """float32 (batch, columns)."""
+        items = self.item_vectors[item_row % len(self.item_vectors)]
+        return torch.bmm(self.user_vectors[user_row], items.unsqueeze(2)).squeeze(2).sub_(self.shift)
 
 
 @dataclass(frozen=True)
@@ -68,10 +114,12 @@ class FactorMatrix:
     """Features in factors, scaled, on one device.
 
     Attributes:
-        user_part: float32 (blocks * users, user width). item_part: float32 (items, item width).
+        user_part: float32 (blocks * users, user width). item_part: float32 (items, item width), with features plus
+            (blocks * items, item width).
         train, valid, test: the rows of the split.
         settings: task, variant, embedding_length; and of the protocol: split, evidence, folds, scaling.
         fingerprint: of the artifact on disk.
+        pairs: what the columns of a pair are made from, None where there are none.
     """
 
     user_part: torch.Tensor
@@ -81,6 +129,7 @@ class FactorMatrix:
     test: RowGroup
     settings: dict[str, Any]
     fingerprint: str
+    pairs: "Pairs | None" = None
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -89,20 +138,23 @@ class FactorMatrix:
 
     @property
     def in_features(self) -> int:
-        return self.user_part.shape[1] + self.item_part.shape[1]
+        return self.user_part.shape[1] + self.item_part.shape[1] + (self.pairs.width if self.pairs else 0)
 
-    def gather(self, user_row: torch.Tensor, item: torch.Tensor, batch: "BatchBuffers | None" = None) -> torch.Tensor:
+    def gather(
+        self, user_row: torch.Tensor, item_row: torch.Tensor, batch: "BatchBuffers | None" = None
+    ) -> torch.Tensor:
         """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop.
 
         With `batch` they are written into its buffers, which the next call overwrites: fresh memory for every
         batch of 8192 rows took a tenth of the time of a training step.
         """
+        products = [self.pairs.columns(user_row, item_row)] if self.pairs else []
         if batch is None:
-            return torch.cat((self.user_part[user_row], self.item_part[item]), dim=1)
-        users, items, rows = batch.sized(len(item))
+            return torch.cat((self.user_part[user_row], self.item_part[item_row], *products), dim=1)
+        users, items, rows = batch.sized(len(item_row))
         torch.index_select(self.user_part, 0, user_row, out=users)
-        torch.index_select(self.item_part, 0, item, out=items)
-        return torch.cat((users, items), dim=1, out=rows)
+        torch.index_select(self.item_part, 0, item_row, out=items)
+        return torch.cat((users, items, *products), dim=1, out=rows)
 
 
 @dataclass(frozen=True)
@@ -140,9 +192,9 @@ def fit_scaling(part: np.ndarray, times: np.ndarray, method: str) -> Scaling:
     return Scaling(mean, np.where(constant, 1.0, np.sqrt(variance)))
 
 
-def user_rows(user: np.ndarray, block: np.ndarray, users: int) -> np.ndarray:
-    """int64 (rows,): the row of the user part that each interaction sees."""
-    rows: np.ndarray = block.astype(np.int64) * users + user
+def rows_in_blocks(index: np.ndarray, block: np.ndarray, size: int) -> np.ndarray:
+    """int64 (rows,): the row of a part with blocks of `size` users or items that each interaction sees."""
+    rows: np.ndarray = block.astype(np.int64) * size + index
     return rows
 
 
@@ -184,23 +236,79 @@ def user_part(inputs: StepInputs, modalities: tuple[str, ...]) -> np.ndarray:
     return np.concatenate(tables, axis=1)
 
 
-def write_matrix(
-    paths: Paths, inputs: StepInputs, variant: str, modalities: tuple[str, ...], item_part: np.ndarray, *, scaling: str
-) -> int:
-    """Scale the two parts on the training rows and write `matrix_path/<task>/<variant>/`; returns in_features.
+@dataclass(frozen=True)
+class Factors:
+    """The parts of a matrix before they are scaled: float (rows, width) each; the vectors as in `Pairs`, or None."""
 
-    Args:
-        modalities: whose user embeddings the user part holds.
-        item_part: float (items, width), not yet scaled.
+    user_part: np.ndarray
+    item_part: np.ndarray
+    user_vectors: np.ndarray | None = None
+    item_vectors: np.ndarray | None = None
+
+
+def plus_factors(inputs: StepInputs, modalities: tuple[str, ...], without: str = "") -> Factors:
+    """The `plus` columns of a task; `without` names a group that is left out.
+
+    Raises `UserError` where the user embedding saw more than the training rows.
     """
     data = inputs.data
+    if inputs.embedding.settings["evidence"] != "train":
+        raise UserError(f"{inputs.task}: features plus need a user embedding of --evidence train; run step 3 again")
+    if without and without not in GROUPS:
+        raise unknown_name("group of columns", without, GROUPS)
+    train = np.flatnonzero(data.split == TRAIN)
+    evidence = Evidence(
+        user=data.user[train].astype(np.int64),
+        item=data.item[train].astype(np.int64),
+        fold=inputs.embedding.array("block")[train].astype(np.int64),
+        users=len(data.user_ids),
+        items=len(data.item_ids),
+        folds=int(inputs.embedding.settings["folds"]),
+    )
+    targets = [name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_")]
+    labels = {target: data.label(target)[train] for target in targets}
+    tables = plus_tables(evidence, labels, [inputs.modal.array(name) for name in modalities])
+    if without:
+        tables = tables.without(without, split_task(inputs.task)[1])
+    user, item, vectors = (
+        part.reshape(-1, *part.shape[2:]) for part in (tables.user_columns, tables.item_columns, tables.user_vectors)
+    )
+    return Factors(user, item, vectors, tables.item_vectors) if vectors.shape[1] else Factors(user, item)
+
+
+def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, method: str) -> Scaling:
+    """`fit_scaling` for the columns of pairs on the training rows (rows,), which are made in parts."""
+    count, columns = 0, pairs.width
+    total, squares = np.zeros(columns), np.zeros(columns)
+    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
+    for start in range(0, len(user_row), PAIRS_AT_A_TIME):
+        chosen = slice(start, start + PAIRS_AT_A_TIME)
+        made = pairs.columns(torch.from_numpy(user_row[chosen]), torch.from_numpy(item_row[chosen])).double().numpy()
+        count += len(made)
+        total += made.sum(axis=0)
+        squares += (made**2).sum(axis=0)
+        low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
+    if method == "minmax":
+        return Scaling(low, np.where(high > low, high - low, 1.0))
+    mean = total / count
+    variance = squares / count - mean**2
+    constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
+    return Scaling(mean, np.where(constant, 1.0, np.sqrt(np.maximum(variance, 1e-300))))
+
+
+def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factors, *, scaling: str) -> int:
+    """Scale the parts on the training rows and write `matrix_path/<task>/<variant>/`; returns in_features."""
+    data = inputs.data
     train = data.split == TRAIN
-    block = inputs.embedding.array("block")
-    users = user_part(inputs, modalities)
-    rows = user_rows(data.user, block, len(data.user_ids))[train]
+    block = inputs.embedding.array("block")[train]
+    users, item_part = factors.user_part, factors.item_part
+    rows = rows_in_blocks(data.user[train], block, len(data.user_ids))
+    blocks_of_items = len(item_part) > len(data.item_ids)
+    item_rows = rows_in_blocks(data.item[train], block if blocks_of_items else 0 * block, len(data.item_ids))
     user_scaling = fit_scaling(users, np.bincount(rows, minlength=len(users)), scaling)
-    item_scaling = fit_scaling(item_part, np.bincount(data.item[train], minlength=len(item_part)), scaling)
-    needed = 4 * (users.size + item_part.size)
+    item_scaling = fit_scaling(item_part, np.bincount(item_rows, minlength=len(item_part)), scaling)
+    vectors = factors.user_vectors
+    needed = 4 * (users.size + item_part.size + (0 if vectors is None else vectors.size))
     demand_space(paths.matrix, needed, f"the matrix {variant} of {inputs.task}")
     with ArtifactWriter(
         paths.matrix / inputs.task / variant,
@@ -228,6 +336,14 @@ def write_matrix(
             writer.array(f"{name}_shift", fitted.shift)
             writer.array(f"{name}_scale", fitted.scale)
         in_features = users.shape[1] + item_part.shape[1]
+        if vectors is not None and factors.item_vectors is not None:
+            zero = torch.zeros(vectors.shape[1])
+            pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(factors.item_vectors), zero)
+            fitted = fit_pair_scaling(pairs, rows, item_rows, scaling)
+            writer.array("user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
+            writer.array("item_vectors", factors.item_vectors)
+            writer.array("pair_shift", (fitted.shift / fitted.scale).astype(np.float32))
+            in_features += vectors.shape[1]
         writer.manifest["in_features"] = in_features
         writer.manifest["rows"] = {"user_part": len(users), "item_part": len(item_part), "rows": len(data)}
     return in_features
@@ -246,26 +362,39 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         artifact, **{"interactions": data.artifact, "modalities": inputs.modal, "user embedding": inputs.embedding}
     )
     label = data.label(target)
-    user_row = user_rows(data.user, inputs.embedding.array("block"), len(data.user_ids))
+    block = inputs.embedding.array("block")
+    user_row = rows_in_blocks(data.user, block, len(data.user_ids))
+    item_part = torch.from_numpy(artifact.array("item_part")).to(device)
+    blocks_of_items = len(item_part) > len(data.item_ids)
+    pairs = None
+    if "user_vectors" in artifact.array_names:
+        arrays = [artifact.array(name) for name in ("user_vectors", "item_vectors", "pair_shift")]
+        pairs = Pairs(*(torch.from_numpy(array).to(device) for array in arrays))
 
     def group(part: int, name: str) -> RowGroup:
         rows = np.flatnonzero(data.split == part)
         labels = label[rows]
         if labels.min() == labels.max() and part != TEST:
             raise UserError(f"{task}: every {name} row has label {labels[0]}; it takes both to train")
+        item = torch.from_numpy(data.item[rows].astype(np.int64)).to(device)
+        item_row = item
+        if blocks_of_items:
+            item_row = torch.from_numpy(rows_in_blocks(data.item[rows], block[rows], len(data.item_ids))).to(device)
         return RowGroup(
             rows,
             torch.from_numpy(user_row[rows]).to(device),
-            torch.from_numpy(data.item[rows].astype(np.int64)).to(device),
+            item_row,
+            item,
             torch.from_numpy(labels.astype(np.float32)).to(device),
         )
 
     return FactorMatrix(
         user_part=torch.from_numpy(artifact.array("user_part")).to(device),
-        item_part=torch.from_numpy(artifact.array("item_part")).to(device),
+        item_part=item_part,
         train=group(TRAIN, "training"),
         valid=group(VALID, "validation"),
         test=group(TEST, "test"),
         settings=artifact.settings,
         fingerprint=artifact.fingerprint,
+        pairs=pairs,
     )

@@ -5,7 +5,7 @@ and dash, so that they hold in a black and white print.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from mma4ctr.artifacts import write_file
 from mma4ctr.paths import Paths
+from mma4ctr.results import Result
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -67,6 +68,21 @@ def line_styles() -> Iterator[dict[str, Any]]:
     """Colour, marker and dash of one line after the other."""
     for color, marker, dash in zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False):
         yield {"color": color, "marker": marker, "linestyle": dash}
+
+
+def protocol_words(runs: Sequence[Result]) -> str:
+    """Split, evidence and loss of the runs that a figure shows, for its title; what saw test labels is LEAKY."""
+
+    def all_of(key: str) -> str:
+        return " and ".join(dict.fromkeys(str(run.protocol[key]) for run in runs))
+
+    words = [f"{all_of('split')} split", f"evidence {all_of('evidence')}", f"loss {all_of('loss')}"]
+    return ", ".join(words + ["LEAKY"] * any(run.leaky for run in runs))
+
+
+def set_title(axis: Axes, title: str, runs: Sequence[Result]) -> None:
+    """A title with the protocol of the runs under it."""
+    axis.set_title(f"{title}\n{protocol_words(runs)}", fontsize=9)
 
 
 def save_figure(figure: Figure, paths: Paths, name: str) -> Path:

@@ -116,7 +116,9 @@ def _sigmoid(logit: np.ndarray) -> np.ndarray:
     return chance
 
 
-def _drawn_to_zero(effect: np.ndarray, slope: np.ndarray, weight: np.ndarray, spread: float) -> tuple[np.ndarray, float]:
+def _drawn_to_zero(
+    effect: np.ndarray, slope: np.ndarray, weight: np.ndarray, spread: float
+) -> tuple[np.ndarray, float]:
     """One Newton step of effects (n,) with prior variance `spread`, and the variance that they show (an EM step).
 
     Args:
@@ -150,7 +152,7 @@ def fit_rates(user: np.ndarray, item: np.ndarray, label: np.ndarray, content: np
     items, width = content.shape
     share = (label.sum() + 0.5) / (len(label) + 1)
     found = Rates(float(np.log(share / (1 - share))), np.zeros(users), np.zeros(items), np.zeros(items))
-    coefficients, by_user, by_item = np.zeros(width), 1.0, 1.0
+    by_user, by_item = 1.0, 1.0
     values = content.astype(np.float64)
     for _ in range(ROUNDS):
 
@@ -161,7 +163,7 @@ def fit_rates(user: np.ndarray, item: np.ndarray, label: np.ndarray, content: np
         effect, by_user = _drawn_to_zero(found.user, *slopes(user, users, found), by_user)
         found = Rates(found.base, effect, found.item, found.content)
         slope, weight = slopes(item, items, found)
-        # Items count for the content's regression as far as they have rows, but each only once: its own rate varies too.
+        # An item counts for the content's regression as far as it has rows, but at most once: its own rate varies too.
         trust = weight / (1 + weight * by_item)
         target = np.where(weight > 0, found.content + found.item + slope / np.maximum(weight, 1e-12), 0)
         product = values.T @ (values * trust[:, None]) + np.eye(width)
@@ -277,9 +279,7 @@ def log_counts(index: np.ndarray, evidence: Evidence, size: int) -> np.ndarray:
     return np.log1p(rows)[:, :, None].astype(np.float32)
 
 
-def plus_tables(
-    evidence: Evidence, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray]
-) -> PlusTables:
+def plus_tables(evidence: Evidence, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray]) -> PlusTables:
     """All columns of a task.
 
     Args:
@@ -297,7 +297,9 @@ def plus_tables(
             rates[target].append(fitted)
 
     def table(part: str) -> list[np.ndarray]:
-        return [np.stack([getattr(one, part) for one in rates[target]])[:, :, None].astype(np.float32) for target in told]
+        return [
+            np.stack([getattr(one, part) for one in rates[target]])[:, :, None].astype(np.float32) for target in told
+        ]
 
     user_columns = [*table("user"), log_counts(evidence.user, evidence, evidence.users)]
     item_columns = [*table("item"), *table("content"), log_counts(evidence.item, evidence, evidence.items)]

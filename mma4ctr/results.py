@@ -81,8 +81,9 @@ class Result:
         return self.protocol["evidence"] == "all"
 
 
-# A task becomes part of a path, whether or not this path.json knows its data set.
+RUN = re.compile("[0-9a-f]{12}")
 TASK = re.compile(r"[A-Za-z0-9][\w.-]*_[\w.-]+", re.ASCII)
+VARIANT = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 FIELDS = tuple(Result.__dataclass_fields__)
 
 
@@ -137,8 +138,9 @@ def result_of(content: Any) -> Result:
         kinds = _KINDS.get(kind, (get_origin(kind) or kind,))
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}")
-    if not re.fullmatch("[0-9a-f]{12}", result.run_id) or not TASK.fullmatch(result.task):
-        raise TypeError(f"{result.task} {result.run_id} names no run")  # it becomes part of a path
+    # These become parts of paths, whether or not this path.json knows the data set.
+    if not (RUN.fullmatch(result.run_id) and TASK.fullmatch(result.task) and VARIANT.fullmatch(result.variant)):
+        raise TypeError(f"{result.task} {result.variant} {result.run_id} names no run")
     missing = [key for key in _PROTOCOL if key not in result.protocol]
     missing += [part for part in SPLIT_NAMES if part not in result.rows or part not in result.positives]
     if missing:
@@ -189,8 +191,8 @@ def run_folder(paths: Paths, task: str, run_id: str) -> Path:
 
 def read_history(paths: Paths, result: Result) -> list[dict[str, Any]]:
     """The epochs of a run of mlp.py; empty where its folder is gone."""
-    path = run_folder(paths, result.task, result.run_id) / "history.json"
-    return list(orjson.loads(path.read_bytes())) if path.is_file() else []
+    folder = run_folder(paths, result.task, result.run_id)
+    return list(read_artifact(folder, "mlp.py").json("history")) if folder.is_dir() else []
 
 
 def test_scores(paths: Paths, result: Result) -> np.ndarray | None:

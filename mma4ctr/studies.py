@@ -17,8 +17,10 @@ import orjson
 from mma4ctr.artifacts import MANIFEST, read_artifact
 from mma4ctr.baselines import BASELINES, Baseline
 from mma4ctr.datasets import split_task
+from mma4ctr.matrix import with_features
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.paths import Paths
+from mma4ctr.plus import GROUPS
 from mma4ctr.results import Result
 from mma4ctr.tasks import CONCAT, CROSS, SINGLE, STUDY, Variants, variants_for
 
@@ -70,6 +72,7 @@ class Case:
         published: where published.json has its figures, below the task; `{metric}` and `{epochs}` are filled in.
         training: fields of mlp.py's TrainSettings that differ from the study's base; `batch_size` 0 is `auto`.
         model: MMa4CTR, which the sweep trains, or a baseline, which baseline/comp.py does.
+        features: `paper`, `plus`, or `plus-<group>` for those without a group of columns.
     """
 
     label: str
@@ -78,6 +81,12 @@ class Case:
     training: dict[str, Any] = field(default_factory=dict)
     published: tuple[str, ...] = ()
     model: str = MODEL
+    features: str = "paper"
+
+    def variant_name(self, default: str | None) -> str | None:
+        """The matrix it is trained on; `default` is the variant that stands for None, None where there is none."""
+        variant = self.variant or default
+        return with_features(variant, self.features) if variant else None
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,7 @@ def _variants(names: Iterable[str], table: str) -> tuple[Case, ...]:
     return tuple(Case(name, variant=name, published=("ablation", table, name, "{epochs}")) for name in names)
 
 
+PLUS = Case(f"{MODEL} plus", features="plus")
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -116,9 +126,12 @@ STUDIES: dict[str, Study] = {
             COMPARISON,
             "every model on the same rows after the same number of epochs",
             "model",
-            tuple(
-                Case(name, published=("comparison", "auc_logloss", name, "{metric}", "{epochs}"), model=name)
-                for name in (MODEL, *BASELINES)
+            (
+                PLUS,
+                *(
+                    Case(name, published=("comparison", "auc_logloss", name, "{metric}", "{epochs}"), model=name)
+                    for name in (MODEL, *BASELINES)
+                ),
             ),
             epochs=(10, 20, 30, 50),
         ),
@@ -126,9 +139,12 @@ STUDIES: dict[str, Study] = {
             COMPARISON_BY_EPOCH,
             "test AUC of every model by the number of epochs",
             "model",
-            tuple(
-                Case(name, published=("comparison", "auc_by_epoch", "{epochs}", name), model=name)
-                for name in (MODEL, *BASELINES)
+            (
+                PLUS,
+                *(
+                    Case(name, published=("comparison", "auc_by_epoch", "{epochs}", name), model=name)
+                    for name in (MODEL, *BASELINES)
+                ),
             ),
             epochs=tuple(range(10, 101, 10)),
         ),
@@ -207,6 +223,16 @@ STUDIES: dict[str, Study] = {
             ),
         ),
         Study(
+            "plus",
+            "the features plus, all of them and without each group of columns, and the study's features",
+            "features",
+            (
+                Case("plus", features="plus"),
+                *(Case(f"plus without {group}", features=f"plus-{group}") for group in GROUPS),
+                Case("paper"),
+            ),
+        ),
+        Study(
             "interrupt-halving",
             "with the validation interrupt and halving, and without both",
             "interrupt and halving",
@@ -262,7 +288,11 @@ def published_figure(task: str, case: Case, epochs: int, metric: str) -> float |
 def _is_of_baseline(result: Result, task: str, model: Baseline, base: Inputs) -> bool:
     expected: dict[str, Any] = {"split": base.split, "loss": model.loss}
     if model.features:
-        if result.variant != base.variant or result.embedding_length != base.length:
+        if (
+            not base.variant
+            or result.variant != with_features(base.variant, model.features)
+            or result.embedding_length != base.length
+        ):
             return False
         folds = base.folds if base.evidence == "train" else 0
         expected |= {"evidence": base.evidence, "scaling": base.scaling, "folds": folds}
@@ -282,8 +312,12 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
     expected = BASE_TRAINING | case.training
     loss = expected.pop("loss")
     expected["batch_size"] = expected["batch_size"] or automatic_batch_size(base.train_rows or 0)
-    variant = case.variant or base.variant
-    expected |= {"task": task, "model": MODEL, "variant": variant, "embedding_length": inputs.length}
+    expected |= {
+        "task": task,
+        "model": MODEL,
+        "variant": case.variant_name(base.variant),
+        "embedding_length": inputs.length,
+    }
     protocol: dict[str, Any] = {
         "split": inputs.split,
         "evidence": inputs.evidence,

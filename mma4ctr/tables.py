@@ -20,6 +20,7 @@ from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, COMPUTATION, MODEL,
 from mma4ctr.tasks import variants_for
 
 METRICS = ("auc", "gauc", "logloss")
+UNKNOWN = "runs are missing, or their AUC is undefined"
 NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 
 
@@ -314,11 +315,15 @@ def leakage_in_words(table: list[Cell], task: str) -> str:
             f"{same_split:.4f} on the same chronological rows: {100 * (same_split - honest):+.2f} AUC points of "
             "leakage."
         )
+    else:
+        sentences.append(f"On {task}, what leakage is worth on the chronological rows is not known: {UNKNOWN}.")
     if published is not None and clean is not None:
         sentences.append(
             f"Evaluated the published way (whole users, evidence all, listwise loss) it is {published:.4f}, of which "
             f"{100 * (published - clean):+.2f} points go when the same users' test labels are hidden ({clean:.4f})."
         )
+    else:
+        sentences.append(f"What it owes to leakage when evaluated the published way is not known: {UNKNOWN}.")
     return " ".join(sentences)
 
 
@@ -356,8 +361,8 @@ def study_markdown(paths: Paths, study: Study, tables: dict[str, list[Cell]]) ->
     for task, table in tables.items():
         shown = "\n".join(to_markdown(one) for one in layouts(paths, study, table))
         text.append(f"## {task}\n\n{shown}")
-        if study.name == "protocol" and (words := leakage_in_words(table, task)):
-            text.append(words + "\n")
+        if study.name == "protocol":
+            text.append(leakage_in_words(table, task) + "\n")
     return "\n".join(text)
 
 

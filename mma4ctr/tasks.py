@@ -14,7 +14,7 @@ from itertools import combinations
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, unknown_name
 from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
-from mma4ctr.matrix import SCALINGS
+from mma4ctr.matrix import FEATURES, SCALINGS
 from mma4ctr.paths import Paths, load_paths
 
 CORE_MODALITIES = ("visual", "acoustic", "textual")
@@ -106,6 +106,16 @@ def add_variant_option(options: argparse.ArgumentParser, variants: dict[str, tup
     )
 
 
+def add_features_option(options: argparse.ArgumentParser) -> None:
+    """`--features`."""
+    options.add_argument(
+        "--features",
+        choices=FEATURES,
+        default="paper",
+        help="the study's, or plus: what the training rows say of user, item and pair",
+    )
+
+
 def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
     """The tasks that were named, or the default ones of the data sets that step 1 has prepared."""
     kinds = chosen_datasets(paths, arguments.dataset)
@@ -168,11 +178,12 @@ def matrices_main(
     """The command line of both scripts of step 4.
 
     Args:
-        write: from paths, task, the variants asked for and `scaling` to the names of the matrices written.
+        write: from paths, task, the variants asked for, `scaling` and `features` to the names of the matrices written.
     """
     options = parser(description)
     add_task_options(options)
     add_variant_option(options, variants, default)
+    add_features_option(options)
     options.add_argument(
         "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
     )
@@ -181,5 +192,6 @@ def matrices_main(
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     tasks = chosen_tasks(paths, arguments)
-    matrices = sum(len(write(paths, task, arguments.variant, scaling=arguments.scaling)) for task in tasks)
+    chosen = {"scaling": arguments.scaling, "features": arguments.features}
+    matrices = sum(len(write(paths, task, arguments.variant, **chosen)) for task in tasks)
     closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")

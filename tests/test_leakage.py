@@ -1,107 +1,197 @@
-"""What validation and test labels may touch: nothing that a training row is made of."""
+"""What validation and test labels may touch: nothing that a training row is made of, and nothing that is learned.
+
+Where training is ended early, validation labels choose the epoch, as they must; so the weights are compared without
+early stop and interrupts, and of the early stop it is shown that it sees no test row.
+"""
 
 import csv
+import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
+import get_user_embedding
 import mlp
 from mma4ctr.artifacts import read_artifact
-from mma4ctr.interactions import TRAIN, load_interactions
-from mma4ctr.matrix import load_matrix
+from mma4ctr.datasets import BUILT_IN
+from mma4ctr.datasets.tiktok import COLUMNS
+from mma4ctr.datasets.wechat import ACTIONS
+from mma4ctr.interactions import TRAIN, VALID, load_interactions
+from mma4ctr.matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks, user_part
 from mma4ctr.paths import load_paths
 from tests.conftest import prepare
 
 CPU = torch.device("cpu")
+FILES = {
+    "tiktok": "dataset/TikTok2019ICME/track1/final_track1_train.txt",
+    "wechat": "dataset/wechat/user_action.csv",
+}
+KEYS = {"tiktok": ("uid", "item_id", "time"), "wechat": ("userid", "feedid", "date_")}
+LABELS = {"tiktok": ("finish", "like"), "wechat": ACTIONS}
+TASKS = {"tiktok": ("tiktok_like", "tiktok_finish"), "wechat": ("wechat_click",)}
 
 
-def flip_later_labels(source, target, data):
-    """Copy the TikTok interactions with finish and like flipped in every row that is no training row."""
-    later = {
-        (int(user), int(item), int(time))
-        for user, item, time in zip(data.user_ids[data.user], data.item_ids[data.item], data.time, strict=True)
-    }
-    train = data.split == TRAIN
-    kept = set(
-        zip(
-            data.user_ids[data.user[train]].tolist(),
-            data.item_ids[data.item[train]].tolist(),
-            data.time[train].tolist(),
-            strict=True,
-        )
-    )
-    flipped = 0
-    with source.open() as old, target.open("w") as new:
-        for row in csv.reader(old, delimiter="\t"):
-            key = (int(row[0]), int(row[2]), int(row[10]))
-            if key in later and key not in kept:
-                row[6], row[7] = (str(1 - int(row[6])), str(1 - int(row[7])))
-                flipped += 1
-            new.write("\t".join(row) + "\n")
-    return flipped
+def keys_of(data):
+    """(user, item, time or day) of every kept row, as in the raw file."""
+    time = np.floor(data.time).astype(np.int64)
+    return list(zip(data.user_ids[data.user].tolist(), data.item_ids[data.item].tolist(), time.tolist(), strict=True))
 
 
-def test_changing_every_later_label_changes_nothing_a_training_row_sees(raw_world, tmp_path):
-    folders = [tmp_path / "plain", tmp_path / "flipped"]
-    for folder in folders:
-        shutil.copytree(raw_world / "dataset", folder / "dataset")
-        shutil.rmtree(folder / "dataset/wechat")
-        shutil.copy(raw_world / "path.json", folder)
-    prepare(folders[0] / "path.json")
-    paths = [load_paths(folder / "path.json") for folder in folders]
-    data = load_interactions(paths[0], "tiktok")
-    file = "dataset/TikTok2019ICME/track1/final_track1_train.txt"
-    flipped = flip_later_labels(folders[0] / file, folders[1] / file, data)
-    assert flipped >= (data.split != TRAIN).sum() > 1000
-    prepare(folders[1] / "path.json")
+def flipped(labels):
+    """Every label the other way round."""
+    return [[str(1 - int(cell)) for cell in row] for row in labels]
 
-    for task in ("tiktok_like", "tiktok_finish"):
-        one, two = (load_interactions(where, "tiktok") for where in paths)
-        target = task.split("_")[1]
-        later = one.split != TRAIN
-        assert (one.label(target)[later] != two.label(target)[later]).all()
-        for name in ("user", "item", "device", "time", "split", "user_ids", "item_ids"):
-            assert (getattr(one, name) == getattr(two, name)).all(), name
-        assert (one.label(target)[~later] == two.label(target)[~later]).all()
-        tables = [read_artifact(where.user_embedding / task, "") for where in paths]
-        for name in ("block", *tables[0].manifest["modalities"]):
-            assert (tables[0].array(name) == tables[1].array(name)).all(), name
-        for variant in ("vat_concat", "va_cross", "textual"):
-            parts = [read_artifact(where.matrix / task / variant, "") for where in paths]
-            for name in ("user_part", "item_part", "user_shift", "user_scale", "item_shift", "item_scale"):
-                assert (parts[0].array(name) == parts[1].array(name)).all(), (variant, name)
-        # And so does what is learned from them, when nothing is chosen by validation.
+
+def permuted(labels):
+    """The same labels, each at another row."""
+    return random.Random(0).sample(labels, len(labels))
+
+
+def with_other_labels(dataset, world, folder, change, keys=None):
+    """A copy of a world's data set whose labels of the rows with these keys (None: all rows) are changed; how many."""
+    shutil.copytree(world / "dataset", folder / "dataset")
+    shutil.rmtree(folder / "dataset" / ("wechat" if dataset == "tiktok" else "TikTok2019ICME"))
+    shutil.copy(world / "path.json", folder)
+    delimiter = "\t" if dataset == "tiktok" else ","
+    with (folder / FILES[dataset]).open(newline="") as file:
+        rows = list(csv.reader(file, delimiter=delimiter))
+    names = COLUMNS if dataset == "tiktok" else rows[0]
+    key_columns, label_columns = ([names.index(name) for name in which[dataset]] for which in (KEYS, LABELS))
+    by_key = {}
+    for row in rows if dataset == "tiktok" else rows[1:]:
+        key = tuple(int(row[column]) for column in key_columns)
+        if keys is None or key in keys:
+            by_key.setdefault(key, []).append(row)  # copies of a row stay copies
+    labels = [[copies[0][column] for column in label_columns] for copies in by_key.values()]
+    for copies, new in zip(by_key.values(), change(labels), strict=True):
+        for row in copies:
+            for column, cell in zip(label_columns, new, strict=True):
+                row[column] = cell
+    (folder / FILES[dataset]).write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    return len(by_key)
+
+
+def same_arrays(folders, without=()):
+    """The arrays of two artifact folders are equal to the byte, apart from some."""
+    one, two = (read_artifact(folder, "") for folder in folders)
+    assert one.array_names == two.array_names
+    names = [name for name in one.array_names if name not in without]
+    assert names
+    for name in names:
+        assert one.array(name).tobytes() == two.array(name).tobytes(), (folders[0], name)
+
+
+def made_folders(paths, kind):
+    """The artifact folders of a kind, by their place."""
+    root = getattr(paths, kind)
+    return sorted(path.parent.relative_to(root) for path in root.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize(("dataset", "change"), [("tiktok", flipped), ("wechat", permuted)])
+def test_later_labels_change_nothing_a_training_row_sees(made, raw_world, tmp_path, dataset, change):
+    """Every array of steps 1 to 4, and the weights of step 5, for every task and variant."""
+    data = load_interactions(made, dataset)
+    keys = np.array(keys_of(data), dtype=object)
+    training = set(map(tuple, keys[data.split == TRAIN]))
+    later = set(map(tuple, keys)) - training
+    assert with_other_labels(dataset, raw_world, tmp_path, change, later) > 1000
+    prepare(tmp_path / "path.json")
+    both = [made, load_paths(tmp_path / "path.json")]
+
+    labels = [f"label_{target}" for target in BUILT_IN[dataset].targets]
+    same_arrays([paths.graph / dataset for paths in both], without=labels)
+    one, two = (load_interactions(paths, dataset) for paths in both)
+    train = one.split == TRAIN
+    for label in labels:
+        before, after = one.artifact.array(label), two.artifact.array(label)
+        assert (before[train] == after[train]).all()
+        assert (before[~train] != after[~train]).all() if change is flipped else (before != after).any()
+    same_arrays([paths.modal / dataset for paths in both])
+    for task in TASKS[dataset]:
+        same_arrays([paths.user_embedding / task for paths in both])
+        for variant in made_folders(both[1], "matrix"):
+            if variant.parent.name == task:
+                same_arrays([paths.matrix / variant for paths in both])
         settings = mlp.TrainSettings(epochs=2, batch_size=256, patience=0, max_interrupts=0)
-        weights = [mlp.train(load_matrix(where, task, "vat_concat", CPU), settings)[0].weights for where in paths]
+        weights = [mlp.train(load_matrix(paths, task, "vat_concat", CPU), settings)[0].weights for paths in both]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_one_training_label_leaves_its_own_feature_row(made, tmp_path):
-    """A training row's label is flipped in the arrays of step 1: its own row of features stays as it was."""
-    import get_user_embedding as step
+def test_pca_tfidf_and_the_scaling_of_items_see_no_label(made, raw_world, tmp_path):
+    """With every label of every row flipped, the training rows' too, nothing that belongs to items changes."""
+    with_other_labels("tiktok", raw_world, tmp_path, flipped)
+    prepare(tmp_path / "path.json")
+    both = [made, load_paths(tmp_path / "path.json")]
+    same_arrays([paths.modal / "tiktok" for paths in both])
+    for task in TASKS["tiktok"]:
+        variants = [folder for folder in made_folders(both[1], "matrix") if folder.parent.name == task]
+        assert len(variants) == 11
+        for variant in variants:
+            same_arrays([paths.matrix / variant for paths in both], ("user_part", "user_shift", "user_scale"))
+        embeddings = [read_artifact(paths.user_embedding / task, "") for paths in both]
+        assert (embeddings[0].array("visual") != embeddings[1].array("visual")).any(), "they were flipped"
 
-    data = load_interactions(made, "wechat")
-    modal = read_artifact(made.modal / "wechat", "")
-    label = data.label("click")
-    block = read_artifact(made.user_embedding / "wechat_click", "").array("block")
-    before = step.user_tables(data, label, block, modal.array("textual"), 21, "train")
+
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_the_scaling_of_users_is_made_from_their_table_and_counts(made, task):
+    """No label goes into it but those in the embedding itself: training labels."""
+    inputs = load_step_inputs(made, task)
+    table = user_part(inputs, ("visual", "acoustic", "textual"))
+    block = inputs.embedding.array("block")
+    rows = rows_in_blocks(inputs.data.user, block, len(inputs.data.user_ids))[inputs.data.split == TRAIN]
+    expected = fit_scaling(table, np.bincount(rows, minlength=len(table)), "zscore")
+    matrix = read_artifact(made.matrix / task / "vat_concat", "")
+    assert (matrix.array("user_shift") == expected.shift).all() and (matrix.array("user_scale") == expected.scale).all()
+    assert (matrix.array("user_part") == expected.apply(table)).all()
+
+
+@pytest.mark.parametrize(("task", "modality"), [("wechat_click", "textual"), ("tiktok_like", "visual")])
+def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
+    """A training row's label is flipped in the arrays of step 1: its own row of features stays as it was. (Scaling
+    then moves all rows alike, by a mean and a deviation over all training rows.)"""
+    dataset, target = task.split("_")
+    data = load_interactions(made, dataset)
+    features = read_artifact(made.modal / dataset, "").array(modality)
+    label = data.label(target)
+    block = read_artifact(made.user_embedding / task, "").array("block")
+    before = get_user_embedding.user_tables(data, label, block, features, 21, "train")
     for row in np.random.default_rng(0).choice(np.flatnonzero(data.split == TRAIN), 10, replace=False):
         changed = label.copy()
         changed[row] ^= 1
-        after = step.user_tables(data, changed, block, modal.array("textual"), 21, "train")
-        assert (after[block[row], data.user[row]] == before[block[row], data.user[row]]).all()
+        after = get_user_embedding.user_tables(data, changed, block, features, 21, "train")
+        assert after[block[row], data.user[row]].tobytes() == before[block[row], data.user[row]].tobytes()
         assert (after != before).any()
 
 
-def test_evidence_all_sees_the_test_labels_and_is_marked(made):
-    """The counter-proof: with the published evidence the same change is seen."""
-    import get_user_embedding as step
+class Untouchable:
+    """Stands in the place of the test rows: whoever looks at them fails."""
 
+    def __getattribute__(self, name):
+        raise AssertionError(f"training asked the test rows for {name}")
+
+    def __len__(self):
+        raise AssertionError("training counted the test rows")
+
+
+def test_training_and_early_stop_see_no_test_row(made):
+    matrix = load_matrix(made, "wechat_click", "vat_concat", CPU)
+    settings = mlp.TrainSettings(epochs=40, batch_size=256, learning_rate=5e-3, patience=2)
+    (one,) = mlp.train(matrix, settings)
+    assert "stopped early" in one.ended
+    (two,) = mlp.train(replace(matrix, test=Untouchable()), settings)
+    assert (one.history, one.best_epoch, one.ended) == (two.history, two.best_epoch, two.ended)
+    assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+
+
+def test_evidence_all_sees_the_test_labels(made):
+    """The counter-proof: with the published evidence the same change is seen."""
     data = load_interactions(made, "wechat")
     features = read_artifact(made.modal / "wechat", "").array("textual")
     label = data.label("click")
-    changed = np.where(data.split == TRAIN, label, 1 - label).astype(np.uint8)
+    changed = np.where(data.split >= VALID, 1 - label, label).astype(np.uint8)
     block = np.zeros(len(data), np.uint8)
-    tables = [step.user_tables(data, kind, block, features, 21, "all") for kind in (label, changed)]
+    tables = [get_user_embedding.user_tables(data, kind, block, features, 21, "all") for kind in (label, changed)]
     assert (tables[0] != tables[1]).any()

@@ -13,7 +13,7 @@ import get_user_embedding
 import mma4ctr
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.interactions import TRAIN, load_interactions
-from mma4ctr.matrix import fit_scaling, load_matrix, load_step_inputs, user_rows
+from mma4ctr.matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks
 from mma4ctr.tasks import CONCAT, CROSS, SINGLE
 from tests.conftest import call
 
@@ -138,8 +138,8 @@ def test_training_rows_have_mean_0_and_deviation_1(made):
     assert (deviation[~empty] - 1).abs().max() < 1e-3 and (deviation[empty] == 0).all()
 
 
-def test_user_rows():
-    assert user_rows(np.array([0, 2]), np.array([0, 3], np.uint8), 100).tolist() == [0, 302]
+def test_rows_in_blocks():
+    assert rows_in_blocks(np.array([0, 2]), np.array([0, 3], np.uint8), 100).tolist() == [0, 302]
 
 
 def test_unknown_variant_and_missing_step_are_named(made, capsys):

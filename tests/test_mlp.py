@@ -28,7 +28,7 @@ def small_matrix(rows=1200, seed=0, signal=2.0):
 
     def group(part):
         here = np.arange(cuts[part], cuts[part + 1])
-        return RowGroup(here, *(torch.from_numpy(a[here]) for a in (user, item, label)))
+        return RowGroup(here, *(torch.from_numpy(a[here]) for a in (user, item, item, label)))
 
     return FactorMatrix(
         user_part=torch.from_numpy(users.astype(np.float32)),
@@ -82,7 +82,7 @@ def test_prediction_by_halves_equals_the_forward_pass():
     features = matrix.gather(matrix.test.user_row, matrix.test.item)
     assert torch.allclose(logits, model(features), atol=1e-6)
     assert torch.allclose(hidden, model.body(features), atol=1e-6)
-    few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item", "label")))
+    few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item_row", "item", "label")))
     assert torch.allclose(mlp.predict(network, matrix, few)[0], logits[:3], atol=1e-6)
 
 

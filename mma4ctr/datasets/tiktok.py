@@ -1,5 +1,7 @@
 """TikTok (ICME 2019 short video understanding challenge), track1 and track2."""
 
+import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -274,7 +276,25 @@ def _objects(data: bytes, key: str, kind: type) -> Iterator[tuple[int, int, Any]
             raise BadLine(f"needs the keys item_id and {key}")
         if not isinstance(item[key], kind):
             raise BadLine(f"{key} is not {'an object' if kind is dict else 'an array'}")
+        # Of a key that stands twice orjson keeps the last. In the usual line every text is a key, with two quotes.
+        inner = [item[key]] if kind is dict else [one for one in item[key] if isinstance(one, dict)]
+        if line.count(b'"') != 2 * sum(map(len, [item, *inner])):
+            _check_keys(line)
         yield number, _item_id(item["item_id"]), item[key]
+
+
+def _check_keys(line: bytes) -> None:
+    """Raises `BadLine` where an object in a JSON line has a key twice."""
+    try:
+        json.loads(line, object_pairs_hook=_refuse_repeated_keys, parse_int=str)  # str: of any number of digits
+    except RecursionError:
+        raise BadLine("broken JSON") from None
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise BadLine("a key stands twice")
+    return dict(pairs)
 
 
 def parse_titles(data: bytes, block: Block) -> BagChunk:
@@ -291,6 +311,8 @@ def parse_titles(data: bytes, block: Block) -> BagChunk:
         weight.extend(title.values())
         ids.append(item_id)
     try:
+        if re.search("[^0-9-]", "".join(tokens)):  # int() reads 1_000, " 5" and digits of other scripts too
+            raise ValueError
         token = np.array([int(text) for text in tokens], np.int64)
     except (ValueError, OverflowError):
         raise BadLine("title_features: a token that is not a whole number") from None

@@ -183,6 +183,10 @@ def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, Block], Den
 
     def parse(data: bytes, block: Block) -> BagChunk:
         table = text.parse(data)
+        if b"0x" in data or b"0X" in data:  # the cast to whole numbers takes 0x10 for 16
+            for name in (*text_columns, *list_columns):
+                if pc.any(pc.match_substring_regex(table[name], "0[xX]")).as_py():
+                    raise BadLine(f"column {name}: a token that is not a whole number")
         words, chars = (pc.utf8_trim_whitespace(table[name].combine_chunks()) for name in text_columns)
         no_words = pc.equal(words, "")
         parts = [

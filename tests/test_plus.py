@@ -1,0 +1,198 @@
+"""The plus columns: each part against a slow twin, no row's own label in them, and the way through the steps."""
+
+import shutil
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+import cross_matrix
+import mlp
+from mma4ctr.console import UserError
+from mma4ctr.interactions import TRAIN, Interactions, load_interactions
+from mma4ctr.matrix import load_matrix, load_step_inputs, plus_factors, split_variant, with_features
+from mma4ctr.metrics import auc
+from mma4ctr.network import Network
+from mma4ctr.paths import load_paths
+from mma4ctr.plus import GROUPS, Evidence, fit_rates, item_content, plus_tables, posterior_tastes, products_by_cell
+from mma4ctr.results import read_results
+from tests.conftest import call
+
+CPU = torch.device("cpu")
+MODALITIES = ("visual", "acoustic", "textual")
+
+
+@pytest.fixture(scope="module")
+def plus(made, tmp_path_factory):
+    """The tiny world with plus matrices of its tasks."""
+    folder = tmp_path_factory.mktemp("plus")
+    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
+    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
+    return load_paths(folder / "path.json")
+
+
+def evidence_of(inputs):
+    data = inputs.data
+    train = np.flatnonzero(data.split == TRAIN)
+    block = inputs.embedding.array("block")[train].astype(np.int64)
+    user, item = (part[train].astype(np.int64) for part in (data.user, data.item))
+    return Evidence(user, item, block, len(data.user_ids), len(data.item_ids), 5), train
+
+
+@dataclass(frozen=True)
+class Relabelled(Interactions):
+    """Interactions some of whose labels, of every target, are the other way round."""
+
+    rows: np.ndarray | None = None
+
+    def label(self, target):
+        label = super().label(target).copy()
+        label[self.rows] ^= 1
+        return label
+
+
+def relabelled(inputs, rows):
+    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
+    return replace(inputs, data=Relabelled(**data, rows=rows))
+
+
+def feature_row(factors, inputs, row):
+    """The columns of an interaction, before scaling."""
+    data, block = inputs.data, int(inputs.embedding.array("block")[row])
+    user = block * len(data.user_ids) + data.user[row]
+    item = block * len(data.item_ids) + data.item[row]
+    pair = factors.user_vectors[user] @ factors.item_vectors[data.item[row]]
+    return np.concatenate([factors.user_part[user], factors.item_part[item], pair])
+
+
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
+    inputs = load_step_inputs(plus, task)
+    later = np.flatnonzero(inputs.data.split != TRAIN)
+    before = plus_factors(inputs, MODALITIES)
+    after = plus_factors(relabelled(inputs, later), MODALITIES)
+    for part in fields(before):
+        assert getattr(before, part.name).tobytes() == getattr(after, part.name).tobytes(), part.name
+
+
+def test_a_training_row_sees_its_own_label_in_no_target(plus):
+    inputs = load_step_inputs(plus, "tiktok_like")
+    before = plus_factors(inputs, MODALITIES)
+    for row in np.random.default_rng(0).choice(np.flatnonzero(inputs.data.split == TRAIN), 5, replace=False):
+        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
+        assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
+        assert (after.user_part != before.user_part).any() and (after.user_vectors != before.user_vectors).any()
+
+
+def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
+    """The column without labels, too: a row's own item would make it alike."""
+    inputs = load_step_inputs(plus, "tiktok_like")
+    evidence, train = evidence_of(inputs)
+    labels = {"like": inputs.data.label("like")[train]}
+    features = [inputs.modal.array(name) for name in MODALITIES]
+    before = plus_tables(evidence, labels, features)
+    row = 1234
+    item = evidence.item.copy()
+    item[row] = (item[row] + 1) % evidence.items
+    after = plus_tables(replace(evidence, item=item), labels, features)
+    place = before.pair_names.index("shown")
+    own = evidence.fold[row], evidence.user[row], place
+    assert (before.user_vectors[own] == after.user_vectors[own]).all()
+    other = (evidence.fold[row] + 1) % 5, evidence.user[row], place
+    assert (before.user_vectors[other] != after.user_vectors[other]).any()
+
+
+def test_products_and_tastes_equal_those_of_a_loop(plus):
+    inputs = load_step_inputs(plus, "tiktok_finish")
+    evidence, train = evidence_of(inputs)
+    content = item_content([inputs.modal.array(name) for name in MODALITIES])
+    found = products_by_cell(evidence, content, 10, 30)
+    for user in (10, 17, 29):
+        for fold in (0, 4):
+            x = content[evidence.item[(evidence.user == user) & (evidence.fold == fold)]].astype(float)
+            assert np.allclose(found[fold, user - 10], x.T @ x, atol=1e-3)
+    summed, slopes, spread = found.sum(axis=0), np.random.default_rng(0).normal(size=(20, 16)), np.full(16, 0.3)
+    means, shown = posterior_tastes(summed, slopes, spread)
+    expected = np.stack([np.linalg.solve(g.astype(float) + np.eye(16) / 0.3, b) for g, b in zip(summed, slopes)])
+    assert np.allclose(means, expected, rtol=1e-6, atol=1e-9)
+    assert (shown > (means**2).sum(axis=0)).all()
+
+
+def test_rates_find_what_the_labels_were_drawn_from():
+    rng = np.random.default_rng(1)
+    users, items, rows = 60, 80, 60_000
+    content = rng.normal(size=(items, 4)).astype(np.float32)
+    of_user, of_item = rng.normal(size=users), 0.5 * rng.normal(size=items) + content @ np.array([0.5, 0, -0.5, 0])
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    label = (rng.random(rows) < 1 / (1 + np.exp(1 - of_user[user] - of_item[item]))).astype(np.uint8)
+    found = fit_rates(user, item, label, content, users)
+    assert np.corrcoef(found.user, of_user)[0, 1] > 0.98
+    assert np.corrcoef(found.item + found.content, of_item)[0, 1] > 0.97
+    chance = 1 / (1 + np.exp(-found.logit(user, item)))
+    assert chance.mean() == pytest.approx(label.mean(), rel=0.03), "calibrated"
+    unseen = fit_rates(user[item < 70], item[item < 70], label[item < 70], content, users)
+    assert (unseen.item[70:] == 0).all() and np.corrcoef(unseen.content[70:], of_item[70:])[0, 1] > 0.5
+
+
+def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
+    task = "tiktok_like"
+    inputs = load_step_inputs(plus, task)
+    factors, matrix = plus_factors(inputs, MODALITIES), load_matrix(plus, task, "vat_concat.plus", CPU)
+    made = matrix.gather(matrix.train.user_row, matrix.train.item_row).numpy()
+    assert made.shape[1] == matrix.in_features
+    assert np.allclose(made.mean(axis=0), 0, atol=2e-3) and np.allclose(made.std(axis=0), 1, atol=2e-3)
+    slow = np.stack([feature_row(factors, inputs, row) for row in matrix.train.rows])
+    assert np.allclose(made, (slow - slow.mean(axis=0)) / slow.std(axis=0), atol=2e-3)
+
+
+def test_predicting_in_halves_equals_the_whole_network(plus):
+    matrix = load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
+    model = mlp.fresh_model(matrix.in_features, 0.1, 0, CPU)
+    logits, _ = mlp.predict(Network(model.state_dict()), matrix, matrix.test)
+    with torch.no_grad():
+        expected = model(matrix.gather(matrix.test.user_row, matrix.test.item_row))
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def test_the_steps_with_features_plus(plus, capsys):
+    """From the command line to a result that beats the study's features, and its small number of parameters."""
+    for features in ("paper", "plus"):
+        options = ("--paths", plus.file, "--task", "tiktok_finish", "--features", features, "--epochs", 8)
+        assert call(mlp.main, *options) == 0
+    paper, made = read_results(plus.results)[-2:]
+    assert (paper.variant, made.variant) == ("vat_concat", "vat_concat.plus")
+    assert made.auc > paper.auc + 0.01 and made.parameters < 10_000
+    assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--variant", "visual", "--features", "plus") == 2
+    assert "gen_matrix.py" in capsys.readouterr().err
+
+
+def test_a_group_of_columns_can_be_left_out(plus):
+    inputs = load_step_inputs(plus, "tiktok_like")
+    whole = plus_factors(inputs, MODALITIES)
+
+    def width(factors):
+        return sum(0 if part is None else part.shape[1] for part in (factors.user_part, factors.item_part, factors.user_vectors))
+
+    for group in GROUPS:
+        assert 0 < width(plus_factors(inputs, MODALITIES, group)) < width(whole), group
+    with pytest.raises(UserError, match="taste"):
+        plus_factors(inputs, MODALITIES, "tastes")
+    assert split_variant("vat_concat.plus-taste") == ("vat_concat", "plus", "taste")
+    assert split_variant(with_features("title+tags_cross", "plus")) == ("title+tags_cross", "plus", "")
+    assert split_variant("v1.2") == ("v1.2", "paper", "")
+
+
+def test_an_embedding_that_saw_every_label_is_refused(plus):
+    inputs = load_step_inputs(plus, "tiktok_like")
+    inputs.embedding.manifest["settings"]["evidence"] = "all"
+    with pytest.raises(UserError, match="--evidence train"):
+        plus_factors(inputs, MODALITIES)
+
+
+def test_rates_of_users_alone_rank_better_than_chance(plus):
+    """A look at the columns themselves: the user's rate in the last block, on test rows."""
+    data = load_interactions(plus, "tiktok")
+    matrix = load_matrix(plus, "tiktok_finish", "vat_concat.plus", CPU)
+    test = data.split == 2
+    assert auc(data.label("finish")[test], matrix.user_part[matrix.test.user_row][:, 0].numpy()) > 0.6
