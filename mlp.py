@@ -19,7 +19,8 @@ Started by torchrun, several processes train together, each with its share of ev
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -63,8 +64,8 @@ from mma4ctr.tasks import (
 
 LOSSES = ("bce", "listwise")
 HIDDEN = (128, 32, 4)
-# Rows that are scored at a time: 32 MB of first-layer outputs.
-SCORING_ROWS = 65_536
+# Rows that are scored at a time: on a CPU 2 MB of first-layer outputs, which stay in its cache.
+SCORING_ROWS = {"cpu": 4096, "cuda": 65_536}
 # With fewer positives among the test rows AUC is told with its interval.
 FEW_POSITIVES = 100
 
@@ -164,27 +165,64 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row; only
     the columns of a pair are made for each row.
     """
-    widths = [matrix.user_part.shape[1], matrix.item_part.shape[1]]
-    user_weight, item_weight, pair_weight = network.weights[0].split([*widths, matrix.in_features - sum(widths)], dim=1)
+    weight, device = network.weights[0], rows.label.device
+    user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
+    item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
+    users, width = user_part.shape
+    user_weight, item_weight, pair_weight = weight.split(
+        [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
+    )
+    halves = weight.new_empty(users + len(item_part), len(weight))
+    torch.addmm(network.biases[0], user_part, user_weight.T, out=halves[:users])
+    torch.mm(item_part, item_weight.T, out=halves[users:])
+    logits, hidden = weight.new_empty(len(rows)), weight.new_empty(len(rows), HIDDEN[-1])
+    step = SCORING_ROWS[device.type]
 
-    def half(part: torch.Tensor, weight: torch.Tensor, index: torch.Tensor) -> Callable[[slice], torch.Tensor]:
-        if len(part) <= 2 * len(index):
-            product = part @ weight.T
-            return lambda chunk: product[index[chunk]]
-        return lambda chunk: part[index[chunk]] @ weight.T
-
-    user_half = half(matrix.user_part, user_weight, rows.user_row)
-    item_half = half(matrix.item_part, item_weight, rows.item_row)
-    logits, hidden = [], []
-    for start in range(0, len(rows), SCORING_ROWS):
-        chunk = slice(start, start + SCORING_ROWS)
-        first = user_half(chunk).add_(item_half(chunk)).add_(network.biases[0])
+    def score(start: int) -> None:
+        chunk = slice(start, start + step)
+        both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
+        # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
+        first_layer = functional.embedding_bag(both, halves, mode="sum")
         if matrix.pairs:
-            first.addmm_(matrix.pairs.columns(rows.user_row[chunk], rows.item_row[chunk]), pair_weight.T)
-        found = network.head(first)
-        logits.append(found[0])
-        hidden.append(found[1])
-    return torch.cat(logits), torch.cat(hidden)
+            columns = matrix.pairs.columns(rows.user_row[chunk], rows.item_row[chunk])
+            first_layer.addmm_(columns, pair_weight.T)
+        logits[chunk], hidden[chunk] = network.head(first_layer)
+
+    starts = range(0, len(rows), step)
+    if device.type == "cpu":
+        _one_core_each(score, starts)
+    else:
+        for start in starts:
+            score(start)
+    return logits, hidden
+
+
+def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The rows of a part that `index` is about, an index into them, and what is to be subtracted from it.
+
+    The range of rows that occur, as test rows see one block of the user part; the rows themselves where that range is
+    far longer than `index`.
+    """
+    low, high = (int(index.min()), int(index.max())) if len(index) else (0, -1)
+    if high - low < 2 * len(index):
+        return part[low : high + 1], index, low
+    rows, place = torch.unique(index, return_inverse=True)
+    return part[rows], place, 0
+
+
+def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
+    """Spread items over threads that use one core each.
+
+    torch splits every operation over the cores and waits for them; whole chunks need no waiting, and numpy's tanh
+    would leave all cores but one idle.
+    """
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)  # the threads started below take it over
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(cores)
 
 
 @dataclass

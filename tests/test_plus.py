@@ -114,7 +114,8 @@ def test_products_and_tastes_equal_those_of_a_loop(plus):
             assert np.allclose(found[fold, user - 10], x.T @ x, atol=1e-3)
     summed, slopes, spread = found.sum(axis=0), np.random.default_rng(0).normal(size=(20, 16)), np.full(16, 0.3)
     means, shown = posterior_tastes(summed, slopes, spread)
-    expected = np.stack([np.linalg.solve(g.astype(float) + np.eye(16) / 0.3, b) for g, b in zip(summed, slopes)])
+    both = zip(summed.astype(float), slopes, strict=True)
+    expected = np.stack([np.linalg.solve(g + np.eye(16) / 0.3, b) for g, b in both])
     assert np.allclose(means, expected, rtol=1e-6, atol=1e-9)
     assert (shown > (means**2).sum(axis=0)).all()
 
@@ -163,7 +164,9 @@ def test_the_steps_with_features_plus(plus, capsys):
     paper, made = read_results(plus.results)[-2:]
     assert (paper.variant, made.variant) == ("vat_concat", "vat_concat.plus")
     assert made.auc > paper.auc + 0.01 and made.parameters < 10_000
-    assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--variant", "visual", "--features", "plus") == 2
+    assert (
+        call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--variant", "visual", "--features", "plus") == 2
+    )
     assert "gen_matrix.py" in capsys.readouterr().err
 
 
@@ -172,7 +175,10 @@ def test_a_group_of_columns_can_be_left_out(plus):
     whole = plus_factors(inputs, MODALITIES)
 
     def width(factors):
-        return sum(0 if part is None else part.shape[1] for part in (factors.user_part, factors.item_part, factors.user_vectors))
+        return sum(
+            0 if part is None else part.shape[1]
+            for part in (factors.user_part, factors.item_part, factors.user_vectors)
+        )
 
     for group in GROUPS:
         assert 0 < width(plus_factors(inputs, MODALITIES, group)) < width(whole), group
