@@ -105,7 +105,7 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
 
 def test_products_and_tastes_equal_those_of_a_loop(plus):
     inputs = load_step_inputs(plus, "tiktok_finish")
-    evidence, train = evidence_of(inputs)
+    evidence, _ = evidence_of(inputs)
     content = item_content([inputs.modal.array(name) for name in MODALITIES])
     found = products_by_cell(evidence, content, 10, 30)
     for user in (10, 17, 29):
