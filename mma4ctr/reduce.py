@@ -98,7 +98,8 @@ def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarra
         left, values, _ = np.linalg.svd(weighted.toarray(), full_matrices=False)
         exact: np.ndarray = (left * values).astype(np.float32)
         return exact
-    reduced: np.ndarray = TruncatedSVD(width, random_state=seed).fit_transform(weighted)
+    with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance of zero, where all rows are equal
+        reduced: np.ndarray = TruncatedSVD(width, random_state=seed).fit_transform(weighted)
     return reduced.astype(np.float32)
 
 

@@ -95,7 +95,7 @@ def lines(
     """Curves (x, y) by name; with `diagonal` the line from (0, 0) to the largest value as well."""
     figure = go.Figure()
     if diagonal:
-        end = max([1e-9, *(max([*xs, *ys]) for xs, ys in curves.values())])
+        end = max((value for curve in curves.values() for part in curve for value in part), default=1.0) or 1.0
         figure.add_scatter(
             x=[0, end], y=[0, end], mode="lines", line={"dash": "dot", "color": "#888"}, showlegend=False
         )

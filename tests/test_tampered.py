@@ -1,0 +1,129 @@
+"""A file that is not what a step wrote is refused by its fingerprint, wherever it is read, even where size and date of
+the file are as they were."""
+
+import os
+import shutil
+
+import orjson
+import pytest
+from safetensors.torch import load_file
+
+import cross_matrix
+import get_user_embedding
+import mlp
+import statis_and_draw
+import viewer
+from mma4ctr import artifacts
+from mma4ctr.artifacts import ArtifactWriter, fingerprint_of, read_artifact
+from mma4ctr.console import UserError
+from mma4ctr.paths import load_paths
+from mma4ctr.results import newest_of_each, read_results
+from tests.conftest import call
+
+TASK = "tiktok_like"
+
+
+def change_a_byte(path):
+    """Another last byte; size and date stay."""
+    status = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    shutil.copy(path, path.with_suffix(".new"))  # in the place of a link, not through it
+    path.with_suffix(".new").replace(path)
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and path.stat().st_mtime_ns == status.st_mtime_ns
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    """Steps 1 to 5 done, to be changed."""
+    shutil.copytree(made.file.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("dataset"))
+    return load_paths(tmp_path / "copy/path.json")
+
+
+def folders_of(paths):
+    """One artifact folder of each step; the last is a run with its model."""
+    run = next(r for r in newest_of_each(read_results(paths.results)) if (r.task, r.variant) == (TASK, "vat_concat"))
+    folders = [paths.graph / "tiktok", paths.modal / "tiktok", paths.user_embedding / TASK]
+    return [*folders, paths.matrix / TASK / "vat_concat", paths.torch_model / TASK / run.run_id]
+
+
+def test_every_file_of_every_artifact(copied):
+    seen = set()
+    for folder in folders_of(copied):
+        artifact = read_artifact(folder, "the step")
+        for name in artifact.manifest["files"]:
+            assert artifact.file(name) == folder / name, "as it was written it is read"
+            change_a_byte(folder / name)
+            with pytest.raises(UserError, match=r"its fingerprint is another; run \w+\.py again"):
+                artifact.file(name)
+            seen.add(name)
+        assert {path.name for path in folder.iterdir()} == {*artifact.manifest["files"], "manifest.json"}
+    assert {"user.npy", "visual.npy", "block.npy", "user_part.npy", "model.safetensors", "history.json"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "main", "options"),
+    [
+        (0, "label_like.npy", get_user_embedding.main, ("--task", TASK)),
+        (1, "textual.npy", cross_matrix.main, ("--task", TASK)),
+        (2, "acoustic.npy", cross_matrix.main, ("--task", TASK)),
+        (2, "block.npy", mlp.main, ("--task", TASK, "--epochs", 1)),
+        (3, "item_part.npy", mlp.main, ("--task", TASK, "--epochs", 1)),
+        (4, "predictions.npy", viewer.main, ("--task", TASK)),
+        (4, "history.json", statis_and_draw.main, ("--task", TASK)),
+    ],
+)
+def test_the_next_step_refuses_it(copied, capsys, place, name, main, options):
+    path = folders_of(copied)[place] / name
+    change_a_byte(path)
+    assert call(main, "--paths", copied.file, *options) == 2
+    error = capsys.readouterr().err
+    assert f"error: {path}: is not what was written" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("key", ["settings", "files", "inputs", "step"])
+def test_a_manifest_that_was_changed(copied, capsys, key):
+    """To call leaky features honest, for one."""
+    path = folders_of(copied)[2] / "manifest.json"
+    content = orjson.loads(path.read_bytes())
+    content[key] = content[key] | {"evidence": "other"} if isinstance(content[key], dict) else 7
+    path.write_bytes(orjson.dumps(content))
+    assert call(mlp.main, "--paths", copied.file, "--task", TASK) == 2
+    assert f"error: {path}: was changed since it was written" in capsys.readouterr().err
+    del content[key]
+    path.write_bytes(orjson.dumps(content))
+    assert call(mlp.main, "--paths", copied.file, "--task", TASK) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_model_is_loaded_as_it_was_saved(copied):
+    artifact = read_artifact(folders_of(copied)[4], "mlp.py")
+    assert len(load_file(artifact.file("model.safetensors"))) == 8
+    assert artifact.fingerprint == fingerprint_of(
+        {k: artifact.manifest[k] for k in ("step", "settings", "inputs", "files")}
+    )
+
+
+def test_a_file_is_hashed_once(copied, monkeypatch):
+    hashed = []
+    original = artifacts._sha256
+    monkeypatch.setattr(artifacts, "_sha256", lambda path: hashed.append(path.name) or original(path))
+    artifact = read_artifact(folders_of(copied)[0], "")
+    for _ in range(3):
+        artifact.array("user")
+    assert hashed == ["user.npy"]
+
+
+def test_a_lock_is_gone_when_nobody_writes(tmp_path):
+    for failing in (False, True):
+        try:
+            with ArtifactWriter(tmp_path / "made", step=1, made_by="x.py", settings={}, inputs={}) as writer:
+                writer.json("one", [1])
+                assert (tmp_path / ".made.lock").exists()
+                if failing:
+                    raise UserError("stop")
+        except UserError:
+            assert failing
+        assert [path.name for path in tmp_path.iterdir()] == ["made"]
