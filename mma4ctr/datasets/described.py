@@ -170,14 +170,13 @@ class Described(RawDataset):
     @cached_property
     def modalities(self) -> tuple[Modality, ...]:  # type: ignore[override]
         """With the length of the vectors, which their files tell."""
-        found = []
-        for source in self.description.sources:
-            raw_width = self.vector_width(source) if source.kind == "dense" else 0
-            limit = min(DEFAULT_WIDTH, raw_width) if raw_width else DEFAULT_WIDTH
-            found.append(
-                Modality(source.name, source.width or limit, source.kind, raw_width, at_most=source.width is None)
-            )
-        return tuple(found)
+        return tuple(map(self.modality_of, self.description.sources))
+
+    def modality_of(self, source: ModalitySource) -> Modality:
+        """One modality, its files looked at; raises `UserError`."""
+        raw_width = self.vector_width(source) if source.kind == "dense" else 0
+        limit = min(DEFAULT_WIDTH, raw_width) if raw_width else DEFAULT_WIDTH
+        return Modality(source.name, source.width or limit, source.kind, raw_width, at_most=source.width is None)
 
     def vector_width(self, source: ModalitySource) -> int:
         """How many numbers a vector has; raises `UserError` where no vector is among the first."""
@@ -208,7 +207,7 @@ class Described(RawDataset):
 
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         source = self._sources[modality]
-        width = next(known.raw_width for known in self.modalities if known.name == modality)
+        width = self.modality_of(source).raw_width
         seen = self._feature_ids.setdefault(modality, [])
         chunks = self._arrays(source, bad) if source.encoding == "vectors" else self._rows(source, width, bad)
         for chunk in chunks:
