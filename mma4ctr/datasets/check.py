@@ -66,7 +66,9 @@ def _check_interactions(found: Found, raw: Described, rows: int) -> Ids | None:
     names = source.columns(path)
     for column in raw.columns:
         found.tried(partial(demand_columns, str(path), names, [column]))
-    table = first_table(source, path, [name for name in raw.columns if names.count(name) == 1], rows)
+    bad = BadLines(allowed=rows)
+    table = first_table(source, path, [name for name in raw.columns if names.count(name) == 1], rows, bad)
+    found.mistakes += bad.first
     found.rows.append(["interactions", f"{len(table):,} of {path.name} looked at"])
     if not len(table):
         raise UserError(f"{path}: holds no interaction that can be read")

@@ -308,11 +308,13 @@ class Described(RawDataset):
         if share >= FEW:
             return None
         source = self._sources[modality]
+        theirs = set(map(str, items.tolist()))
         known = self._feature_ids.get(modality, [])
+        unknown = [name for name in known if name not in theirs]
         lacking = [str(name) for name in items[np.flatnonzero(~present)[:REMEMBERED]]]
         text = (
             f"{source.source.where}: {share:.1%} of the {len(items):,} items of the interactions have {modality}; ids "
-            f"there are such as {_examples(lacking)}, here such as {_examples(sorted(set(known) - set(lacking)))}"
+            f"there are such as {_examples(lacking)}, here such as {_examples(unknown or known)}"
         )
         if not share:
             raise UserError(f"{text}; name the columns and files in which they are written alike")

@@ -163,9 +163,9 @@ def read_tables(
             )
 
 
-def first_table(source: Source, path: Path, wanted: Sequence[str], rows: int) -> pa.Table:
+def first_table(source: Source, path: Path, wanted: Sequence[str], rows: int, bad: BadLines | None = None) -> pa.Table:
     """About the first `rows` rows of one file, those of its first block at most; bad ones are left out."""
-    bad = BadLines(allowed=rows)
+    bad = bad or BadLines(allowed=rows)
     parts = read_tables(source.only(path), wanted, lambda table, block: table, bad, description="", workers=Few())
     table: pa.Table = next(parts, pa.table({name: pa.array([], pa.string()) for name in wanted}))
     return table.slice(0, rows)
