@@ -662,6 +662,11 @@ STEP_2 = {
     "array missing": (edited("array.npy", "arrays.npy"), "is 'array.npy' meant?"),
     "no array": (file_content("array.npy", "x"), "cannot be read as an array"),
     "an array of one dimension": (array("array.npy", np.zeros(ITEMS)), "must hold numbers, a row for each item"),
+    "an array of no columns": (array("array.npy", np.zeros((ITEMS, 0))), "must hold numbers, a row for each"),
+    "arrays of two widths": (many(array("arrays.npy", np.zeros((ITEMS, 3))), file_content("arrays.txt", ""), edited(
+        'vectors = "array.npy"\nids = "array.txt"', 'vectors = "array*.npy"\nids = "array*.txt"')), "rows of 3 numbers"),
+    "arrays without their ids": (many(array("arrays.npy", np.zeros((ITEMS, WIDTH))), edited(
+        '"array.npy"', '"array*.npy"')), "2 files of vectors and 1 of ids"),
     "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must hold numbers"),
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
     "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"there are {ITEMS + 1} ids of them"),

@@ -209,7 +209,7 @@ class Described(RawDataset):
         source = self._sources[modality]
         width = self.modality_of(source).raw_width
         seen = self._feature_ids.setdefault(modality, [])
-        chunks = self._arrays(source, bad) if source.encoding == "vectors" else self._rows(source, width, bad)
+        chunks = self._arrays(source, width, bad) if source.encoding == "vectors" else self._rows(source, width, bad)
         for chunk in chunks:
             if len(seen) < REMEMBERED:
                 some = chunk.ids[:REMEMBERED].astype(str).tolist() if chunk.text is None else chunk.text[:REMEMBERED]
@@ -232,12 +232,16 @@ class Described(RawDataset):
             rows = VECTOR_ROWS if source.kind == "dense" else BATCH_ROWS
             yield from self._tables(one, [id_column, *columns], parse, bad, source.name, rows)
 
-    def _arrays(self, source: ModalitySource, bad: BadLines) -> Iterator[DenseChunk]:
+    def _arrays(self, source: ModalitySource, width: int, bad: BadLines) -> Iterator[DenseChunk]:
         """The rows of `.npy` files."""
         files = source.source.files()
         first = 0
         for number, path in enumerate(files):
             values = _array_file(path)
+            if values.shape[1] != width:
+                raise UserError(
+                    f"{path}: rows of {values.shape[1]} numbers where {width} are expected, as in {files[0]}"
+                )
             if isinstance(source.ids, int):
                 ids = ids_of(pa.array(np.arange(first, first + len(values)) + source.ids), "ids")
                 first += len(values)
@@ -407,7 +411,8 @@ def _array_file(path: Path, dimensions: int = 2) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an array ({str(error).splitlines()[0]})") from None
     kinds = "fiu" if dimensions == 2 else "iufUS"
-    if not isinstance(found, np.ndarray) or found.ndim != dimensions or found.dtype.kind not in kinds:
+    right = isinstance(found, np.ndarray) and found.ndim == dimensions and found.dtype.kind in kinds
+    if not right or not all(found.shape[1:]):
         what = "numbers, a row for each item" if dimensions == 2 else "ids, one for each item"
         raise UserError(f"{path}: must hold {what}, and is {getattr(found, 'dtype', '')} {getattr(found, 'shape', '')}")
     return found
