@@ -664,7 +664,7 @@ STEP_2 = {
     "an array of one dimension": (array("array.npy", np.zeros(ITEMS)), "must hold numbers, a row for each item"),
     "an array of no columns": (array("array.npy", np.zeros((ITEMS, 0))), "must hold numbers, a row for each"),
     "arrays of two widths": (many(array("arrays.npy", np.zeros((ITEMS, 3))), file_content("arrays.txt", ""), edited(
-        'vectors = "array.npy"\nids = "array.txt"', 'vectors = "array*.npy"\nids = "array*.txt"')), "rows of 3 numbers"),
+        'vectors = "array.npy"\nids = "array.txt"', 'vectors = "array*.npy"\nids = "array*.txt"')), "rows of 3"),
     "arrays without their ids": (many(array("arrays.npy", np.zeros((ITEMS, WIDTH))), edited(
         '"array.npy"', '"array*.npy"')), "2 files of vectors and 1 of ids"),
     "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must hold numbers"),
