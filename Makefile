@@ -3,6 +3,7 @@
 #   make          steps 1 to 5, 7 and 8 on the data that path.json points at (PATHS=other.json for another file)
 #   make demo     the same on a simulated world, everything in demo/
 #   make test     lint, format, types and tests
+#   make own-data        a data set that a description tells: MovieLens-100k, with the baselines beside it
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
 #   make test-baseline   the tests that need that environment
 #   make test-long       the tests that take long: every step killed at 50 moments
@@ -15,7 +16,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo test lint baseline test-baseline test-long fuzz bench
+.PHONY: all demo test lint own-data baseline test-baseline test-long fuzz bench
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -39,6 +40,25 @@ demo: .venv/installed
 	$(RUN) -m mma4ctr.world demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
 	@echo "The report: demo/saved/report.html"
+
+# MovieLens-100k lies in RecBole's wheel.
+define own_paths
+{"parent_folder": ".", "datasets": {"movielens": {"description": "movielens-100k",
+ "folder": "wheel/recbole/dataset_example/ml-100k"}},
+ "graph_path": "graph", "modal_path": "modal", "user_embedding_path": "user_embedding",
+ "matrix_path": "matrix", "torch_model_path": "torch_model", "saved_path": "saved"}
+endef
+export own_paths
+
+own-data: .venv/installed .venv-baseline/installed
+	mkdir -p demo/own
+	$(PYTHON) -m pip download --quiet --no-deps --dest demo/own recbole==1.2.1
+	$(PYTHON) -m zipfile -e demo/own/recbole-1.2.1-py3-none-any.whl demo/own/wheel
+	echo "$$own_paths" > demo/own/path.json
+	$(RUN) -m mma4ctr.datasets check demo/own/path.json
+	$(call steps,demo/own/path.json,,--points 400)
+	$(RUN) baseline/comp.py --paths demo/own/path.json --epochs 2 \
+		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN LightGBM rates
 
 lint: .venv/installed
 	$(RUN) -m ruff check .

@@ -51,7 +51,7 @@ from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results, run_id_of
 from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, cases_of, prepared_inputs
 from mma4ctr.tables import write_tables
-from mma4ctr.tasks import Variants, add_task_options, chosen_tasks, variants_for
+from mma4ctr.tasks import STUDY, Variants, add_task_options, chosen_tasks, variants_for
 
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0
@@ -79,13 +79,18 @@ class Group:
 
 
 def plan(
-    studies: Iterable[Study], task: str, base: Inputs, known: Variants, modalities: Iterable[str], seeds: int
+    studies: Iterable[Study],
+    task: str,
+    base: Inputs,
+    modalities: Iterable[str],
+    seeds: int,
+    known: Variants = STUDY,
 ) -> list[Group]:
     """The trainings that the studies need for a task: equal ones once, with all their marks.
 
     Args:
-        known: the variants of its data set.
         modalities: cases that need another one are left out.
+        known: the variants of its data set.
     """
     marks: dict[Group, set[int]] = {}
     compared: set[Group] = set()
@@ -348,7 +353,7 @@ def main() -> int:
         base = prepared_inputs(paths, task)
         training_rows[task] = base.train_rows or 0
         known = variants_for(paths, task)
-        for whole in plan(studies, task, base, known, modal.manifest["modalities"], arguments.seeds):
+        for whole in plan(studies, task, base, modal.manifest["modalities"], arguments.seeds, known):
             own = own_paths(paths, whole.inputs, base)
             folder = own.matrix / task / whole.variant
             if not arguments.dry_run:

@@ -482,7 +482,9 @@ def describe(raw: RawDataset, manifest: dict) -> None:
         f"train {rows['train']:,}, valid {rows['valid']:,}, test {rows['test']:,}"
     )
     if raw.negatives:
-        note(f"{raw.name}: {rows['drawn']:,} of the kept rows are negatives that were drawn from unseen items")
+        seen = rows["kept"] - rows["drawn"]
+        fewer = "; users who have met nearly all got fewer" if rows["drawn"] < seen * raw.negatives else ""
+        note(f"{raw.name}: {seen:,} rows are of the log, {rows['drawn']:,} were drawn from unseen items{fewer}")
     shares = []
     for target, positives in manifest["positives"].items():
         if positives in (0, rows["kept"]):

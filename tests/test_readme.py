@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mma4ctr.world import __main__ as world
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.S)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith(".venv/bin/python ")]
+JSON_BLOCKS = re.findall(r"```json\n(.*?)```", README, re.S)
 REAL = ROOT.parent / "shared/data/tiktok-real"
 
 
@@ -46,9 +48,33 @@ def test_the_world_commands(tmp_path):
     assert (tmp_path / "dataset/wechat/user_action.csv").is_file()
 
 
+def test_the_example_of_your_own_data(tmp_path):
+    """The README's description and path.json, on files with the columns that it names."""
+    (description,) = re.findall(r"```toml\n(.*?)```", README, re.S)
+    (content,) = (block for block in JSON_BLOCKS if "mine.toml" in block)
+    (tmp_path / "mine.toml").write_text(description)
+    (tmp_path / "own.json").write_text(content)
+    (tmp_path / "data").mkdir()
+    rng = np.random.default_rng(0)
+    log = zip(*(rng.integers(1, high, 3000) for high in (60, 90, 6, 10**9)), strict=True)
+    lines = [f"{user},film-{item},{stars},{time}" for user, item, stars, time in log]
+    (tmp_path / "data/log-1.csv").write_text("\n".join(["user,film,stars,time", *lines]) + "\n")
+    films = [f"film-{number}" for number in range(1, 90)]
+    lines = [f"{film},{rng.choice(['The cat', 'A dog', 'Red bird'])},comedy drama" for film in films]
+    (tmp_path / "data/films.csv").write_text("\n".join(["film,title,genres", *lines]) + "\n")
+    np.save(tmp_path / "data/pictures.npy", rng.normal(size=(89, 12)).astype(np.float32))
+    (tmp_path / "data/pictures.txt").write_text("\n".join(films) + "\n")
+    commands = [command for command in COMMANDS if "own.json" in command]
+    assert len(commands) == 8
+    for command in commands:
+        more = " --points 20" if "viewer.py" in command else ""
+        run_command(command.replace("own.json", str(tmp_path / "own.json")) + more, tmp_path)
+    assert (tmp_path / "out/saved/report.html").is_file()
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real TikTok input is not beside this repository")
 def test_commands_on_real_input(tmp_path):
-    content = json.loads(re.search(r"```json\n(.*?)```", README, re.S)[1])
+    (content,) = (json.loads(block) for block in JSON_BLOCKS if "tiktok-real" in block)
     content |= {"parent_folder": str(tmp_path), "dataset_path": str(REAL.parent)}
     (tmp_path / "real.json").write_text(json.dumps(content))
     for command in COMMANDS:

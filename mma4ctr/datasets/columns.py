@@ -246,7 +246,7 @@ COMPARISONS = {
     ">": np.greater,
     "<": np.less,
 }
-_COMPARISON = re.compile(r"(.+?)\s*(>=|<=|==|!=|>|<)\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+_COMPARISON = re.compile(r"([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*(-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
 def parse_rule(text: str) -> Rule:

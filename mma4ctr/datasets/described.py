@@ -170,14 +170,13 @@ class Described(RawDataset):
     @cached_property
     def modalities(self) -> tuple[Modality, ...]:  # type: ignore[override]
         """With the length of the vectors, which their files tell."""
-        found = []
-        for source in self.description.sources:
-            raw_width = self.vector_width(source) if source.kind == "dense" else 0
-            limit = min(DEFAULT_WIDTH, raw_width) if raw_width else DEFAULT_WIDTH
-            found.append(
-                Modality(source.name, source.width or limit, source.kind, raw_width, at_most=source.width is None)
-            )
-        return tuple(found)
+        return tuple(map(self.modality_of, self.description.sources))
+
+    def modality_of(self, source: ModalitySource) -> Modality:
+        """One modality, its files looked at; raises `UserError`."""
+        raw_width = self.vector_width(source) if source.kind == "dense" else 0
+        limit = min(DEFAULT_WIDTH, raw_width) if raw_width else DEFAULT_WIDTH
+        return Modality(source.name, source.width or limit, source.kind, raw_width, at_most=source.width is None)
 
     def vector_width(self, source: ModalitySource) -> int:
         """How many numbers a vector has; raises `UserError` where no vector is among the first."""
@@ -208,9 +207,9 @@ class Described(RawDataset):
 
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         source = self._sources[modality]
-        width = next(known.raw_width for known in self.modalities if known.name == modality)
+        width = self.modality_of(source).raw_width
         seen = self._feature_ids.setdefault(modality, [])
-        chunks = self._arrays(source, bad) if source.encoding == "vectors" else self._rows(source, width, bad)
+        chunks = self._arrays(source, width, bad) if source.encoding == "vectors" else self._rows(source, width, bad)
         for chunk in chunks:
             if len(seen) < REMEMBERED:
                 some = chunk.ids[:REMEMBERED].astype(str).tolist() if chunk.text is None else chunk.text[:REMEMBERED]
@@ -233,12 +232,16 @@ class Described(RawDataset):
             rows = VECTOR_ROWS if source.kind == "dense" else BATCH_ROWS
             yield from self._tables(one, [id_column, *columns], parse, bad, source.name, rows)
 
-    def _arrays(self, source: ModalitySource, bad: BadLines) -> Iterator[DenseChunk]:
+    def _arrays(self, source: ModalitySource, width: int, bad: BadLines) -> Iterator[DenseChunk]:
         """The rows of `.npy` files."""
         files = source.source.files()
         first = 0
         for number, path in enumerate(files):
             values = _array_file(path)
+            if values.shape[1] != width:
+                raise UserError(
+                    f"{path}: rows of {values.shape[1]} numbers where {width} are expected, as in {files[0]}"
+                )
             if isinstance(source.ids, int):
                 ids = ids_of(pa.array(np.arange(first, first + len(values)) + source.ids), "ids")
                 first += len(values)
@@ -309,11 +312,13 @@ class Described(RawDataset):
         if share >= FEW:
             return None
         source = self._sources[modality]
+        theirs = set(map(str, items.tolist()))
         known = self._feature_ids.get(modality, [])
+        unknown = [name for name in known if name not in theirs]
         lacking = [str(name) for name in items[np.flatnonzero(~present)[:REMEMBERED]]]
         text = (
             f"{source.source.where}: {share:.1%} of the {len(items):,} items of the interactions have {modality}; ids "
-            f"there are such as {_examples(lacking)}, here such as {_examples(sorted(set(known) - set(lacking)))}"
+            f"there are such as {_examples(lacking)}, here such as {_examples(unknown or known)}"
         )
         if not share:
             raise UserError(f"{text}; name the columns and files in which they are written alike")
@@ -406,7 +411,8 @@ def _array_file(path: Path, dimensions: int = 2) -> np.ndarray:
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an array ({str(error).splitlines()[0]})") from None
     kinds = "fiu" if dimensions == 2 else "iufUS"
-    if not isinstance(found, np.ndarray) or found.ndim != dimensions or found.dtype.kind not in kinds:
+    right = isinstance(found, np.ndarray) and found.ndim == dimensions and found.dtype.kind in kinds
+    if not right or not all(found.shape[1:]):
         what = "numbers, a row for each item" if dimensions == 2 else "ids, one for each item"
         raise UserError(f"{path}: must hold {what}, and is {getattr(found, 'dtype', '')} {getattr(found, 'shape', '')}")
     return found

@@ -6,6 +6,7 @@ and can be passed over with --skip-bad-lines.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,10 +164,18 @@ def read_tables(
             )
 
 
-def first_table(source: Source, path: Path, wanted: Sequence[str], rows: int) -> pa.Table:
+def first_table(source: Source, path: Path, wanted: Sequence[str], rows: int, bad: BadLines | None = None) -> pa.Table:
     """About the first `rows` rows of one file, those of its first block at most; bad ones are left out."""
-    bad = BadLines(allowed=rows)
-    parts = read_tables(source.only(path), wanted, lambda table, block: table, bad, description="", workers=Few())
+    bad = bad or BadLines(allowed=rows)
+    parts = read_tables(
+        source.only(path),
+        wanted,
+        lambda table, block: table,
+        bad,
+        description="",
+        workers=Few(),
+        batch_rows=min(rows, BATCH_ROWS),
+    )
     table: pa.Table = next(parts, pa.table({name: pa.array([], pa.string()) for name in wanted}))
     return table.slice(0, rows)
 
@@ -176,8 +185,6 @@ class Few:
 
     def in_order(self, work: Callable[[Any], Any], items: Any) -> Iterator[Any]:
         """See `mma4ctr.parallel.Workers`."""
-        from concurrent.futures import Future
-
         for item in items:
             future: Future[Any] = Future()
             try:
