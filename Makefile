@@ -94,7 +94,7 @@ bench: .venv/installed
 # Without ensurepip, which some systems leave out of python3; the pip that is there installs into .venv.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --without-pip .venv
-	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable ".[baseline,cluster,dev]"
+	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt --editable ".[baseline,cluster,dev,export]"
 	touch $@
 
 .venv-baseline/installed: baseline/constraints.txt

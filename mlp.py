@@ -12,15 +12,21 @@ interrupt). Training ends early when validation AUC no longer improves. Test row
 
     python mlp.py --task wechat_click --variant vat_concat --epochs 30
 
+A trained run scores pairs of users and items from a TSV with these columns, or finds the best items for users:
+
+    python mlp.py --run 3f2a90c1d7be --predict pairs.tsv
+    python mlp.py --run 3f2a90c1d7be --predict users.tsv --top 10
+    python mlp.py --run 3f2a90c1d7be --onnx model.onnx
+
 Started by torchrun, several processes train together, each with its share of every batch:
 
     torchrun --nproc-per-node 2 mlp.py --task wechat_click
 """
 
+import argparse
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +38,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from mma4ctr.artifacts import ArtifactWriter
+from mma4ctr.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.console import (
     Stopwatch,
     UserError,
@@ -46,11 +52,21 @@ from mma4ctr.console import (
     whole_number,
 )
 from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
-from mma4ctr.matrix import BatchBuffers, FactorMatrix, RowGroup, load_matrix, load_step_inputs, with_features
+from mma4ctr.export import export_onnx
+from mma4ctr.matrix import (
+    MADE_BY,
+    BatchBuffers,
+    FactorMatrix,
+    load_matrix,
+    load_step_inputs,
+    variant_kind,
+    with_features,
+)
 from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
+from mma4ctr.scoring import find_run, load_network, load_scorer, predict, score_pairs, top_items
 from mma4ctr.tasks import (
     DEFAULT_VARIANT,
     STUDY,
@@ -64,8 +80,6 @@ from mma4ctr.tasks import (
 
 LOSSES = ("bce", "listwise")
 HIDDEN = (128, 32, 4)
-# Rows that are scored at a time: on a CPU 2 MB of first-layer outputs, which stay in its cache.
-SCORING_ROWS = {"cpu": 4096, "cuda": 65_536}
 # With fewer positives among the test rows AUC is told with its interval.
 FEW_POSITIVES = 100
 
@@ -156,73 +170,6 @@ def train_epoch(
             network.gradient.zero_()
         adam.step(network.parameters, ranks.sum_(network.gradient), rate)
     return float(ranks.sum_(total)) / len(rows)
-
-
-@torch.no_grad()
-def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (rows,) and the last hidden layer (rows, 4).
-
-    The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row; only
-    the columns of a pair are made for each row.
-    """
-    weight, device = network.weights[0], rows.label.device
-    user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
-    item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
-    users, width = user_part.shape
-    user_weight, item_weight, pair_weight = weight.split(
-        [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
-    )
-    halves = weight.new_empty(users + len(item_part), len(weight))
-    torch.addmm(network.biases[0], user_part, user_weight.T, out=halves[:users])
-    torch.mm(item_part, item_weight.T, out=halves[users:])
-    logits, hidden = weight.new_empty(len(rows)), weight.new_empty(len(rows), HIDDEN[-1])
-    step = SCORING_ROWS[device.type]
-
-    def score(start: int) -> None:
-        chunk = slice(start, start + step)
-        both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
-        # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
-        first_layer = functional.embedding_bag(both, halves, mode="sum")
-        if matrix.pairs:
-            columns = matrix.pairs.columns(rows.user_row[chunk], rows.item_row[chunk])
-            first_layer.addmm_(columns, pair_weight.T)
-        logits[chunk], hidden[chunk] = network.head(first_layer)
-
-    starts = range(0, len(rows), step)
-    if device.type == "cpu":
-        _one_core_each(score, starts)
-    else:
-        for start in starts:
-            score(start)
-    return logits, hidden
-
-
-def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The rows of a part that `index` is about, an index into them, and what is to be subtracted from it.
-
-    The range of rows that occur, as test rows see one block of the user part; the rows themselves where that range is
-    far longer than `index`.
-    """
-    low, high = (int(index.min()), int(index.max())) if len(index) else (0, -1)
-    if high - low < 2 * len(index):
-        return part[low : high + 1], index, low
-    rows, place = torch.unique(index, return_inverse=True)
-    return part[rows], place, 0
-
-
-def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
-    """Spread items over threads that use one core each.
-
-    torch splits every operation over the cores and waits for them; whole chunks need no waiting, and numpy's tanh
-    would leave all cores but one idle.
-    """
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)  # the threads started below take it over
-    try:
-        with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(cores)
 
 
 @dataclass
@@ -514,6 +461,31 @@ def batch_size_option(text: str) -> int:
     return 0 if text == "auto" else whole_number(1)(text)
 
 
+def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
+    """`--run`: score pairs, find the best items of users, or export the network."""
+    if not (arguments.predict or arguments.onnx):
+        raise UserError("--run: what with it? Take --predict FILE or --onnx FILE")
+    watch = Stopwatch()
+    result = find_run(paths, arguments.run)
+    if arguments.onnx:
+        matrix = read_artifact(paths.matrix / result.task / result.variant, MADE_BY[variant_kind(result.variant)])
+        export_onnx(load_network(paths, result), matrix, arguments.onnx)
+        note(f"wrote {arguments.onnx}: {matrix.manifest['in_features']} unscaled features to a probability")
+    if arguments.predict:
+        if not arguments.predict.is_file():
+            raise UserError(f"--predict {arguments.predict}: there is no such file")
+        written = arguments.output or paths.saved / "predictions" / f"{result.run_id}-{arguments.predict.stem}.tsv"
+        scorer = load_scorer(paths, result)
+        if arguments.top:
+            count, unknown = top_items(scorer, arguments.predict, arguments.top, written)
+        else:
+            count, unknown = score_pairs(scorer, arguments.predict, written)
+        if unknown:
+            warn(f"{arguments.predict}: {unknown:,} have a user or an item that no kept row has; the mean one stood in")
+        closing_line(5, str(written), count, watch, unit="users" if arguments.top else "pairs")
+    return 0
+
+
 def main() -> int:
     options = parser(__doc__)
     add_task_options(options)
@@ -540,10 +512,23 @@ def main() -> int:
     )
     options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
+    options.add_argument("--run", metavar="RUN_ID", help="use this run in place of training one")
+    options.add_argument(
+        "--predict", type=Path, metavar="FILE", help="TSV with the columns user and item, to be scored"
+    )
+    options.add_argument(
+        "--top", type=whole_number(1), metavar="N", help="the N best items for each user of --predict's column user"
+    )
+    options.add_argument("--output", type=Path, metavar="FILE", help="where the scores go; none: below saved_path")
+    options.add_argument("--onnx", type=Path, metavar="FILE", help="write the run's network as ONNX")
     arguments = options.parse_args()
 
-    watch = Stopwatch()
     paths = load_paths(arguments.paths)
+    if arguments.run:
+        return use_run(paths, arguments)
+    if arguments.predict or arguments.onnx:
+        raise UserError("--predict and --onnx need --run RUN_ID: a run that results.jsonl names")
+    watch = Stopwatch()
     device = local_device(choose_device(arguments.device))
     ranks = join_ranks(device)
     if ranks.world > 1 and arguments.loss == "listwise":

@@ -10,8 +10,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -58,18 +58,26 @@ def fingerprint_of(content: Any) -> str:
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Replace one file in one go: temporary name, sync, rename."""
+@contextmanager
+def file_replaced(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written that takes the place of `path` in one go when the block ends well: temporary name, sync,
+    rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as handle:
-            handle.write(content)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace one file in one go, see `file_replaced`."""
+    with file_replaced(path) as handle:
+        handle.write(content)
 
 
 def demand_space(folder: Path, needed: int, what: str) -> None:

@@ -92,7 +92,8 @@ class Pairs:
 
     Attributes:
         user_vectors: float32 (blocks * users, columns, k), divided by the columns' scales.
-        item_vectors: float32 (items, k). shift: float32 (columns,), subtracted from the products.
+        item_vectors: float32 (items, k). shift: float32 (columns,), divided in the same way, subtracted from the
+            products.
     """
 
     user_vectors: torch.Tensor
@@ -342,7 +343,8 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
             fitted = fit_pair_scaling(pairs, rows, item_rows, scaling)
             writer.array("user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
             writer.array("item_vectors", factors.item_vectors)
-            writer.array("pair_shift", (fitted.shift / fitted.scale).astype(np.float32))
+            writer.array("pair_shift", fitted.shift)
+            writer.array("pair_scale", fitted.scale)
             in_features += vectors.shape[1]
         writer.manifest["in_features"] = in_features
         writer.manifest["rows"] = {"user_part": len(users), "item_part": len(item_part), "rows": len(data)}
@@ -368,7 +370,8 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     blocks_of_items = len(item_part) > len(data.item_ids)
     pairs = None
     if "user_vectors" in artifact.array_names:
-        arrays = [artifact.array(name) for name in ("user_vectors", "item_vectors", "pair_shift")]
+        shift = (artifact.array("pair_shift") / artifact.array("pair_scale")).astype(np.float32)
+        arrays = [artifact.array("user_vectors"), artifact.array("item_vectors"), shift]
         pairs = Pairs(*(torch.from_numpy(array).to(device) for array in arrays))
 
     def group(part: int, name: str) -> RowGroup:

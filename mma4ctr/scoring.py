@@ -1,0 +1,245 @@
+"""A trained network at work: test rows for step 5, and any pairs of users and items for whoever uses the model."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pyarrow import csv
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from mma4ctr.artifacts import file_replaced, read_artifact
+from mma4ctr.console import UserError, progress
+from mma4ctr.matrix import FactorMatrix, Pairs, RowGroup, load_matrix, load_step_inputs
+from mma4ctr.network import Network
+from mma4ctr.parallel import Threads
+from mma4ctr.paths import Paths
+from mma4ctr.rawfiles import BadLines, Block, DelimitedText, parse_blocks, read_header
+from mma4ctr.results import Result, read_results, run_folder
+
+# Rows that are scored at a time: on a CPU 2 MB of first-layer outputs, which stay in its cache.
+SCORING_ROWS = {"cpu": 4096, "cuda": 65_536}
+# Pairs of users and all items that are scored at a time.
+PAIRS_AT_A_TIME = 1 << 20
+
+
+@torch.no_grad()
+def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (rows,) and the last hidden layer (rows, width of it).
+
+    The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row; only
+    the columns of a pair are made for each row.
+    """
+    weight, device = network.weights[0], rows.label.device
+    user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
+    item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
+    users, width = user_part.shape
+    user_weight, item_weight, pair_weight = weight.split(
+        [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
+    )
+    halves = weight.new_empty(users + len(item_part), len(weight))
+    torch.addmm(network.biases[0], user_part, user_weight.T, out=halves[:users])
+    torch.mm(item_part, item_weight.T, out=halves[users:])
+    logits, hidden = weight.new_empty(len(rows)), weight.new_empty(len(rows), network.weights[-1].shape[1])
+    step = SCORING_ROWS[device.type]
+
+    def score(start: int) -> None:
+        chunk = slice(start, start + step)
+        both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
+        # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
+        first_layer = functional.embedding_bag(both, halves, mode="sum")
+        if matrix.pairs:
+            columns = matrix.pairs.columns(rows.user_row[chunk], rows.item_row[chunk])
+            first_layer.addmm_(columns, pair_weight.T)
+        logits[chunk], hidden[chunk] = network.head(first_layer)
+
+    starts = range(0, len(rows), step)
+    if device.type == "cpu":
+        _one_core_each(score, starts)
+    else:
+        for start in starts:
+            score(start)
+    return logits, hidden
+
+
+def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The rows of a part that `index` is about, an index into them, and what is to be subtracted from it.
+
+    The range of rows that occur, as test rows see one block of the user part; the rows themselves where that range is
+    far longer than `index`.
+    """
+    low, high = (int(index.min()), int(index.max())) if len(index) else (0, -1)
+    if high - low < 2 * len(index):
+        return part[low : high + 1], index, low
+    rows, place = torch.unique(index, return_inverse=True)
+    return part[rows], place, 0
+
+
+def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
+    """Spread items over threads that use one core each.
+
+    torch splits every operation over the cores and waits for them; whole chunks need no waiting, and numpy's tanh
+    would leave all cores but one idle.
+    """
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)  # the threads started below take it over
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(cores)
+
+
+def _with_mean(rows: torch.Tensor) -> torch.Tensor:
+    """The rows, and their mean after the last."""
+    return torch.cat((rows, rows.mean(dim=0, keepdim=True)))
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A run of mlp.py, ready for pairs.
+
+    Attributes:
+        network: its weights. matrix: what all training rows say of each user and item, one block, and after the last
+            user and the last item the mean one, who stands for whoever is not known.
+        users, items: their ids as the raw files write them.
+    """
+
+    network: Network
+    matrix: FactorMatrix
+    users: pa.Array
+    items: pa.Array
+
+    def score(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """float32 (pairs,): probabilities for int64 positions of users and items."""
+        rows = RowGroup(
+            np.arange(len(user)),
+            torch.from_numpy(user),
+            torch.from_numpy(item),
+            torch.from_numpy(item),
+            torch.empty(len(user)),
+        )
+        probability: np.ndarray = torch.sigmoid(predict(self.network, self.matrix, rows)[0]).numpy()
+        return probability
+
+
+def positions(ids: pa.Array, known: pa.Array) -> np.ndarray:
+    """int64 (n,): the place of each id among the known ones, their number for one that is not known."""
+    found: np.ndarray = pc.fill_null(pc.index_in(ids, value_set=known), len(known)).to_numpy(zero_copy_only=False)
+    return found.astype(np.int64)
+
+
+def find_run(paths: Paths, run_id: str) -> Result:
+    """The result of a run of mlp.py; raises `UserError` with those there are."""
+    known = {result.run_id: result for result in read_results(paths.results) if result.model == "MMa4CTR"}
+    if run_id in known:
+        return known[run_id]
+    last = ", ".join(f"{result.run_id} ({result.task} {result.variant})" for result in list(known.values())[-5:])
+    raise UserError(f"--run {run_id}: {paths.results} holds no such run of mlp.py; the newest are {last or 'none'}")
+
+
+def load_network(paths: Paths, result: Result) -> Network:
+    """The weights of a run; raises `UserError` where they are gone, or not those that were written."""
+    artifact = read_artifact(run_folder(paths, result.task, result.run_id), "mlp.py")
+    return Network(load_file(artifact.file("model.safetensors")))
+
+
+def load_scorer(paths: Paths, result: Result) -> Scorer:
+    """A run's network and its tables; raises `UserError` where the matrix has been made anew since."""
+    matrix = load_matrix(paths, result.task, result.variant, torch.device("cpu"))
+    artifact = read_artifact(run_folder(paths, result.task, result.run_id), "mlp.py")
+    if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint:
+        raise UserError(
+            f"--run {result.run_id}: was trained on another matrix than the one now in "
+            f"{paths.matrix / result.task / result.variant}; train again with mlp.py, or name a newer run"
+        )
+    data = load_step_inputs(paths, result.task).data
+    users, items = len(data.user_ids), len(data.item_ids)
+    pairs = None
+    if matrix.pairs:
+        vectors = _with_mean(matrix.pairs.user_vectors[-users:])
+        pairs = Pairs(vectors, _with_mean(matrix.pairs.item_vectors), matrix.pairs.shift)
+    whole = FactorMatrix(
+        _with_mean(matrix.user_part[-users:]),
+        _with_mean(matrix.item_part[-items:]),
+        matrix.train,
+        matrix.valid,
+        matrix.test,
+        matrix.settings,
+        matrix.fingerprint,
+        pairs,
+    )
+    return Scorer(load_network(paths, result), whole, pa.array(data.user_names), pa.array(data.item_names))
+
+
+def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:
+    """Score a TSV with the columns `user` and `item`, block by block, into a TSV `user item score` in its order.
+
+    Returns: pairs, and how many of them have a user or an item that is not known. Raises `UserError`.
+    """
+    kinds = {"user": scorer.users.type, "item": scorer.items.type}
+    text = DelimitedText(read_header(pairs, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
+
+    def parse(data: bytes, _block: Block) -> pa.Table:
+        return text.parse(data)
+
+    count = unknown = 0
+    with file_replaced(written) as file:
+        file.write(b"user\titem\tscore\n")
+        bad = BadLines(0)
+        blocks = parse_blocks(pairs, parse, bad, description="scoring", workers=Threads(), skip_lines=1)
+        for table in blocks:
+            user, item = (positions(table[name].combine_chunks(), known) for name, known in _known(scorer))
+            score = scorer.score(user, item)
+            _write(file, table["user"], table["item"], score)
+            count += len(score)
+            unknown += int(((user == len(scorer.users)) | (item == len(scorer.items))).sum())
+    return count, unknown
+
+
+def _known(scorer: Scorer) -> tuple[tuple[str, pa.Array], ...]:
+    return ("user", scorer.users), ("item", scorer.items)
+
+
+def _write(file: object, user: pa.ChunkedArray, item: pa.ChunkedArray, score: np.ndarray) -> None:
+    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
+    csv.write_csv(pa.table({"user": user, "item": item, "score": score}), file, options)
+
+
+def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[int, int]:
+    """For each user of a TSV with the column `user` the `count` best of all items, best first, as `score_pairs` writes.
+
+    Returns: users, and how many of them are not known. Raises `UserError`.
+    """
+    kinds = {"user": scorer.users.type}
+    text = DelimitedText(read_header(users, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
+    blocks = parse_blocks(
+        users, lambda data, _: text.parse(data), BadLines(0), description="users", workers=Threads(), skip_lines=1
+    )
+    asked = pa.chunked_array([chunk for table in blocks for chunk in table["user"].chunks], scorer.users.type)
+    asked = asked.combine_chunks()
+    place = positions(asked, scorer.users)
+    items = len(scorer.items)
+    count = min(count, items)
+    at_a_time = max(1, PAIRS_AT_A_TIME // items)
+    with file_replaced(written) as file, progress("scoring", len(place)) as advance:
+        file.write(b"user\titem\tscore\n")
+        for chosen in _slices(len(place), at_a_time):
+            one = place[chosen]
+            score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one))).reshape(-1, items)
+            best = np.argsort(-score, axis=1, kind="stable")[:, :count]
+            item = scorer.items.take(pa.array(best.ravel()))
+            user = asked[chosen.start : chosen.stop].take(pa.array(np.repeat(np.arange(len(one)), count)))
+            _write(file, user, item, np.take_along_axis(score, best, axis=1).ravel())
+            advance(len(one))
+    return len(place), int((place == len(scorer.users)).sum())
+
+
+def _slices(size: int, step: int) -> Iterator[slice]:
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
