@@ -45,18 +45,6 @@ def variant_kind(variant: str) -> str:
     return variant.rpartition("_")[2] if "_" in variant else "single"
 
 
-class BatchBuffers:
-    """Memory for the feature rows of one batch after the other."""
-
-    def __init__(self, matrix: "FactorMatrix", rows: int) -> None:
-        widths = (matrix.user_part.shape[1], matrix.item_part.shape[1], matrix.in_features)
-        self._buffers = [matrix.user_part.new_empty(rows, width) for width in widths]
-
-    def sized(self, rows: int) -> list[torch.Tensor]:
-        """The first `rows` rows of the buffers for the user part, the item part and both."""
-        return [buffer[:rows] for buffer in self._buffers]
-
-
 @dataclass(frozen=True)
 class FactorMatrix:
     """Features in factors, scaled, on one device.
@@ -85,18 +73,18 @@ class FactorMatrix:
     def in_features(self) -> int:
         return self.user_part.shape[1] + self.item_part.shape[1]
 
-    def gather(self, user_row: torch.Tensor, item: torch.Tensor, batch: "BatchBuffers | None" = None) -> torch.Tensor:
+    def gather(self, user_row: torch.Tensor, item: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop.
 
-        With `batch` they are written into its buffers, which the next call overwrites: fresh memory for every
-        batch of 8192 rows took a tenth of the time of a training step.
+        They are written into the first rows of `out`, where it is given: fresh memory for every batch of 8192 rows
+        took a tenth of the time of a training step.
         """
-        if batch is None:
-            return torch.cat((self.user_part[user_row], self.item_part[item]), dim=1)
-        users, items, rows = batch.sized(len(item))
-        torch.index_select(self.user_part, 0, user_row, out=users)
-        torch.index_select(self.item_part, 0, item, out=items)
-        return torch.cat((users, items), dim=1, out=rows)
+        rows = self.user_part.new_empty(len(item), self.in_features) if out is None else out[: len(item)]
+        width = self.user_part.shape[1]
+        # Each part into its own columns: two parts that are put side by side afterwards took a third longer.
+        torch.index_select(self.user_part, 0, user_row, out=rows[:, :width])
+        torch.index_select(self.item_part, 0, item, out=rows[:, width:])
+        return rows
 
 
 @dataclass(frozen=True)
