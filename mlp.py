@@ -53,15 +53,7 @@ from mma4ctr.console import (
 )
 from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
 from mma4ctr.export import export_onnx
-from mma4ctr.matrix import (
-    MADE_BY,
-    BatchBuffers,
-    FactorMatrix,
-    load_matrix,
-    load_step_inputs,
-    variant_kind,
-    with_features,
-)
+from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, load_step_inputs, variant_kind, with_features
 from mma4ctr.metrics import Scores, auc, score_predictions
 from mma4ctr.network import Adam, Network, automatic_batch_size, loss_and_slope
 from mma4ctr.paths import Paths, load_paths
@@ -157,11 +149,11 @@ def train_epoch(
     order = torch.randperm(len(rows), generator=generator, device=device)
     user_row, item_row, label = rows.user_row[order], rows.item_row[order], rows.label[order]
     total = torch.zeros((), device=device)
-    buffers = BatchBuffers(matrix, min(settings.batch_size, len(rows)))
+    buffer = matrix.user_part.new_empty(min(settings.batch_size, len(rows)), matrix.in_features)
     for start in range(0, len(rows), settings.batch_size):
         stop = min(start + settings.batch_size, len(rows))
         batch = ranks.share(start, stop)
-        features = matrix.gather(user_row[batch], item_row[batch], buffers)
+        features = matrix.gather(user_row[batch], item_row[batch], buffer)
         if len(features):
             loss, slope = loss_and_slope(settings.loss, network.forward(features), label[batch])
             network.backward(features, slope.mul_(len(features) / (stop - start)))

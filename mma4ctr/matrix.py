@@ -74,18 +74,6 @@ def drawn(settings: dict[str, Any]) -> dict[str, Any]:
     return {"negatives": settings["negatives"]} if settings.get("negatives") else {}
 
 
-class BatchBuffers:
-    """Memory for the feature rows of one batch after the other."""
-
-    def __init__(self, matrix: "FactorMatrix", rows: int) -> None:
-        widths = (matrix.user_part.shape[1], matrix.item_part.shape[1], matrix.in_features)
-        self._buffers = [matrix.user_part.new_empty(rows, width) for width in widths]
-
-    def sized(self, rows: int) -> list[torch.Tensor]:
-        """The first `rows` rows of the buffers for the user part, the item part and all columns."""
-        return [buffer[:rows] for buffer in self._buffers]
-
-
 @dataclass(frozen=True)
 class Pairs:
     """Columns of a pair, as inner products of vectors of length k.
@@ -141,21 +129,20 @@ class FactorMatrix:
     def in_features(self) -> int:
         return self.user_part.shape[1] + self.item_part.shape[1] + (self.pairs.width if self.pairs else 0)
 
-    def gather(
-        self, user_row: torch.Tensor, item_row: torch.Tensor, batch: "BatchBuffers | None" = None
-    ) -> torch.Tensor:
+    def gather(self, user_row: torch.Tensor, item_row: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop.
 
-        With `batch` they are written into its buffers, which the next call overwrites: fresh memory for every
-        batch of 8192 rows took a tenth of the time of a training step.
+        They are written into the first rows of `out`, where it is given: fresh memory for every batch of 8192 rows
+        took a tenth of the time of a training step.
         """
-        products = [self.pairs.columns(user_row, item_row)] if self.pairs else []
-        if batch is None:
-            return torch.cat((self.user_part[user_row], self.item_part[item_row], *products), dim=1)
-        users, items, rows = batch.sized(len(item_row))
-        torch.index_select(self.user_part, 0, user_row, out=users)
-        torch.index_select(self.item_part, 0, item_row, out=items)
-        return torch.cat((users, items, *products), dim=1, out=rows)
+        rows = self.user_part.new_empty(len(item_row), self.in_features) if out is None else out[: len(item_row)]
+        first, last = self.user_part.shape[1], self.user_part.shape[1] + self.item_part.shape[1]
+        # Each part into its own columns: parts that are put side by side afterwards took a third longer.
+        torch.index_select(self.user_part, 0, user_row, out=rows[:, :first])
+        torch.index_select(self.item_part, 0, item_row, out=rows[:, first:last])
+        if self.pairs:
+            rows[:, last:] = self.pairs.columns(user_row, item_row)
+        return rows
 
 
 @dataclass(frozen=True)
