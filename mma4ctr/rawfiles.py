@@ -299,6 +299,8 @@ class DelimitedText:
 
     def parse(self, data: bytes) -> pa.Table:
         """A table of the wanted columns; raises `BadLine` with what is wrong."""
+        if self._parse.quote_char and data.count(b'"') % 2:  # pyarrow would take the lines after it into the cell
+            raise BadLine("a quote that is not closed")
         try:
             table = csv.read_csv(pa.BufferReader(data), self._read, self._parse, self._convert)
         except pa.ArrowInvalid as error:

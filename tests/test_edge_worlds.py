@@ -184,3 +184,14 @@ def test_auc_of_one_class_is_undefined_and_not_a_half(tmp_path, capsys):
     assert call(viewer.main, "--paths", paths.file, *TASK) == 0
     page = (paths.saved / "report.html").read_text()
     assert "vat_concat, AUC undefined" in page and "<td>0.5000</td>" not in page
+
+
+def test_a_run_of_other_data_is_not_drawn(tmp_path, capsys):
+    """The user embedding was made anew since, the matrix and the run were not."""
+    paths = write(tmp_path, usual_rows(), usual_features())
+    assert run(paths) == 0
+    assert call(get_user_embedding.main, "--paths", paths.file, *TASK, "--length", 5) == 0
+    capsys.readouterr()
+    assert call(viewer.main, "--paths", paths.file, *TASK) == 2
+    shown = capsys.readouterr()
+    assert "of other data than those there now, left out" in shown.out and "run mlp.py first" in shown.err

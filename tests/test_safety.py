@@ -4,14 +4,18 @@ import ast
 import fcntl
 import json
 import resource
+import shutil
 import subprocess
 import sys
+from collections import Counter
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import preprocess_inter
 import preprocess_multimodal
+import viewer
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.results import read_results
 from tests.conftest import call
@@ -22,6 +26,7 @@ SOURCES = [
     for path in ROOT.rglob("*.py")
     if not any(part.startswith(".") or part in ("demo", "build", "out") for part in path.relative_to(ROOT).parts)
 ]
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 STEPS = {
     "preprocess_inter.py": "graph/tiktok",
     "preprocess_multimodal.py": "modal/tiktok",
@@ -46,8 +51,6 @@ def limited(script, folder, size):
 @pytest.mark.parametrize("script", STEPS)
 @pytest.mark.parametrize("size", [100, 20_000])
 def test_what_cannot_be_written_is_told_and_the_old_output_stays(made, tmp_path, script, size):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(made.file.parent, folder)
     before = read_artifact(folder / STEPS[script], "").manifest
@@ -88,9 +91,10 @@ def test_a_line_of_results_cannot_point_elsewhere(made, tmp_path, capsys):
     line = json.loads(made.results.read_text().splitlines()[0])
     path = tmp_path / "results.jsonl"
     bad = [line | {"run_id": "../../etc"}, line | {"task": "../wechat_click"}, line | {"run_id": "g" * 12}]
+    bad += [line | {"variant": "../../etc"}, line | {"variant": EVIL}, line | {"task": EVIL}]
     path.write_text("\n".join(map(json.dumps, [*bad, line])) + "\n")
     assert [result.run_id for result in read_results(path)] == [line["run_id"]]
-    assert capsys.readouterr().err.count("not a result") == 3
+    assert capsys.readouterr().err.count("not a result") >= 3
 
 
 @pytest.mark.parametrize("task", ["../x_like", "tiktok_../like", "tiktok_like/..", ""])
@@ -100,6 +104,47 @@ def test_a_task_is_a_name_and_no_path(made, capsys, task):
 
     assert call(mlp.main, "--paths", made.file, "--task", task) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and the attributes that would run something."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.handlers = Counter(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.names[tag] += 1
+        self.handlers += [name for name, value in attrs if name.startswith("on") or "javascript:" in (value or "")]
+
+
+def elements(text):
+    found = Elements()
+    found.feed(text)
+    return found
+
+
+def test_nothing_of_the_data_becomes_a_part_of_the_report(made, tmp_path):
+    """Markup in the folders' names and in a line of results is text, in the page and in the pictures."""
+    folder = tmp_path / "<img src=x onerror=alert(1)><b>"
+    shutil.copytree(made.file.parent, folder)
+    options = ("--paths", folder / "path.json", "--task", "tiktok_like", "--points", 30)
+    assert call(viewer.main, *options) == 0
+    report = folder / "saved/report.html"
+    usual = elements(report.read_text())
+    path = folder / "saved/results.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["protocol"] |= {"loss": EVIL, "scaling": EVIL}
+        line |= {"commit": EVIL, "device": EVIL}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert call(viewer.main, *options) == 0
+    text = report.read_text()
+    found = elements(text)
+    assert "&lt;img" in text and "<script>alert" not in text
+    assert found.names == usual.names and not found.handlers and not usual.handlers
+    for picture in (folder / "saved/figures").glob("*.svg"):
+        assert "<script" not in picture.read_text() and "<img" not in picture.read_text()
 
 
 FUNCTIONS = {"eval", "exec", "compile", "__import__"}
