@@ -23,6 +23,7 @@ import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
 import viewer
+from baseline import comp
 from mma4ctr import results
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.datasets import __main__ as datasets_main
@@ -376,6 +377,31 @@ def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys)
     capsys.readouterr()
     assert call(results.main, "--paths", paths.file) == 0
     assert "1 negative drawn" in capsys.readouterr().out
+
+
+# The comparison
+
+
+def compare(folder, capsys, *models):
+    """Results of baselines on a log whose ids are numbers and words."""
+    log, items = draw_world()
+    spelled = {n: f"film {n}" if n % 3 else n for n in range(ITEMS)}
+    write_log(folder, log | {"item": [spelled[n] for n in log["item"]]}, "csv")
+    write_features(folder, items | {"id": list(map(str, spelled.values()))})
+    paths = write_paths(folder, described("array", "title"))
+    paths = steps(paths, preprocess_inter, preprocess_multimodal, get_user_embedding, cross_matrix)
+    assert call(comp.main, "--paths", paths.file, "--models", *models, "--epochs", 1) == 0
+    assert "Test results" in capsys.readouterr().out
+    return {result.model: result.auc for result in read_results(paths.results)}
+
+
+def test_baselines_take_described_data(tmp_path, capsys):
+    assert set(compare(tmp_path, capsys, "rates", "LightGBM")) == {"rates", "LightGBM"}
+
+
+@pytest.mark.recbole
+def test_models_of_recbole_take_described_data(tmp_path, capsys):
+    assert set(compare(tmp_path, capsys, "BPR", "DIN", "DCNV2")) == {"BPR", "DIN", "DCNV2"}
 
 
 # Variants
