@@ -272,14 +272,16 @@ class FormatRows:
         for head, (column, table) in self.columns.items():
             part = column[start : start + PART_ROWS]
             if isinstance(table, pa.Array):
-                values[head] = table.take(pa.array(part)).to_numpy(zero_copy_only=False)
+                values[head] = table.take(pa.array(part))
             else:
                 values[head] = part if table is None else table[part]
         lines = []
         for number in range(len(SPLIT_NAMES)):
-            rows = np.flatnonzero(split == number)
+            chosen = pa.array(np.flatnonzero(split == number))
             sink = pa.BufferOutputStream()
-            csv.write_csv(pa.table({head: column[rows] for head, column in values.items()}), sink, INTER_LINES)
+            csv.write_csv(
+                pa.table({head: pa.array(column).take(chosen) for head, column in values.items()}), sink, INTER_LINES
+            )
             lines.append(sink.getvalue())
         return lines
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mma4ctr.console import UserError
-from mma4ctr.datasets import split_task
+from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.interactions import TEST, load_interactions
 from mma4ctr.metrics import auc
 from mma4ctr.paths import Paths
@@ -42,6 +42,8 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
 def oracle_auc(paths: Paths, task: str) -> float | None:
     """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
     dataset, target = split_task(task)
+    if dataset not in BUILT_IN:  # simulated worlds are of the study's data sets
+        return None
     data = load_interactions(paths, dataset)
     folder = Path(data.artifact.manifest["sources"]["file"]).parent / TRUTH
     if not folder.is_dir():

@@ -212,7 +212,7 @@ def keeps_predictions(paths: Paths) -> Callable[[Result], bool]:
 def drawn_negatives(result: Result) -> str:
     """What the protocol says where the negatives were drawn, not seen; empty where they were seen."""
     count = result.protocol.get("negatives")
-    return f", {count} negatives drawn for each positive" if count else ""
+    return f", {count} negative{'s' if count > 1 else ''} drawn for each positive" if count else ""
 
 
 def results_rows(paths: Paths, results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:

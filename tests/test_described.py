@@ -23,6 +23,7 @@ import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
 import viewer
+from baseline import comp
 from mma4ctr import results
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.datasets import __main__ as datasets_main
@@ -40,6 +41,7 @@ from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared/data/tiktok-real/track1"
+MOVIELENS = list((ROOT / ".venv-baseline").glob("lib/*/site-packages/recbole/dataset_example/ml-100k"))
 USERS, ITEMS, ROWS, WIDTH = 30, 40, 1500, 6
 OUT = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 
@@ -371,10 +373,35 @@ def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys)
     assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
     (result,) = read_results(paths.results)
     assert result.protocol["negatives"] == 1
-    assert "1 negatives drawn for each positive" in protocol_line([result])
+    assert "1 negative drawn for each positive" in protocol_line([result])
     capsys.readouterr()
     assert call(results.main, "--paths", paths.file) == 0
-    assert "1 negatives drawn" in capsys.readouterr().out
+    assert "1 negative drawn" in capsys.readouterr().out
+
+
+# The comparison
+
+
+def compare(folder, capsys, *models):
+    """Results of baselines on a log whose ids are numbers and words."""
+    log, items = draw_world()
+    spelled = {n: f"film {n}" if n % 3 else n for n in range(ITEMS)}
+    write_log(folder, log | {"item": [spelled[n] for n in log["item"]]}, "csv")
+    write_features(folder, items | {"id": list(map(str, spelled.values()))})
+    paths = write_paths(folder, described("array", "title"))
+    paths = steps(paths, preprocess_inter, preprocess_multimodal, get_user_embedding, cross_matrix)
+    assert call(comp.main, "--paths", paths.file, "--models", *models, "--epochs", 1) == 0
+    assert "Test results" in capsys.readouterr().out
+    return {result.model: result.auc for result in read_results(paths.results)}
+
+
+def test_baselines_take_described_data(tmp_path, capsys):
+    assert set(compare(tmp_path, capsys, "rates", "LightGBM")) == {"rates", "LightGBM"}
+
+
+@pytest.mark.recbole
+def test_models_of_recbole_take_described_data(tmp_path, capsys):
+    assert set(compare(tmp_path, capsys, "BPR", "DIN", "DCNV2")) == {"BPR", "DIN", "DCNV2"}
 
 
 # Variants
@@ -519,6 +546,25 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, writ
     assert set(read_artifact(paths.modal / "own", "").manifest["modalities"]) == modalities
     assert call(mlp.main, "--paths", paths.file, "--task", f"own_{target}", "--epochs", 1) == 0
     assert read_results(paths.results)[-1].task == f"own_{target}"
+
+
+@pytest.mark.skipif(not MOVIELENS, reason="RecBole's environment, which holds MovieLens-100k, is made by make baseline")
+def test_movielens_as_recbole_ships_it(tmp_path, capsys):
+    paths = ready_paths(tmp_path, movielens={"description": "movielens-100k", "folder": str(MOVIELENS[0].absolute())})
+    code, out, err = checked(paths, capsys)
+    assert code == 0 and not err and "100.0% of the interactions' items have it" in out
+    paths = steps(paths, preprocess_inter, preprocess_multimodal)
+    with (MOVIELENS[0] / "ml-100k.inter").open() as file:
+        rows = [line.split("\t") for line in file.read().splitlines()[1:]]
+    data = load_interactions(paths, "movielens")
+    assert len(data) == len(rows) == 100_000 and len(data.user_ids) == 943 and len(data.item_ids) == 1682
+    assert data.label("like").sum() == sum(float(row[2]) >= 4 for row in rows)
+    users, items = data.user_ids[data.user].tolist(), data.item_ids[data.item].tolist()
+    assert set(zip(users, items, data.time.tolist(), strict=True)) == {
+        (int(user), int(item), int(time)) for user, item, _, time in rows
+    }
+    modal = read_artifact(paths.modal / "movielens", "")
+    assert modal.manifest["modalities"] == {"title": 64, "genre": 19} and modal.array("genre_present").all()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real TikTok input is not beside this repository")

@@ -23,6 +23,7 @@ Column: TypeAlias = Any
 
 # Longer ones are no ids but something else in the column.
 LONGEST_ID = 200
+HASHED_ROWS = 4096
 POWERS_OF_TEN = np.array([10**k for k in range(1, 20)], np.uint64)
 MICROSECONDS = 1_000_000
 
@@ -54,16 +55,24 @@ def _multipliers(seed: int, count: int) -> np.ndarray:
 def hash_text(text: pa.Array, seed: int = 0) -> np.ndarray:
     """uint64 (n,): a hash of each string (Carter and Wegman's multilinear one, mixed); equal for equal strings."""
     text = pc.cast(text, pa.large_string())
-    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
-    start, length = offsets[:-1] - offsets[0], np.diff(offsets)
     total = np.zeros(len(text), np.uint64)
-    filled = np.flatnonzero(length)
-    if len(filled):
-        data = np.frombuffer(text.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
-        place = np.arange(len(data)) - np.repeat(start, length)
+    if not len(text):
+        return total
+    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
+    data = np.frombuffer(text.buffers()[2] or b"", np.uint8)
+    # Some strings at a time: eight numbers for each of their bytes stay in the processor's cache.
+    for begin in range(0, len(text), HASHED_ROWS):
+        bounds = offsets[begin : begin + HASHED_ROWS + 1]
+        length = np.diff(bounds)
+        filled = np.flatnonzero(length)
+        if not len(filled):
+            continue
+        start = bounds[:-1] - bounds[0]
+        numbers = data[bounds[0] : bounds[-1]].astype(np.uint64)
+        place = np.arange(len(numbers)) - np.repeat(start, length)
         # Tables of a power of two, so that few are made.
         weights = _multipliers(seed, 1 << int(length.max() - 1).bit_length())
-        total[filled] = np.add.reduceat((data + np.uint64(1)) * weights[place], start[filled])
+        total[begin + filled] = np.add.reduceat((numbers + np.uint64(1)) * weights[place], start[filled])
     total ^= total >> np.uint64(32)
     total *= np.uint64(0xFF51AFD7ED558CCD)
     return total ^ (total >> np.uint64(29))
@@ -163,9 +172,21 @@ class NameTable:
             return
         text = text.take(pa.array(first))
         # A second hash tells whether equal numbers stand for equal strings.
-        self._waiting.append((ids, hash_text(text, seed=1), pc.cast(text, pa.large_string())))
-        if len(self._waiting) == 32:
+        check = hash_text(text, seed=1)
+        place = np.searchsorted(self._ids, ids)
+        known = self._ids.take(place, mode="clip") == ids if len(self._ids) else np.zeros(len(ids), bool)
+        self._compare(check[known], text.filter(pa.array(known)), place[known])
+        new = np.flatnonzero(~known)
+        self._waiting.append((ids[new], check[new], pc.cast(text.take(pa.array(new)), pa.large_string())))
+        # As many wait as are known, so that each is sorted a few times only.
+        if sum(len(part[0]) for part in self._waiting) > max(1 << 16, len(self._ids)):
             self._merge()
+
+    def _compare(self, check: np.ndarray, text: pa.Array, place: np.ndarray) -> None:
+        differs = np.flatnonzero(check != self._check[place])
+        if len(differs):
+            one, other = text[int(differs[0])], self._text[int(place[differs[0]])]
+            raise UserError(f"the ids {str(one)!r} and {str(other)!r} cannot be told apart; rename one of them")
 
     def _merge(self) -> None:
         parts = [(self._ids, self._check, self._text), *self._waiting]
@@ -173,12 +194,8 @@ class NameTable:
         ids, check = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         text = pa.chunked_array([part[2] for part in parts]).combine_chunks()
         self._ids, first, where = np.unique(ids, return_index=True, return_inverse=True)
-        self._check = check[first]
-        differs = np.flatnonzero(check != self._check[where])
-        if len(differs):
-            one, other = text[differs[0]], text[first[where[differs[0]]]]
-            raise UserError(f"the ids {str(one)!r} and {str(other)!r} cannot be told apart; rename one of them")
-        self._text = text.take(pa.array(first))
+        self._check, self._text = check[first], text.take(pa.array(first))
+        self._compare(check, text, where)
 
     def names(self, ids: np.ndarray) -> np.ndarray | None:
         """UTF-8 bytes (n,) of each id, as text where it stands for one; None where none does."""
