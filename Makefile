@@ -5,6 +5,7 @@
 #   make test     lint, format, types and tests
 #   make own-data        a data set that a description tells: MovieLens-100k, with the baselines beside it
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
+#   make compare         the demo, and every model on its three tasks with five seeds: hours
 #   make test-baseline   the tests that need that environment
 #   make test-long       the tests that take long: every step killed at 50 moments
 #   make fuzz            ten minutes of random bytes for the readers of raw files
@@ -16,7 +17,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo test lint own-data baseline test-baseline test-long fuzz bench
+.PHONY: all demo test lint own-data baseline compare test-baseline test-long fuzz bench
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -26,7 +27,9 @@ define steps
 	$(RUN) get_user_embedding.py --paths $(1)
 	$(RUN) gen_matrix.py --paths $(1)
 	$(RUN) cross_matrix.py --paths $(1) --variant all
+	$(RUN) cross_matrix.py --paths $(1) --features plus
 	$(RUN) mlp.py --paths $(1)
+	$(RUN) mlp.py --paths $(1) --features plus
 	$(RUN) statis_and_draw.py --paths $(1)
 	$(RUN) viewer.py --paths $(1) $(3)
 	$(RUN) -m mma4ctr.results --paths $(1)
@@ -75,6 +78,9 @@ baseline: .venv/installed .venv-baseline/installed
 	$(RUN) get_user_embedding.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
+
+compare: demo .venv-baseline/installed
+	$(RUN) baseline/comp.py --paths demo/path.json --task wechat_click tiktok_like tiktok_finish --seeds 5
 
 test-baseline: .venv/installed .venv-baseline/installed
 	$(RUN) -m pytest -m recbole

@@ -15,8 +15,8 @@ interrupt). Training ends early when validation AUC no longer improves. Test row
 A trained run scores pairs of users and items from a TSV with these columns, or finds the best items for users:
 
     python mlp.py --run 3f2a90c1d7be --predict pairs.tsv
-    python mlp.py --run 3f2a90c1d7be --predict users.tsv --top 10
-    python mlp.py --run 3f2a90c1d7be --onnx model.onnx
+    python mlp.py --run last --predict users.tsv --top 10
+    python mlp.py --run last --onnx model.onnx
 
 Started by torchrun, several processes train together, each with its share of every batch:
 
@@ -504,7 +504,7 @@ def main() -> int:
     )
     options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
-    options.add_argument("--run", metavar="RUN_ID", help="use this run in place of training one")
+    options.add_argument("--run", metavar="RUN_ID", help="use this run, or the last, in place of training")
     options.add_argument(
         "--predict", type=Path, metavar="FILE", help="TSV with the columns user and item, to be scored"
     )

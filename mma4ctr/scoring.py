@@ -20,7 +20,7 @@ from mma4ctr.network import Network
 from mma4ctr.parallel import Threads
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import BadLines, Block, DelimitedText, parse_blocks, read_header
-from mma4ctr.results import Result, read_results, run_folder
+from mma4ctr.results import Result, keeps_predictions, read_results, run_folder
 
 # Rows that are scored at a time: on a CPU 2 MB of first-layer outputs, which stay in its cache.
 SCORING_ROWS = {"cpu": 4096, "cuda": 65_536}
@@ -135,8 +135,11 @@ def positions(ids: pa.Array, known: pa.Array) -> np.ndarray:
 
 
 def find_run(paths: Paths, run_id: str) -> Result:
-    """The result of a run of mlp.py; raises `UserError` with those there are."""
+    """The result of a run of mlp.py, of `last` the newest whose predictions are kept; raises `UserError` with those there
+    are."""
     known = {result.run_id: result for result in read_results(paths.results) if result.model == "MMa4CTR"}
+    if run_id == "last":
+        run_id = next((r.run_id for r in reversed(known.values()) if keeps_predictions(paths)(r)), run_id)
     if run_id in known:
         return known[run_id]
     last = ", ".join(f"{result.run_id} ({result.task} {result.variant})" for result in list(known.values())[-5:])

@@ -135,6 +135,8 @@ def test_a_run_must_be_one_that_can_be_used(trained, tmp_path, capsys):
     assert call(mlp.main, "--paths", paths.file, "--run", "0" * 12, "--predict", pairs) == 2
     assert result.run_id in capsys.readouterr().err
     assert use(trained) == 2
+    assert call(mlp.main, "--paths", paths.file, "--run", "last", "--predict", pairs) == 0
+    assert (paths.saved / "predictions" / f"{result.run_id}-pairs.tsv").is_file()
     assert use(trained, "--predict", tmp_path / "none.tsv") == 2
     weights = run_folder(paths, TASK, result.run_id) / "model.safetensors"
     content = weights.read_bytes()
