@@ -135,8 +135,7 @@ def positions(ids: pa.Array, known: pa.Array) -> np.ndarray:
 
 
 def find_run(paths: Paths, run_id: str) -> Result:
-    """The result of a run of mlp.py, of `last` the newest whose predictions are kept; raises `UserError` with those there
-    are."""
+    """The result of a run of mlp.py, of `last` the newest that keeps its predictions; raises `UserError` for others."""
     known = {result.run_id: result for result in read_results(paths.results) if result.model == "MMa4CTR"}
     if run_id == "last":
         run_id = next((r.run_id for r in reversed(known.values()) if keeps_predictions(paths)(r)), run_id)
