@@ -21,7 +21,7 @@ from mma4ctr.results import read_results
 from mma4ctr.studies import STUDIES, cells, prepared_inputs
 from mma4ctr.tables import chosen_cell, layouts
 from mma4ctr.world import __main__ as world
-from tests.conftest import call, prepare
+from tests.conftest import call, prepare, reseal
 
 RECBOLE = [model for model in BASELINES.values() if model.recbole]
 TASK = "tiktok_like"
@@ -59,6 +59,7 @@ def with_other_labels(paths, folder):
         for row in rows:
             row[place] = str(1 - int(row[place]))
         path.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
+    reseal(folder)
     return load_paths(folder / "path.json")
 
 
