@@ -10,7 +10,7 @@ The user part holds the user embeddings of the modalities side by side. The item
 Columns of users and items are never multiplied with each other, so two tables are the whole matrix.
 
 `--features plus` writes `matrix_path/<task>/<variant>.plus/` instead: what the training rows say of the user, of the
-item and of the pair, out of fold (mma4ctr/plus.py).
+item and of the pair, out of fold (mma4ctr/plus.py). The content of the widest variant takes in optional modalities too.
 
     python cross_matrix.py --task wechat_click --variant vat_concat at_cross
 """
@@ -60,6 +60,8 @@ def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, feat
             item_part = cross(values) if variant in known.cross else concat(values)
             factors = Factors(user_part(inputs, modalities), item_part)
         else:
+            if variant == known.widest(inputs.modalities):  # of all there is to know, what no concatenation holds too
+                modalities += tuple(other for other in known.optional if other in inputs.modalities)
             factors = plus_factors(inputs, modalities, split_variant(name)[2])
         write_matrix(paths, inputs, name, factors, scaling=scaling)
     return variants

@@ -189,6 +189,14 @@ def test_a_group_of_columns_can_be_left_out(plus):
     assert split_variant("v1.2") == ("v1.2", "paper", "")
 
 
+def test_the_widest_variant_takes_in_optional_modalities(plus):
+    inputs = load_step_inputs(plus, "wechat_click")
+    assert "fused" in inputs.modalities
+    made = load_matrix(plus, "wechat_click", "vat_concat.plus", CPU)
+    for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
+        assert np.array_equal(plus_factors(inputs, modalities).item_vectors, made.pairs.item_vectors.numpy()) == equal
+
+
 def test_an_embedding_that_saw_every_label_is_refused(plus):
     inputs = load_step_inputs(plus, "tiktok_like")
     inputs.embedding.manifest["settings"]["evidence"] = "all"
