@@ -85,11 +85,12 @@ def test_one_training_label_leaves_its_own_feature_row(made, tmp_path):
     modal = read_artifact(made.modal / "wechat", "")
     label = data.label("click")
     block = read_artifact(made.user_embedding / "wechat_click", "").array("block")
-    before = step.user_tables(data, label, block, modal.array("textual"), 21, "train")
+    device = step.user_devices(data, "train")
+    before = step.user_tables(data, label, block, modal.array("textual"), 21, "train", device)
     for row in np.random.default_rng(0).choice(np.flatnonzero(data.split == TRAIN), 10, replace=False):
         changed = label.copy()
         changed[row] ^= 1
-        after = step.user_tables(data, changed, block, modal.array("textual"), 21, "train")
+        after = step.user_tables(data, changed, block, modal.array("textual"), 21, "train", device)
         assert (after[block[row], data.user[row]] == before[block[row], data.user[row]]).all()
         assert (after != before).any()
 
@@ -103,5 +104,6 @@ def test_evidence_all_sees_the_test_labels_and_is_marked(made):
     label = data.label("click")
     changed = np.where(data.split == TRAIN, label, 1 - label).astype(np.uint8)
     block = np.zeros(len(data), np.uint8)
-    tables = [step.user_tables(data, kind, block, features, 21, "all") for kind in (label, changed)]
+    device = step.user_devices(data, "all")
+    tables = [step.user_tables(data, kind, block, features, 21, "all", device) for kind in (label, changed)]
     assert (tables[0] != tables[1]).any()
