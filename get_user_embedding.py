@@ -17,6 +17,9 @@ see every label, the test labels included: the published way, and leaky.
     python get_user_embedding.py --task wechat_click --length 21 --folds 5
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 from scipy import sparse
 
@@ -24,11 +27,15 @@ from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TRAIN, Interactions, load_interactions
+from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.reduce import min_max
+from mma4ctr.reduce import column_range
 from mma4ctr.tasks import add_task_options, chosen_tasks
 
+R = TypeVar("R")
 EVIDENCE = ("train", "all")
+# Rows, and items, that are worked on at a time: about 60 MB with all that they need.
+PART_ROWS, PART_ITEMS = 500_000, 16_384
 
 
 def draw_folds(split: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -57,23 +64,39 @@ def pool_columns(values: np.ndarray, length: int) -> np.ndarray:
     return pooled
 
 
+def scaled_and_pooled(features: np.ndarray, length: int) -> np.ndarray:
+    """float64 (items, length): features with every column scaled to 0 ... 1, then pooled; a part at a time."""
+    low, span = column_range(features)
+
+    def pool(start: int) -> np.ndarray:
+        return pool_columns((features[start : start + PART_ITEMS] - low) / span, length)
+
+    parts = [future.result() for _, future in in_order(pool, range(0, len(features), PART_ITEMS))]
+    return np.concatenate(parts)
+
+
 def signed_means(
-    user: np.ndarray, item: np.ndarray, label: np.ndarray, block: np.ndarray, features: np.ndarray, users: int
+    user: np.ndarray,
+    item: np.ndarray,
+    label: np.ndarray,
+    block: np.ndarray,
+    features: np.ndarray,
+    users: int,
+    folds: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean of the signed item features over each user's evidence, for every block.
 
     Args:
-        user, item, label, block: aligned (rows,), the evidence rows with their folds 0 ... F-1.
+        user, item, label, block: aligned (rows,), the evidence rows with their folds 0 ... F-1; int32 user and item.
         features: float64 (items, k).
-        users: number of users.
+        users, folds: how many there are.
 
     Returns:
         float64 (F + 1, users, k), block f without the rows of fold f, the last block with all rows; and
         int64 (F + 1, users), how many rows each mean is over.
     """
-    folds = int(block.max(initial=0)) + 1
     sign = np.where(label > 0, 1.0, -1.0)
-    cell = block.astype(np.int64) * users + user
+    cell = block.astype(np.int32) * np.int32(users) + user
     signs = sparse.csr_matrix((sign, (cell, item)), shape=(folds * users, len(features)))
     sums = (signs @ features).reshape(folds, users, -1)
     counts = np.bincount(cell, minlength=folds * users).reshape(folds, users)
@@ -87,14 +110,61 @@ def signed_means(
 
 def frequent_device(user: np.ndarray, device: np.ndarray, users: int) -> np.ndarray:
     """int64 (users,): each user's most frequent device, the smallest of equals; -1 for a user with no row."""
-    kinds, kind = np.unique(device, return_inverse=True)
-    pairs, times = np.unique(user.astype(np.int64) * len(kinds) + kind, return_counts=True)
-    pair_user, pair_kind = np.divmod(pairs, max(len(kinds), 1))
-    best = np.lexsort((pair_kind, -times, pair_user))
-    first = best[np.unique(pair_user[best], return_index=True)[1]]
     result = np.full(users, -1, np.int64)
-    result[pair_user[first]] = kinds[pair_kind[first]]
+    if not len(device):
+        return result
+    low, span = int(device.min()), int(device.max()) - int(device.min()) + 1
+    kinds = None
+    if span * users >= 2**63:  # too far apart for a number that stands for user and device
+        kinds, device = np.unique(device, return_inverse=True)
+        low, span = 0, len(kinds)
+    pairs = np.sort(user * np.int64(span) + (device - low))
+    starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+    times = np.diff(starts, append=len(pairs))
+    pair_user, kind = np.divmod(pairs[starts], span)
+    first = np.flatnonzero(np.diff(pair_user, prepend=-1))
+    most = np.maximum.reduceat(times, first)
+    best = np.flatnonzero(times == np.repeat(most, np.diff(first, append=len(times))))[::-1]
+    result[pair_user[best]] = kind[best] + low if kinds is None else kinds[kind[best]]  # the last written stays
     return result
+
+
+class Evidence:
+    """The evidence rows in parts of consecutive users."""
+
+    def __init__(self, data: Interactions, evidence: str) -> None:
+        self._data, self._evidence = data, evidence
+        first = np.unique(np.append(0, data.user[::PART_ROWS]))
+        self.users = np.append(first, len(data.user_ids))
+        self._rows = np.searchsorted(data.user, self.users.astype(data.user.dtype))
+
+    def rows(self, part: int) -> np.ndarray:
+        """int64 (rows,): positions of a part's rows."""
+        begin, end = self._rows[part : part + 2]
+        if self._evidence == "all":
+            return np.arange(begin, end)
+        rows: np.ndarray = begin + np.flatnonzero(self._data.split[begin:end] == TRAIN)
+        return rows
+
+    def over_parts(self, work: Callable[[np.ndarray, np.ndarray, int], R]) -> list[R]:
+        """`work(rows, user, users)` of each part, in threads: its rows, their users counted from the part's first,
+        and how many users it has."""
+
+        def on_part(part: int) -> R:
+            first, end = self.users[part : part + 2]
+            rows = self.rows(part)
+            return work(rows, self._data.user[rows] - first.astype(np.int32), int(end - first))
+
+        return [future.result() for _, future in in_order(on_part, range(len(self.users) - 1))]
+
+
+def user_devices(data: Interactions, evidence: str) -> np.ndarray:
+    """int64 (users,): each user's most frequent device in the evidence rows."""
+
+    def devices(rows: np.ndarray, user: np.ndarray, users: int) -> np.ndarray:
+        return frequent_device(user, data.device[rows], users)
+
+    return np.concatenate(Evidence(data, evidence).over_parts(devices))
 
 
 def with_mean_user(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -108,19 +178,33 @@ def with_mean_user(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def user_tables(
-    data: Interactions, label: np.ndarray, block: np.ndarray, features: np.ndarray, length: int, evidence: str
+    data: Interactions,
+    label: np.ndarray,
+    block: np.ndarray,
+    features: np.ndarray,
+    length: int,
+    evidence: str,
+    device: np.ndarray,
 ) -> np.ndarray:
-    """The user embedding of one modality: float32 (blocks, users, length + 1)."""
-    seen = np.arange(len(data)) if evidence == "all" else np.flatnonzero(data.split == TRAIN)
-    users = len(data.user_ids)
+    """The user embedding of one modality: float32 (blocks, users, length + 1).
+
+    Args:
+        block: uint8 (rows,), each row's fold; all 0 with `evidence` all.
+        device: (users,), see `user_devices`.
+    """
     # Pooling is linear, so the items are pooled once instead of every user in every block.
-    pooled = pool_columns(min_max(features), length)
-    fold = np.zeros(len(seen), np.uint8) if evidence == "all" else block[seen]
-    means, rows = signed_means(data.user[seen], data.item[seen], label[seen], fold, pooled, users)
+    pooled = scaled_and_pooled(features, length)
+    folds = 1 if evidence == "all" else int(block.max(where=data.split == TRAIN, initial=0)) + 1
+
+    def means_of(rows: np.ndarray, user: np.ndarray, users: int) -> tuple[np.ndarray, np.ndarray]:
+        return signed_means(user, data.item[rows], label[rows], block[rows], pooled, users, folds)
+
+    parts = Evidence(data, evidence).over_parts(means_of)
+    means, rows = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
     if evidence == "all":
         means, rows = means[-1:], rows[-1:]
-    device = frequent_device(data.user[seen], data.device[seen], users).astype(np.float64)
-    table = np.concatenate([means, np.broadcast_to(device[:, None], (len(means), users, 1))], axis=2)
+    column = np.broadcast_to(device[:, None], (*means.shape[:2], 1))
+    table = np.concatenate([means, column], axis=2)
     return with_mean_user(table, rows).astype(np.float32)
 
 
@@ -157,9 +241,10 @@ def write_user_embedding(
     ) as writer:
         writer.array("block", block)
         # Length 0 means no embedding: step 4 puts the user's index in its place.
+        device = user_devices(data, evidence)
         with progress(f"{task}: user embedding", len(modalities)) as advance:
             for modality in modalities if length else ():
-                table = user_tables(data, label, block, modal.array(modality), length, evidence)
+                table = user_tables(data, label, block, modal.array(modality), length, evidence, device)
                 writer.array(modality, table)
                 advance(1)
         writer.manifest["modalities"] = list(modalities)

@@ -220,7 +220,9 @@ def embed_drawn(rows: int) -> tuple[float, float]:
     data, label, block, features = drawn_evidence(rows, 5)
     inputs = sum(array.nbytes for array in (data.user, data.item, data.device, label, block, features)) / 1e6
     watch = Stopwatch()
-    get_user_embedding.user_tables(data, label, block, features, 21, "train")
+    get_user_embedding.user_tables(
+        data, label, block, features, 21, "train", get_user_embedding.user_devices(data, "train")
+    )
     return watch.seconds, inputs
 
 

@@ -103,9 +103,8 @@ def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarra
     return reduced.astype(np.float32)
 
 
-def min_max(values: np.ndarray) -> np.ndarray:
-    """float64 array with every column scaled to 0 ... 1; a constant column becomes 0."""
+def column_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 lowest value of each column and the span of its values; 1 where that is 0."""
     low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
     span = high - low
-    scaled: np.ndarray = (values - low) / np.where(span > 0, span, 1.0)
-    return scaled
+    return low, np.where(span > 0, span, 1.0)

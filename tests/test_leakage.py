@@ -157,11 +157,12 @@ def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
     features = read_artifact(made.modal / dataset, "").array(modality)
     label = data.label(target)
     block = read_artifact(made.user_embedding / task, "").array("block")
-    before = get_user_embedding.user_tables(data, label, block, features, 21, "train")
+    device = get_user_embedding.user_devices(data, "train")
+    before = get_user_embedding.user_tables(data, label, block, features, 21, "train", device)
     for row in np.random.default_rng(0).choice(np.flatnonzero(data.split == TRAIN), 10, replace=False):
         changed = label.copy()
         changed[row] ^= 1
-        after = get_user_embedding.user_tables(data, changed, block, features, 21, "train")
+        after = get_user_embedding.user_tables(data, changed, block, features, 21, "train", device)
         assert after[block[row], data.user[row]].tobytes() == before[block[row], data.user[row]].tobytes()
         assert (after != before).any()
 
@@ -193,5 +194,8 @@ def test_evidence_all_sees_the_test_labels(made):
     label = data.label("click")
     changed = np.where(data.split >= VALID, 1 - label, label).astype(np.uint8)
     block = np.zeros(len(data), np.uint8)
-    tables = [get_user_embedding.user_tables(data, kind, block, features, 21, "all") for kind in (label, changed)]
+    device = get_user_embedding.user_devices(data, "all")
+    tables = [
+        get_user_embedding.user_tables(data, kind, block, features, 21, "all", device) for kind in (label, changed)
+    ]
     assert (tables[0] != tables[1]).any()

@@ -44,7 +44,7 @@ def small_case(seed):
     rows, users, items = 300, 12, 25
     data = Interactions(
         artifact=Artifact(Path("none"), {}),
-        user=rng.integers(0, users - 1, rows).astype(np.int32),  # the last user has no row at all
+        user=np.sort(rng.integers(0, users - 1, rows)).astype(np.int32),  # the last user has no row at all
         item=rng.integers(0, items, rows).astype(np.int32),
         device=rng.integers(1, 4, rows),
         split=rng.choice([TRAIN, VALID, TEST], rows, p=[0.7, 0.15, 0.15]).astype(np.uint8),
@@ -60,11 +60,14 @@ def small_case(seed):
 
 @pytest.mark.parametrize("evidence", ["train", "all"])
 @pytest.mark.parametrize("length", [1, 21, 40])
-def test_user_tables_equal_loops(evidence, length):
+def test_user_tables_equal_loops(evidence, length, monkeypatch):
+    monkeypatch.setattr(step, "PART_ROWS", 70)
+    monkeypatch.setattr(step, "PART_ITEMS", 10)
     data, label, features = small_case(length)
     folds = 3
     block = step.draw_folds(data.split, folds, 0) if evidence == "train" else np.zeros(300, np.uint8)
-    table = step.user_tables(data, label, block, features, length, evidence)
+    device = step.user_devices(data, evidence)
+    table = step.user_tables(data, label, block, features, length, evidence, device)
     low, high = features.min(axis=0), features.max(axis=0)
     scaled = (features - low) / (high - low)
     train = [r for r in range(300) if data.split[r] == TRAIN]
@@ -96,12 +99,21 @@ def test_folds_divide_the_training_rows_evenly():
 
 def test_a_rows_own_label_does_not_touch_its_own_block():
     data, label, features = small_case(5)
-    block = step.draw_folds(data.split, 4, 0)
-    before = step.user_tables(data, label, block, features, 21, "train")
+    block, device = step.draw_folds(data.split, 4, 0), step.user_devices(data, "train")
+    before = step.user_tables(data, label, block, features, 21, "train", device)
     for row in np.flatnonzero(data.split == TRAIN)[:20]:
         changed = label.copy()
         changed[row] = 1 - changed[row]
-        after = step.user_tables(data, changed, block, features, 21, "train")
+        after = step.user_tables(data, changed, block, features, 21, "train", device)
         view = block[row], data.user[row]
         assert (after[view] == before[view]).all(), "the row sees its own label"
         assert (after[-1, data.user[row]] != before[-1, data.user[row]]).any(), "the test view must see it"
+
+
+@pytest.mark.parametrize("far", [1, 2**61])
+def test_the_most_frequent_device_equals_a_loop(far):
+    rng = np.random.default_rng(0)
+    user, device = rng.integers(0, 9, 200).astype(np.int32), rng.integers(-2, 3, 200) * far
+    times = [Counter(device[user == u].tolist()) for u in range(10)]
+    expected = [min((-n, d) for d, n in one.items())[1] if one else -1 for one in times]
+    assert step.frequent_device(user, device, 10).tolist() == expected

@@ -129,13 +129,14 @@ class TikTok(RawDataset):
         files = self.feature_files(modality)
         with ExitStack() as opened:
             workers = self.workers
-            if isinstance(workers, Threads) and sum(path.stat().st_size for path in files) > MANY_BYTES:
-                # JSON is taken apart in Python, which threads do not speed up.
+            large = sum(path.stat().st_size for path in files) > MANY_BYTES
+            if large and modality not in VECTOR_KEYS and isinstance(workers, Threads):
+                # Titles and faces are taken apart in Python, which threads do not speed up.
                 workers = opened.enter_context(Processes())
             for path in files:
                 yield from parse_blocks(
                     path,
-                    _feature_parser(modality),
+                    _feature_parser(modality, compiled=large),
                     bad,
                     description=f"tiktok: {modality}",
                     workers=workers,
@@ -143,13 +144,13 @@ class TikTok(RawDataset):
                 )
 
 
-# From so many bytes on it pays to start processes.
+# From so many bytes on it pays to load the compiled parser, or to start processes.
 MANY_BYTES = 64 << 20
 
 
-def _feature_parser(modality: str) -> Callable[[bytes, Block], DenseChunk | BagChunk]:
+def _feature_parser(modality: str, *, compiled: bool) -> Callable[[bytes, Block], DenseChunk | BagChunk]:
     if modality in VECTOR_KEYS:
-        return partial(parse_vectors, key=VECTOR_KEYS[modality], width=128)
+        return partial(parse_vectors, key=VECTOR_KEYS[modality], width=128, compiled=compiled)
     return parse_faces if modality == "face" else parse_titles
 
 
@@ -163,9 +164,17 @@ def _parser() -> Any:
     return _thread.parser
 
 
-def parse_vectors(data: bytes, block: Block, key: str, width: int) -> DenseChunk:
-    """JSON lines with one array of numbers each; raises `BadLine`."""
-    found = _all_at_once(data, key, width)
+def parse_vectors(data: bytes, block: Block, key: str, width: int, *, compiled: bool = False) -> DenseChunk:
+    """JSON lines with one array of numbers each; raises `BadLine`.
+
+    `compiled`: try the usual lines with the compiled parser first, which takes some tenths of a second to load.
+    """
+    found = None
+    if compiled:
+        from mma4ctr.vectorlines import parse_lines
+
+        found = parse_lines(data, "item_id", key, width)
+    found = found or _all_at_once(data, key, width)
     if found is None:
         return _line_by_line(data, block, key, width)
     ids, values, length = found
