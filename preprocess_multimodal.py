@@ -29,7 +29,8 @@ from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
 from mma4ctr.reduce import PCA, Moments, tfidf_svd
 
-ROWS_AT_A_TIME = 65_536
+# Rows that are projected at a time: what they need stays in the cache.
+ROWS_AT_A_TIME = 4096
 
 
 class SeenItems:
