@@ -123,4 +123,5 @@ def load_interactions(paths: Paths, dataset: str) -> Interactions:
     """Read the arrays of step 1; raises `UserError` where they are missing or not what step 1 wrote."""
     artifact = read_artifact(paths.graph / dataset, "preprocess_inter.py")
     names = ("user", "item", "device", "time", "split", "user_ids", "item_ids")
-    return Interactions(artifact, **{name: read.result() for name, read in in_order(artifact.array, names)})
+    reads = dict(in_order(artifact.array, names))  # all of them done, so that no thread is left where one is refused
+    return Interactions(artifact, **{name: read.result() for name, read in reads.items()})
