@@ -18,18 +18,9 @@ item and of the pair, out of fold (mma4ctr/plus.py). The content of the widest v
 import numpy as np
 
 from mma4ctr.console import run
-from mma4ctr.matrix import (
-    Factors,
-    load_step_inputs,
-    plus_factors,
-    split_variant,
-    user_part,
-    with_features,
-    write_matrix,
-)
 from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import DEFAULT_VARIANT, STUDY, chosen_variants, matrices_main, variants_for
+from mma4ctr.tasks import DEFAULT_VARIANT, STUDY, matrices_main, variants_for, write_variants
 
 
 def concat(modalities: list[np.ndarray]) -> np.ndarray:
@@ -49,22 +40,12 @@ def cross(modalities: list[np.ndarray]) -> np.ndarray:
 
 def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
     """Write the concat and cross matrices of a task; returns their names. Raises `UserError`."""
-    inputs = load_step_inputs(paths, task)
     known = variants_for(paths, task)
-    variants = chosen_variants(asked, known, known.mixed, inputs.modalities, task)
-    for variant in variants:
-        modalities = known.mixed[variant]
-        name = with_features(variant, features)
-        if features == "paper":
-            values = [inputs.modal.array(name) for name in modalities]
-            item_part = cross(values) if variant in known.cross else concat(values)
-            factors = Factors(user_part(inputs, modalities), item_part)
-        else:
-            if variant == known.widest(inputs.modalities):  # of all there is to know, what no concatenation holds too
-                modalities += tuple(other for other in known.optional if other in inputs.modalities)
-            factors = plus_factors(inputs, modalities, split_variant(name)[2])
-        write_matrix(paths, inputs, name, factors, scaling=scaling)
-    return variants
+
+    def item_part(variant: str, values: list[np.ndarray]) -> np.ndarray:
+        return cross(values) if variant in known.cross else concat(values)
+
+    return write_variants(paths, task, asked, known, known.mixed, item_part, scaling=scaling, features=features)
 
 
 def main() -> None:

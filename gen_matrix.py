@@ -9,34 +9,22 @@ user embedding of the same modality. cross_matrix.py makes the variants of two a
     python gen_matrix.py --task tiktok_like --variant visual acoustic
 """
 
+import numpy as np
+
 from mma4ctr.console import run
-from mma4ctr.matrix import (
-    Factors,
-    load_step_inputs,
-    plus_factors,
-    split_variant,
-    user_part,
-    with_features,
-    write_matrix,
-)
 from mma4ctr.paths import Paths
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import SINGLE, chosen_variants, matrices_main, variants_for
+from mma4ctr.tasks import SINGLE, matrices_main, variants_for, write_variants
 
 
 def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
     """Write the single-modality matrices of a task; returns their names. Raises `UserError`."""
-    inputs = load_step_inputs(paths, task)
     known = variants_for(paths, task)
-    variants = chosen_variants(asked, known, known.single, inputs.modalities, task)
-    for variant in variants:
-        name, modalities = with_features(variant, features), known.single[variant]
-        if features == "paper":
-            factors = Factors(user_part(inputs, modalities), at_most(inputs.modal.array(variant), WIDEST_ITEM_PART))
-        else:
-            factors = plus_factors(inputs, modalities, split_variant(name)[2])
-        write_matrix(paths, inputs, name, factors, scaling=scaling)
-    return variants
+
+    def item_part(_variant: str, values: list[np.ndarray]) -> np.ndarray:
+        return at_most(values[0], WIDEST_ITEM_PART)
+
+    return write_variants(paths, task, asked, known, known.single, item_part, scaling=scaling, features=features)
 
 
 def main() -> None:

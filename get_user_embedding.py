@@ -26,7 +26,7 @@ from scipy import sparse
 from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
 from mma4ctr.datasets import split_task
-from mma4ctr.interactions import TRAIN, Interactions, load_interactions
+from mma4ctr.interactions import TRAIN, Interactions, load_interactions, sums_of_others
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.reduce import column_range
@@ -100,11 +100,8 @@ def signed_means(
     signs = sparse.csr_matrix((sign, (cell, item)), shape=(folds * users, len(features)))
     sums = (signs @ features).reshape(folds, users, -1)
     counts = np.bincount(cell, minlength=folds * users).reshape(folds, users)
-    # A sum over the other folds, not the total less the fold: the fold's labels must not touch even the last digit.
-    others = [[g for g in range(folds) if g != f] for f in range(folds)] + [list(range(folds))]
-    total = np.stack([sums[g].sum(axis=0) for g in others])
-    rows = np.stack([counts[g].sum(axis=0) for g in others])
-    means: np.ndarray = total / np.maximum(rows, 1)[:, :, None]
+    rows = sums_of_others(counts)
+    means: np.ndarray = sums_of_others(sums) / np.maximum(rows, 1)[:, :, None]
     return means, rows
 
 

@@ -49,7 +49,7 @@ from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
-from mma4ctr.tables import write_tables
+from mma4ctr.tables import comparison_layout, study_tables, write_tables
 from mma4ctr.tasks import add_task_options, chosen_tasks
 
 HERE = Path(__file__).parent
@@ -387,19 +387,6 @@ def train_ours(paths: Paths, tasks: Sequence[str], seeds: int, jobs: int) -> int
     return subprocess.run(command, check=False).returncode
 
 
-def best_runs(results: Sequence[Result], tasks: Sequence[str], models: Sequence[str]) -> list[list[str]]:
-    """Rows of a table: of each task and model the run with the best validation AUC."""
-    rows = []
-    for task in tasks:
-        for model in (MODEL, *(name for name in models if name != MODEL)):
-            runs = [r for r in results if (r.task, r.model) == (task, model) and not r.leaky]
-            if runs:
-                best = max(runs, key=lambda one: one.valid_auc or 0.0)
-                scores = ["-" if score is None else f"{score:.4f}" for score in (best.auc, best.gauc, best.logloss)]
-                rows.append([task, model, str(best.epochs), *scores])
-    return rows
-
-
 def chosen_models(names: Sequence[str]) -> list[str]:
     """The models named; raises `UserError` with those there are."""
     known = (MODEL, *BASELINES)
@@ -450,8 +437,9 @@ def main() -> int:
         failed += train_all(work, cost, jobs)
     results = read_results(paths.results)
     written = write_tables(paths, results, [STUDIES[COMPARISON], STUDIES[COMPARISON_BY_EPOCH]], tasks)
-    header = ["task", "model", "epochs", "AUC", "GAUC", "LogLoss"]
-    print_table("Test results of the runs with the best validation AUC", header, best_runs(results, tasks, models))
+    for task, table in study_tables(paths, results, STUDIES[COMPARISON], tasks).items():
+        shown = comparison_layout(STUDIES[COMPARISON], table)
+        print_table(task, shown.header[:5], [[text for text, _ in row[:5]] for row in shown.rows])
     runs = sum(len(training.marks) for training in work)
     note(
         f"Comparison: {runs} runs to {paths.results}, {len(written)} tables to {paths.saved / 'tables'}, "

@@ -23,6 +23,7 @@ import torch
 from worker import answering, train_and_score, write_rows
 
 from mma4ctr.interactions import load_interactions
+from mma4ctr.logistic import sigmoid
 from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.paths import load_paths
 
@@ -42,11 +43,6 @@ def rates(index: np.ndarray, label: np.ndarray, size: int) -> np.ndarray:
     rate = (np.bincount(index, label, size) + PRIOR * share) / (np.bincount(index, minlength=size) + PRIOR)
     difference: np.ndarray = np.log(rate / (1 - rate)) - np.log(share / (1 - share))
     return difference
-
-
-def probability_of(logit: np.ndarray) -> np.ndarray:
-    chance: np.ndarray = 1 / (1 + np.exp(-logit))
-    return chance
 
 
 def feature_rows(matrix: FactorMatrix, rows: RowGroup, user: np.ndarray, chosen: slice) -> np.ndarray:
@@ -136,7 +132,7 @@ class Rates:
         self._base = float(np.log(label.mean() / (1 - label.mean())))
 
     def predict(self, rows: RowGroup) -> np.ndarray:
-        return probability_of(self._base + self._by_user[self._user[rows.rows]] + self._by_item[rows.item.numpy()])
+        return sigmoid(self._base + self._by_user[self._user[rows.rows]] + self._by_item[rows.item.numpy()])
 
     @property
     def parameters(self) -> int:

@@ -79,6 +79,16 @@ def id_names(artifact: Artifact, kind: str) -> np.ndarray:
     return artifact.array(f"{kind}_ids")
 
 
+def sums_of_others(by_fold: np.ndarray) -> np.ndarray:
+    """From sums (folds, ...) of each fold to (folds + 1, ...): of all folds but one, for each, and of all.
+
+    A sum over the other folds, not the total less the fold: the fold's labels must not touch even the last digit.
+    """
+    every = range(len(by_fold))
+    others = [[fold for fold in every if fold != left_out] for left_out in every]
+    return np.stack([by_fold[rest].sum(axis=0) for rest in others] + [by_fold.sum(axis=0)])
+
+
 @dataclass(frozen=True)
 class Interactions:
     """The kept rows of one data set as aligned arrays, ordered by user and time.

@@ -14,7 +14,7 @@ of a variant's modalities with these features is called `<variant>.plus`; `<vari
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -152,6 +152,19 @@ class Scaling:
     shift: np.ndarray
     scale: np.ndarray
 
+    @classmethod
+    def between(cls, low: np.ndarray, high: np.ndarray) -> Self:
+        """From the least and the largest value of each column to 0 ... 1."""
+        spread = high - low
+        return cls(low, np.where(spread > 0, spread, 1.0))
+
+    @classmethod
+    def about(cls, mean: np.ndarray, variance: np.ndarray) -> Self:
+        """To mean 0 and variance 1."""
+        # Rounding leaves a constant column a variance of about its square times 1e-16, not zero.
+        constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
+        return cls(mean, np.sqrt(np.where(constant, 1.0, variance)))
+
     def apply(self, part: np.ndarray) -> np.ndarray:
         scaled: np.ndarray = ((part - self.shift) / self.scale).astype(np.float32)
         return scaled
@@ -169,15 +182,10 @@ def fit_scaling(part: np.ndarray, times: np.ndarray, method: str) -> Scaling:
     """
     used = times > 0
     if method == "minmax":
-        low, high = part[used].min(axis=0).astype(np.float64), part[used].max(axis=0).astype(np.float64)
-        spread = high - low
-        return Scaling(low, np.where(spread > 0, spread, 1.0))
+        return Scaling.between(part[used].min(axis=0).astype(np.float64), part[used].max(axis=0).astype(np.float64))
     values, weights = part[used].astype(np.float64), times[used] / times.sum()
     mean = weights @ values
-    variance = weights @ (values - mean) ** 2
-    # Rounding leaves a constant column a variance of about its square times 1e-16, not zero.
-    constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
-    return Scaling(mean, np.where(constant, 1.0, np.sqrt(variance)))
+    return Scaling.about(mean, weights @ (values - mean) ** 2)
 
 
 def rows_in_blocks(index: np.ndarray, block: np.ndarray, size: int) -> np.ndarray:
@@ -276,12 +284,8 @@ def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, m
         total += made.sum(axis=0)
         squares += (made**2).sum(axis=0)
         low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
-    if method == "minmax":
-        return Scaling(low, np.where(high > low, high - low, 1.0))
     mean = total / count
-    variance = squares / count - mean**2
-    constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
-    return Scaling(mean, np.where(constant, 1.0, np.sqrt(np.maximum(variance, 1e-300))))
+    return Scaling.between(low, high) if method == "minmax" else Scaling.about(mean, squares / count - mean**2)
 
 
 def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factors, *, scaling: str) -> int:

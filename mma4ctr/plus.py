@@ -17,15 +17,20 @@ fold f, those of the last block with all training rows. So no training row sees 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 from scipy import sparse
 
+from mma4ctr.interactions import sums_of_others
+from mma4ctr.logistic import sigmoid
 from mma4ctr.reduce import PCA, Moments
 
 CONTENT_WIDTH = 16
 # Alternations between user rates, item rates and content, and between tastes and their spread: more moved no score.
 ROUNDS = 3
+# Users whose products are held at a time: 42 MB of them for five folds.
+USERS_AT_A_TIME = 1 << 13
 # A target with fewer positives in the training rows says too little.
 FEW_POSITIVES = 20
 # Groups of columns, as the study `plus` takes them away.
@@ -42,14 +47,6 @@ class Evidence:
     users: int
     items: int
     folds: int
-
-    def others(self, by_fold: np.ndarray) -> np.ndarray:
-        """From sums (folds, ...) of each fold to (folds + 1, ...): of all other folds, and of all.
-
-        A sum over the other folds, not the total less the fold: the fold must not touch even the last digit.
-        """
-        every = range(self.folds)
-        return np.stack([by_fold[[g for g in every if g != f]].sum(axis=0) for f in every] + [by_fold.sum(axis=0)])
 
 
 @dataclass(frozen=True)
@@ -99,21 +96,13 @@ def item_content(modalities: Sequence[np.ndarray]) -> np.ndarray:
     """
     parts = []
     for values in modalities:
-        moments = Moments(values.shape[1])
-        moments.add(values)
+        moments = Moments.of(values)
         largest = np.sqrt(max(float(np.linalg.eigvalsh(moments.covariance)[-1]), 1e-12))
         parts.append((values - moments.mean) / largest)
     joined = np.concatenate(parts, axis=1)
-    moments = Moments(joined.shape[1])
-    moments.add(joined)
-    content = PCA.fit(moments, min(CONTENT_WIDTH, joined.shape[1])).transform(joined)
+    content = PCA.fit(Moments.of(joined), min(CONTENT_WIDTH, joined.shape[1])).transform(joined)
     scaled: np.ndarray = content / np.sqrt(max(float(np.mean(np.square(content, dtype=np.float64))), 1e-12))
     return scaled.astype(np.float32)
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    chance: np.ndarray = 1 / (1 + np.exp(-logit))
-    return chance
 
 
 def _drawn_to_zero(
@@ -157,7 +146,7 @@ def fit_rates(user: np.ndarray, item: np.ndarray, label: np.ndarray, content: np
     for _ in range(ROUNDS):
 
         def slopes(index: np.ndarray, size: int, rates: Rates) -> tuple[np.ndarray, np.ndarray]:
-            chance = _sigmoid(rates.logit(user, item))
+            chance = sigmoid(rates.logit(user, item))
             return np.bincount(index, label - chance, size), np.bincount(index, chance * (1 - chance), size)
 
         effect, by_user = _drawn_to_zero(found.user, *slopes(user, users, found), by_user)
@@ -203,10 +192,6 @@ def posterior_tastes(products: np.ndarray, slopes: np.ndarray, spread: np.ndarra
     return means, shown
 
 
-# Users whose products are held at a time: 42 MB of them for five folds.
-USERS_AT_A_TIME = 1 << 13
-
-
 def fit_tastes(
     evidence: Evidence, labels: Mapping[str, np.ndarray], rates: Mapping[str, list[Rates]], content: np.ndarray
 ) -> np.ndarray:
@@ -223,20 +208,22 @@ def fit_tastes(
         for block in range(blocks):
             seen = np.flatnonzero(evidence.fold != block)
             user, item = evidence.user[seen], evidence.item[seen]
-            left = label[seen] - _sigmoid(rates[target][block].logit(user, item))
+            left = label[seen] - sigmoid(rates[target][block].logit(user, item))
             table = sparse.csr_matrix((left, (user, item)), shape=(evidence.users, evidence.items))
             slopes[place, block] = table @ content
+    # Where all users fit at a time, the rounds after the first find the products made.
+    products_from = lru_cache(maxsize=1)(partial(products_by_cell, evidence, content))
     spread = np.full((len(labels), blocks, width), 0.05)
     for round_ in range(ROUNDS):
         shown = np.zeros_like(spread)
         for first in range(0, evidence.users, USERS_AT_A_TIME):
             last = min(first + USERS_AT_A_TIME, evidence.users)
-            products = products_by_cell(evidence, content, first, last)
+            products = products_from(first, last)
             for block in range(blocks):
                 summed = products[every != block].sum(axis=0)
                 for place, target in enumerate(labels):
                     fitted = rates[target][block]
-                    chance = _sigmoid(fitted.base + fitted.user[first:last])
+                    chance = sigmoid(fitted.base + fitted.user[first:last])
                     means, parts = posterior_tastes(
                         summed * (chance * (1 - chance))[:, None, None],
                         slopes[place, block, first:last],
@@ -257,8 +244,8 @@ def shown_tastes(evidence: Evidence, content: np.ndarray) -> np.ndarray:
     shape = (evidence.folds * evidence.users, evidence.items)
     seen = sparse.csr_matrix((np.ones(len(cell), np.float32), (cell, evidence.item)), shape=shape)
     width = content.shape[1]
-    sums = evidence.others((seen @ content).reshape(evidence.folds, evidence.users, width))
-    rows = evidence.others(np.bincount(cell, minlength=shape[0]).reshape(evidence.folds, evidence.users))
+    sums = sums_of_others((seen @ content).reshape(evidence.folds, evidence.users, width))
+    rows = sums_of_others(np.bincount(cell, minlength=shape[0]).reshape(evidence.folds, evidence.users))
     tables = np.zeros(sums.shape, np.float32)
     for block in range(len(sums)):
         times = np.bincount(evidence.item[evidence.fold != block], minlength=evidence.items)
@@ -274,7 +261,7 @@ def log_counts(index: np.ndarray, evidence: Evidence, size: int) -> np.ndarray:
     """log(1 + rows) of each user or item: float32 (blocks, size, 1). Counts of a block without a fold are scaled up to
     those of all folds, as the last block has them."""
     counts = np.bincount(evidence.fold * size + index, minlength=evidence.folds * size).reshape(evidence.folds, size)
-    rows = evidence.others(counts).astype(np.float64)
+    rows = sums_of_others(counts).astype(np.float64)
     rows[:-1] *= evidence.folds / (evidence.folds - 1)
     return np.log1p(rows)[:, :, None].astype(np.float32)
 

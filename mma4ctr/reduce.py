@@ -23,6 +23,13 @@ class Moments:
         self._products = np.zeros((width, width), order="F")  # its upper triangle
         self._shift: np.ndarray | None = None
 
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        """Those of an array (n, width)."""
+        moments = cls(values.shape[1])
+        moments.add(values)
+        return moments
+
     def add(self, part: np.ndarray) -> None:
         """Take in rows: any float (n, width)."""
         if self._shift is None and len(part):
@@ -74,9 +81,7 @@ def at_most(values: np.ndarray, width: int) -> np.ndarray:
     """An array (n, d) as it is where d <= width, else its first principal components: float32 (n, width)."""
     if values.shape[1] <= width:
         return values
-    moments = Moments(values.shape[1])
-    moments.add(values)
-    return PCA.fit(moments, width).transform(values)
+    return PCA.fit(Moments.of(values), width).transform(values)
 
 
 def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarray:

@@ -11,10 +11,21 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, unknown_name
 from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
-from mma4ctr.matrix import FEATURES, SCALINGS
+from mma4ctr.matrix import (
+    FEATURES,
+    SCALINGS,
+    Factors,
+    load_step_inputs,
+    plus_factors,
+    user_part,
+    with_features,
+    write_matrix,
+)
 from mma4ctr.paths import Paths, load_paths
 
 CORE_MODALITIES = ("visual", "acoustic", "textual")
@@ -170,6 +181,41 @@ def chosen_variants(
             f"{task}: {', '.join(asked)}: not to be made from {', '.join(modalities)}; take another --variant"
         )
     return found
+
+
+def write_variants(
+    paths: Paths,
+    task: str,
+    asked: list[str],
+    known: Variants,
+    variants: dict[str, tuple[str, ...]],
+    item_part: Callable[[str, list[np.ndarray]], np.ndarray],
+    *,
+    scaling: str,
+    features: str,
+) -> list[str]:
+    """Write the matrices of a task that are asked for, of one script of step 4; returns the variants.
+
+    Args:
+        known: all variants of the data set. variants: those of the script.
+        item_part: from a variant and its modalities, float32 (items, width) each, to the paper's item part.
+        features: `paper`, `plus`, or `plus-<group>` for those without a group of columns.
+
+    Raises `UserError`.
+    """
+    inputs = load_step_inputs(paths, task)
+    chosen = chosen_variants(asked, known, variants, inputs.modalities, task)
+    for variant in chosen:
+        modalities = variants[variant]
+        if features == "paper":
+            values = [inputs.modal.array(name) for name in modalities]
+            factors = Factors(user_part(inputs, modalities), item_part(variant, values))
+        else:
+            if variant == known.widest(inputs.modalities):  # of all there is to know, what no concatenation holds too
+                modalities += tuple(other for other in known.optional if other in inputs.modalities)
+            factors = plus_factors(inputs, modalities, features.partition("-")[2])
+        write_matrix(paths, inputs, with_features(variant, features), factors, scaling=scaling)
+    return chosen
 
 
 def matrices_main(

@@ -152,6 +152,13 @@ def arrays_of(folder, dataset):
     return {name: artifact.array(name).tobytes() for name in artifact.array_names}
 
 
+def read_back(folder, dataset, capsys):
+    """Steps 1 and 2: the arrays of step 2, None where it refuses a file, and what it then tells."""
+    assert run_step_1(folder, dataset) == 0
+    capsys.readouterr()
+    return arrays_of(folder, dataset), capsys.readouterr().err
+
+
 CHANGES = {f"cell: {name}": value for name, value in CELLS.items()} | LINES | WHOLE
 HARMLESS = {"line twice", "blank line", "Windows line ends", "byte order mark", "swapped lines", "columns reordered"}
 HEADERS = {
@@ -193,10 +200,7 @@ def test_csv_of_features(file, clean, name, data, capsys):
         path.write_bytes(mutated(name, path.read_bytes(), data.draw))
         content = path.read_bytes()
         expected = clean(content)
-        assert run_step_1(folder, "wechat") == 0
-        capsys.readouterr()
-        found = arrays_of(folder, "wechat")
-        error = capsys.readouterr().err
+        found, error = read_back(folder, "wechat", capsys)
     if found is None:
         check_told(error, path)
         assert name not in HARMLESS, f"{name}: {error}"
@@ -260,10 +264,7 @@ def test_titles(name, place, capsys):
         lines = [line for line in path.read_text().splitlines() if json.loads(line)["item_id"] != 3]
         lines.insert(place, content if isinstance(content, str) else json.dumps(content, ensure_ascii=False))
         path.write_text("\n".join(lines) + "\n")
-        assert run_step_1(folder, "tiktok") == 0
-        capsys.readouterr()
-        found = arrays_of(folder, "tiktok")
-        error = capsys.readouterr().err
+        found, error = read_back(folder, "tiktok", capsys)
     if meant is None:
         assert found is None, f"{name}: a line that has no right reading was read"
         check_told(error, f"{path}:{place + 1}:")
@@ -289,10 +290,7 @@ def test_titles_as_a_whole(name, data, capsys):
         path = folder / TITLES
         path.write_bytes(CHANGES[name](path.read_bytes().splitlines(), data.draw, b",", 0))
         content = path.read_bytes()
-        assert run_step_1(folder, "tiktok") == 0
-        capsys.readouterr()
-        found = arrays_of(folder, "tiktok")
-        error = capsys.readouterr().err
+        found, error = read_back(folder, "tiktok", capsys)
     if found is None:
         check_told(error, path)
         assert name not in HARMLESS and name != "no last line end", error

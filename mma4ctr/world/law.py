@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mma4ctr.logistic import sigmoid
+
 TASTE_WIDTH = 16
 TOPICS = 40
 # Spread of the parts of the logit over users or items.
@@ -132,12 +134,6 @@ def logits(world: World, user: np.ndarray, item: np.ndarray, t: np.ndarray) -> n
     """float32 (targets, rows): the logit of each target's probability."""
     shared = dot(taste_at(world, user, t), world.item_taste[item]) + world.quality[item]
     made: np.ndarray = world.rate[:, user] + shared
-    return made
-
-
-def sigmoid(logit: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-logit))."""
-    made: np.ndarray = 1 / (1 + np.exp(-logit))
     return made
 
 

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from mma4ctr.console import progress
 from mma4ctr.datasets.tiktok import COLUMNS, FILE_STEMS, UNKNOWN, VECTOR_KEYS
-from mma4ctr.world.law import World, draw_exposures, logits, sigmoid
+from mma4ctr.logistic import sigmoid
+from mma4ctr.world.law import World, draw_exposures, logits
 from mma4ctr.world.rows import Chunk, copy_some_rows
 from mma4ctr.world.views import Bags, TextView, VectorView, make_catalogue
 

@@ -9,7 +9,8 @@ from pyarrow import csv
 
 from mma4ctr.console import progress
 from mma4ctr.datasets.wechat import CLICK_WEIGHTS, EMBEDDING_WIDTH
-from mma4ctr.world.law import World, draw_exposures, logits, sigmoid
+from mma4ctr.logistic import sigmoid
+from mma4ctr.world.law import World, draw_exposures, logits
 from mma4ctr.world.rows import Chunk, copy_some_rows
 from mma4ctr.world.views import Bags, TextView, VectorView, characters_of, make_catalogue
 
