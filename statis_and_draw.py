@@ -24,7 +24,7 @@ from mma4ctr.interactions import load_interactions
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import COLORS, line_styles, panels, save_figure, set_title
 from mma4ctr.results import Result, read_history, read_results
-from mma4ctr.studies import STUDIES, Cell, Study
+from mma4ctr.studies import STUDIES, Cell, Study, prepared_inputs
 from mma4ctr.tables import negatives_per_positive, statistics_layout, study_tables, write_layout
 from mma4ctr.tasks import add_task_options, chosen_tasks
 
@@ -119,8 +119,9 @@ def draw_study(paths: Paths, study: Study, tables: dict[str, list[Cell]]) -> Pat
 def run_with_history(paths: Paths, results: Sequence[Result], task: str) -> tuple[Result, list[dict]] | None:
     """The run of the default variant with the most epochs, the newest of equals, with its history."""
     found: tuple[Result, list[dict]] | None = None
+    variant = prepared_inputs(paths, task).variant
     for result in results:
-        if result.task == task and result.model == "MMa4CTR" and not result.leaky:
+        if (result.task, result.model, result.variant) == (task, "MMa4CTR", variant) and not result.leaky:
             history = read_history(paths, result)
             if history and (found is None or len(history) >= len(found[1])):
                 found = result, history

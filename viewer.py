@@ -152,17 +152,26 @@ def draw_roc(paths: Paths, task: str, runs: list[Predicted]) -> Path:
         return save_figure(figure, paths, f"roc_{task}")
 
 
-def draw_reliability(paths: Paths, runs: dict[str, Predicted]) -> Path:
-    """Share of positives against prediction, a panel per task."""
-    with panels(len(runs), width=3.6, height=3.4) as (figure, axes):
-        for axis, (task, one) in zip(axes, runs.items(), strict=True):
-            said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
-            end = max(said.max(), seen.max()) * 1.05
-            axis.plot([0, end], [0, end], color="#888888", linestyle=":", linewidth=1)
-            axis.plot(said, seen, **next(line_styles()))
+def draw_reliability(paths: Paths, predicted: dict[str, list[Predicted]]) -> Path:
+    """Share of positives against prediction, a panel per task with a curve for each of its runs."""
+    with panels(len(predicted), width=3.9, height=3.6) as (figure, axes):
+        for axis, (task, runs) in zip(axes, predicted.items(), strict=True):
+            end = 0.0
+            for style, one in zip(line_styles(), runs, strict=False):
+                name, said, seen = reliability_curve(one)
+                axis.plot(said, seen, label=name, **style)
+                end = max(end, 1.05 * said.max(), 1.05 * seen.max())
+            axis.plot([0, end], [0, end], color="#888888", linestyle=":", linewidth=1, zorder=0)
             axis.set(xlabel="mean prediction", ylabel="share of positives")
-            set_title(axis, f"{task}: calibration error {error:.4f}", [one.result])
+            set_title(axis, f"{task}: calibration", [one.result for one in runs])
+            axis.legend(loc="upper left")
         return save_figure(figure, paths, "reliability")
+
+
+def reliability_curve(one: Predicted) -> tuple[str, np.ndarray, np.ndarray]:
+    """A run's variant with its expected calibration error, and the points of its curve."""
+    said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
+    return f"{one.result.variant}, error {error:.4f}", said, seen
 
 
 def draw_umap(paths: Paths, result: Result, kind: str, points: dict[int, np.ndarray], label: np.ndarray) -> list[Path]:
@@ -267,7 +276,7 @@ def write_report(
         Section("Results", table_html(shown)),
         Section("Data", table_html(statistics_layout(graphs))),
         Section("ROC", "".join(_roc_plot(task, runs) for task, runs in predicted.items())),
-        Section("Calibration", "".join(_reliability_plot(task, one) for task, one in main_runs.items())),
+        Section("Calibration", "".join(_reliability_plot(task, runs) for task, runs in predicted.items())),
         training_section(paths, main_runs),
         Section(
             "UMAP",
@@ -300,11 +309,10 @@ def _roc_plot(task: str, runs: list[Predicted]) -> str:
     return plot_html(figure, f"{task}: ROC on test rows ({words})", f"roc_{task}")
 
 
-def _reliability_plot(task: str, one: Predicted) -> str:
-    said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
-    curve = {one.name: _lists((said, seen))}
-    figure = lines(curve, x="mean prediction", y="share of positives", diagonal=True, markers=True)
-    title = f"{task}: expected calibration error {error:.4f} ({protocol_words([one.result])})"
+def _reliability_plot(task: str, runs: list[Predicted]) -> str:
+    curves = {name: _lists((said, seen)) for name, said, seen in map(reliability_curve, runs)}
+    figure = lines(curves, x="mean prediction", y="share of positives", diagonal=True, markers=True)
+    title = f"{task}: calibration, with the expected error ({protocol_words([one.result for one in runs])})"
     return plot_html(figure, title, f"reliability_{task}")
 
 
@@ -345,7 +353,7 @@ def main() -> None:
                 written += draw_umap(paths, one.result, kind, points, label)
                 clouds.setdefault(task, {})[kind] = points[3], [LABELS[value] for value in label], hover
                 advance(1)
-    written.append(draw_reliability(paths, {task: runs[0] for task, runs in predicted.items()}))
+    written.append(draw_reliability(paths, predicted))
     report = write_report(paths, results, predicted, clouds)
     closing_line(8, f"{report} and {paths.saved / 'figures'}", len(written), watch, unit="figures")
 
