@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -82,6 +83,9 @@ def connect(address: str, code: Path) -> Any:
         raise UserError("--ray needs the extra 'cluster': .venv/bin/python -m pip install '.[cluster]'") from None
     if address != LOCAL:
         _demand_answer(address)
+    # Ray puts a function of its own in the place of print, for progress bars that are not used here; numba, which knows
+    # the built-in one only, then compiles nothing that prints.
+    os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     environment = {"env_vars": {"PYTHONPATH": str(code)}}
     ray.init(
         address=None if address == LOCAL else address,
