@@ -439,7 +439,7 @@ def main() -> int:
     written = write_tables(paths, results, [STUDIES[COMPARISON], STUDIES[COMPARISON_BY_EPOCH]], tasks)
     for task, table in study_tables(paths, results, STUDIES[COMPARISON], tasks).items():
         shown = comparison_layout(STUDIES[COMPARISON], table)
-        print_table(task, shown.header[:5], [[text for text, _ in row[:5]] for row in shown.rows])
+        print_table(f"Test results, {task}", shown.header[:5], [[text for text, _ in row[:5]] for row in shown.rows])
     runs = sum(len(training.marks) for training in work)
     note(
         f"Comparison: {runs} runs to {paths.results}, {len(written)} tables to {paths.saved / 'tables'}, "
