@@ -39,9 +39,13 @@ class BadLine(ValueError):
 
 @dataclass
 class BadLines:
-    """How many bad lines may be passed over, and those met so far, each once however often a file is read."""
+    """How many bad lines may be passed over, and those met so far, each once however often a file is read.
+
+    `option` is what lets more pass, where the command has such an option.
+    """
 
     allowed: int = 0
+    option: str = "--skip-bad-lines N"
     kinds: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
     seen: set[tuple[Path, int]] = field(default_factory=set)
@@ -57,7 +61,8 @@ class BadLines:
         if len(self.first) < 10:
             self.first.append(text)
         if len(self.seen) > self.allowed:
-            advice = "correct or remove the line, or pass over such lines with --skip-bad-lines N"
+            advice = "correct or remove the line"
+            advice += f", or pass over such lines with {self.option}" if self.option else ""
             more = f" ({len(self.seen)} bad lines, {self.allowed} allowed)" if self.allowed else ""
             raise UserError(f"{text}; {advice}{more}")
 

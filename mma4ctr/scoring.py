@@ -193,7 +193,7 @@ def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:
     count = unknown = 0
     with file_replaced(written) as file:
         file.write(b"user\titem\tscore\n")
-        bad = BadLines(0)
+        bad = BadLines(option="")
         blocks = parse_blocks(pairs, parse, bad, description="scoring", workers=Threads(), skip_lines=1)
         for table in blocks:
             user, item = (positions(table[name].combine_chunks(), known) for name, known in _known(scorer))
@@ -221,7 +221,12 @@ def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[i
     kinds = {"user": scorer.users.type}
     text = DelimitedText(read_header(users, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
     blocks = parse_blocks(
-        users, lambda data, _: text.parse(data), BadLines(0), description="users", workers=Threads(), skip_lines=1
+        users,
+        lambda data, _: text.parse(data),
+        BadLines(option=""),
+        description="users",
+        workers=Threads(),
+        skip_lines=1,
     )
     asked = pa.chunked_array([chunk for table in blocks for chunk in table["user"].chunks], scorer.users.type)
     asked = asked.combine_chunks()

@@ -123,6 +123,7 @@ def test_bad_pairs_are_told_in_one_line(trained, tmp_path, capsys, text, told):
     assert use(trained, "--predict", pairs, "--output", out) == 2
     error = capsys.readouterr().err.strip()
     assert "pairs.tsv" in error and told in error
+    assert "--skip-bad-lines" not in error, "mlp.py has no such option"
     assert not out.exists()
 
 
