@@ -21,47 +21,41 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pyarrow import csv
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact, write_values
+from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, demand_space, read_artifact, write_values
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.interactions import SPLIT_NAMES, IdCollector, IdIndex
+from mma4ctr.interfiles import LINE_BYTES, InterColumn, write_inter
 from mma4ctr.negatives import by_first_split, draw_unseen
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
 
+Rows = np.ndarray | StoredArray
 SPLITS = ("chronological", "random", "user")
 # Rows that are sorted in memory at a time: about 150 MB with all that sorting needs.
 PART_ROWS = 1_000_000
 HISTOGRAM_BINS = 1 << 16
-# What a row's line in an .inter file has at most, about.
-INTER_BYTES = 64
-INTER_LINES = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none", quoting_header="none")
+PARTS_WAITING = 64  # counts of so many parts of a file are added up at a time
 
 
 def count_rows(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Add up (users, rows of each) over the parts of a file: int64 sorted user ids, int64 rows of each."""
-    users, rows = np.empty(0, np.int64), np.empty(0, np.int64)
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    waiting = [pa.table({"user": np.empty(0, np.int64), "rows": np.empty(0, np.int64)})]
+    for users, rows in parts:
+        waiting.append(pa.table({"user": users, "rows": rows}))
+        if len(waiting) > PARTS_WAITING:
+            waiting = [_added_up(waiting)]
+    total = _added_up(waiting).sort_by("user")
+    return total["user"].to_numpy(), total["rows"].to_numpy()
 
-    def merge() -> None:
-        nonlocal users, rows
-        all_users = np.concatenate([users, *(part[0] for part in waiting)])
-        all_rows = np.concatenate([rows, *(part[1] for part in waiting)])
-        users, where = np.unique(all_users, return_inverse=True)
-        rows = np.bincount(where, weights=all_rows, minlength=len(users)).astype(np.int64)
-        waiting.clear()
 
-    for part in parts:
-        waiting.append(part)
-        if len(waiting) == 64:
-            merge()
-    merge()
-    return users, rows
+def _added_up(tables: list[pa.Table]) -> pa.Table:
+    summed = pa.concat_tables(tables).group_by("user").aggregate([("rows", "sum")])
+    return summed.rename_columns({"rows_sum": "rows"})
 
 
 def part_starts(rows_of_user: np.ndarray, part_rows: int) -> np.ndarray:
@@ -71,25 +65,23 @@ def part_starts(rows_of_user: np.ndarray, part_rows: int) -> np.ndarray:
 
 
 def record_type(targets: Iterable[str]) -> np.dtype:
-    """The packed record in which rows wait on disk for their part to be sorted."""
-    columns = [("user", "<i4"), ("item", "<i8"), ("device", "<i8"), ("time", "<i8"), ("order", "<i8"), ("hash", "<u8")]
+    """The packed record in which rows wait on disk for their part to be sorted, in the order of the raw file."""
+    columns = [("user", "<i4"), ("item", "<i8"), ("device", "<i8"), ("time", "<i8"), ("hash", "<u8")]
     return np.dtype([*columns, *((f"label_{target}", "u1") for target in targets)])
 
 
 @dataclass(frozen=True)
 class PackChunk:
-    """From a chunk of rows, and the place of its first in the raw file, to the records of each part that it has rows
-    of: the unit of work between reading and writing."""
+    """From a chunk of rows to the records of each part that it has rows of: the unit of work between reading and
+    writing."""
 
     starts: np.ndarray
     kind: np.dtype
 
-    def __call__(self, item: tuple[InteractionChunk, int]) -> list[tuple[int, np.ndarray]]:
-        chunk, order = item
+    def __call__(self, chunk: InteractionChunk) -> list[tuple[int, np.ndarray]]:
         records = np.empty(len(chunk.user), self.kind)
         records["user"], records["item"], records["device"] = chunk.user, chunk.item, chunk.device
         records["time"], records["hash"] = chunk.time, chunk.row_hash
-        records["order"] = np.arange(order, order + len(records))
         for target, label in chunk.labels.items():
             records[f"label_{target}"] = label
         if len(self.starts) == 1:
@@ -101,18 +93,11 @@ class PackChunk:
 
 
 def spill(chunks: Iterable[InteractionChunk], starts: np.ndarray, kind: np.dtype, folder: Path) -> list[Path]:
-    """Write chunks of rows to one file per part; `order` is the row's place in the raw file."""
+    """Write chunks of rows to one file per part."""
     paths = [folder / f"part{number}" for number in range(len(starts))]
-
-    def with_places() -> Iterator[tuple[InteractionChunk, int]]:
-        order = 0
-        for chunk in chunks:
-            yield chunk, order
-            order += len(chunk.user)
-
     with ExitStack() as opened:
         files = [opened.enter_context(path.open("wb")) for path in paths]
-        for _, future in in_order(PackChunk(starts, kind), with_places()):
+        for _, future in in_order(PackChunk(starts, kind), chunks):
             for part, records in future.result():
                 write_values(files[part], records)
     return paths
@@ -142,20 +127,22 @@ def order_by(*columns: np.ndarray) -> np.ndarray:
     return order
 
 
-def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> np.ndarray:
-    """Records without exact duplicates, in the order user, time, item; or user, day, place in the file."""
-    column = {name: np.ascontiguousarray(records[name]) for name in ("user", "time", "item", "hash", "order")}
-    user, time, item, row_hash, place = column.values()
+def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.ndarray]:
+    """From records in the order of the raw file to their columns without exact duplicates, in the order user, time,
+    item; or user, day, place in the file."""
+    # Column by column: numpy moves whole records ten times slower.
+    column = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
+    user, time, item, row_hash = column["user"], column["time"], column["item"], column.pop("hash")
+    place = np.arange(len(records))
     order = order_by(user, time, item, row_hash, place)
-    same = np.ones(len(order), bool)
-    same[:1] = False
-    for values in (user, time, item, row_hash):
-        values = values[order]
-        same[1:] &= values[1:] == values[:-1]
-    order = order[~same]
+    hashes = row_hash[order]
+    second = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
+    for values in (user, time, item):  # whatever the hash, the few that are left are compared
+        second = second[values[order[second]] == values[order[second - 1]]]
+    order = np.delete(order, second)
     if time_is_day:
-        order = order[order_by(user[order], time[order], place[order])]
-    return records[order]
+        order = order[order_by(user[order], time[order], order)]
+    return {name: values[order] for name, values in column.items()}
 
 
 def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
@@ -170,22 +157,27 @@ def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     return day + fraction
 
 
-def order_statistics(values: np.ndarray, ranks: Sequence[int]) -> list[Any]:
+def parts_of(values: Rows) -> Iterator[np.ndarray]:
+    """The rows of an array, so many at a time."""
+    return (values[start : start + PART_ROWS] for start in range(0, len(values), PART_ROWS))
+
+
+def order_statistics(values: Rows, ranks: Sequence[int]) -> list[Any]:
     """The values that would stand at `ranks` if all were sorted; one part of the rows in memory at a time.
 
     Args:
         values: (rows,) int64, or float64 from 0 on, whose bits as integers have the same order.
     """
-    bits = values.view(np.int64)
+    ends = [(int(bits.min()), int(bits.max())) for bits in (part.view(np.int64) for part in parts_of(values))]
     found = []
     for rank in ranks:
-        low, high, before = int(bits.min()), int(bits.max()), 0
+        low, high, before = min(low for low, _ in ends), max(high for _, high in ends), 0
         while True:
             width = -((low - high - 1) // HISTOGRAM_BINS)  # values in one bin, rounded up
             counts = np.zeros(HISTOGRAM_BINS + 1, np.int64)
-            for start in range(0, len(bits), PART_ROWS):
-                part = bits[start : start + PART_ROWS]
-                inside = part[(part >= low) & (part <= high)]
+            for part in parts_of(values):
+                bits = part.view(np.int64)
+                inside = bits[(bits >= low) & (bits <= high)]
                 counts += np.bincount((inside - low) // width, minlength=len(counts))
             upto = before + np.cumsum(counts)
             chosen = int(np.searchsorted(upto, rank, side="right"))
@@ -197,7 +189,7 @@ def order_statistics(values: np.ndarray, ranks: Sequence[int]) -> list[Any]:
     return found
 
 
-def split_rows(split: str, user: np.ndarray, time: np.ndarray, seed: int) -> np.ndarray:
+def split_rows(split: str, user: Rows, time: Rows, seed: int) -> np.ndarray:
     """uint8 (rows,) of TRAIN, VALID, TEST in the ratio 8 : 1 : 1 (design section 6).
 
     `chronological` cuts at the times below which 80 % and 90 % of the rows lie; rows of one time stay together.
@@ -206,22 +198,19 @@ def split_rows(split: str, user: np.ndarray, time: np.ndarray, seed: int) -> np.
     rows = len(user)
     cuts = (8 * rows // 10, 9 * rows // 10)
     if split == "chronological":
-        parts = np.empty(rows, np.uint8)
         first, second = order_statistics(time, cuts)
-        for start in range(0, rows, PART_ROWS):
-            part = time[start : start + PART_ROWS]
-            parts[start : start + PART_ROWS] = (part >= first).astype(np.uint8) + (part >= second)
-        return parts
+        return np.concatenate([(part >= first).astype(np.uint8) + (part >= second) for part in parts_of(time)])
     generator = np.random.default_rng(seed)
     if split == "random":
         place = generator.permutation(rows)
     else:
-        users = int(user.max()) + 1
+        of_row = user[:]
+        users = int(of_row.max()) + 1
         drawn = generator.permutation(users)
-        sizes = np.bincount(user, minlength=users)[drawn]
+        sizes = np.bincount(of_row, minlength=users)[drawn]
         place = np.empty(users, np.int64)
         place[drawn] = np.cumsum(sizes) - sizes  # rows of the users drawn before
-        place = place[user]
+        place = place[of_row]
     return ((place >= cuts[0]).astype(np.uint8) + (place >= cuts[1])).astype(np.uint8)
 
 
@@ -255,64 +244,17 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
     return read_artifact(folder, "adjust_hyperparameter.py")
 
 
-@dataclass(frozen=True)
-class FormatRows:
-    """From a range of rows to their lines in the .inter files, for each part of the split.
-
-    Attributes:
-        columns: by head, the values of each row, and where these are positions in a table, the table.
-    """
-
-    columns: dict[str, tuple[np.ndarray, np.ndarray | pa.Array | None]]
-    split: np.ndarray
-
-    def __call__(self, start: int) -> list[pa.Buffer]:
-        split = self.split[start : start + PART_ROWS]
-        values = {}
-        for head, (column, table) in self.columns.items():
-            part = column[start : start + PART_ROWS]
-            if isinstance(table, pa.Array):
-                values[head] = table.take(pa.array(part))
-            else:
-                values[head] = part if table is None else table[part]
-        lines = []
-        for number in range(len(SPLIT_NAMES)):
-            chosen = pa.array(np.flatnonzero(split == number))
-            sink = pa.BufferOutputStream()
-            csv.write_csv(
-                pa.table({head: pa.array(column).take(chosen) for head, column in values.items()}), sink, INTER_LINES
-            )
-            lines.append(sink.getvalue())
-        return lines
-
-
-def write_inter(
-    folder: Path, dataset: str, columns: dict[str, tuple[np.ndarray, np.ndarray | pa.Array | None]], split: np.ndarray
-) -> None:
-    """RecBole's atomic files, already split (`benchmark_filename: [train, valid, test]`).
-
-    The rows of a file stand in the order of the arrays, so a prediction can be told back to its row.
-    """
-    with ExitStack() as opened:
-        files = [opened.enter_context((folder / f"{dataset}.{name}.inter").open("wb")) for name in SPLIT_NAMES]
-        for file in files:
-            file.write("\t".join(columns).encode() + b"\n")
-        for _, future in in_order(FormatRows(columns, split), range(0, len(split), PART_ROWS)):
-            for file, lines in zip(files, future.result(), strict=True):
-                file.write(lines)
-
-
 def kept_parts(
     raw: RawDataset, users: IdIndex, rows_of_user: np.ndarray, bad: BadLines, temp: Path
-) -> Iterator[np.ndarray]:
-    """The kept rows as records without duplicates, in order, one part of users at a time."""
+) -> Iterator[dict[str, np.ndarray]]:
+    """The columns of the kept rows without duplicates, in order, one part of users at a time."""
     starts = part_starts(rows_of_user, PART_ROWS)
     kind = record_type(raw.targets)
     temp.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temp, prefix=f"{raw.name}-inter-") as folder:
         paths = spill(raw.read_interactions(users, bad), starts, kind, Path(folder))
 
-        def sort(path: Path) -> np.ndarray:
+        def sort(path: Path) -> dict[str, np.ndarray]:
             records = np.fromfile(path, kind)
             path.unlink()
             return drop_duplicates(records, time_is_day=raw.time_is_day)
@@ -343,7 +285,7 @@ def write_interactions(
     record = record_type(raw.targets).itemsize
     demand_space(paths.temp, rows * record, f"sorting {rows:,} rows")
     written = rows * (1 + raw.negatives)
-    demand_space(paths.graph, written * (record + INTER_BYTES), f"the output of {written:,} rows")
+    demand_space(paths.graph, written * (record + LINE_BYTES), f"the output of {written:,} rows")
     stats = [path.stat() for path in files]
     with ArtifactWriter(
         paths.graph / raw.name,
@@ -369,32 +311,34 @@ def write_interactions(
         kinds += [np.uint8] * len(raw.targets)
         streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
         found_items = IdCollector()
-        for records in kept_parts(raw, index, rows_of_user[kept], bad, paths.temp):
+        for part in kept_parts(raw, index, rows_of_user[kept], bad, paths.temp):
+            found_items.add(part["item"])
+            if raw.time_is_day:
+                part["time"] = day_and_position(part["user"], part["time"])
             for name in names:
-                values = records[name]
-                if name == "time" and raw.time_is_day:
-                    values = day_and_position(records["user"], records["time"])
-                streams[name].append(values)
-            found_items.add(np.ascontiguousarray(records["item"]))
+                streams[name].append(part[name])
         item_ids = found_items.ids()
         if not len(item_ids):
             raise UserError(f"{source}: no row of a kept user has a known item")
         for stream in streams.values():
             stream.close()
         # From here on the columns are read from their files as they are needed.
-        column = {name: np.load(writer.building / f"{name}.npy", mmap_mode="r") for name in names}
+        column = {name: StoredArray(writer.building / f"{name}.npy") for name in names}
         rows = len(column["user"])
-        items, raw_item = IdIndex(item_ids), column["item"]
-        (writer.building / "item.npy").unlink()  # the memory map holds its content until it is let go
+        items = IdIndex(item_ids)
+        (writer.building / "item.npy").unlink()  # it can still be read
         placed = writer.stream("item", np.int32)
-        for start in range(0, rows, PART_ROWS):
-            placed.append(items.positions(raw_item[start : start + PART_ROWS]))
+        for raw_items in parts_of(column["item"]):
+            placed.append(items.positions(raw_items))
         placed.close()
-        column["item"] = np.load(writer.building / "item.npy", mmap_mode="r")
+        column["item"] = StoredArray(writer.building / "item.npy")
         parts = split_rows(split, column["user"], column["time"], seed)
         if raw.negatives:
             column, parts = add_negatives(writer, column, parts, len(item_ids), raw.negatives, seed)
-        positives = {target: int(column[f"label_{target}"].sum(dtype=np.int64)) for target in raw.targets}
+        positives = {
+            target: sum(int(np.count_nonzero(part)) for part in parts_of(column[f"label_{target}"]))
+            for target in raw.targets
+        }
         refuse_one_class(raw, positives, len(parts))
         sizes = split_sizes(parts, split, source)
         writer.array("split", parts)
@@ -406,13 +350,13 @@ def write_interactions(
             if texts is not None:
                 writer.array(f"{kind}_names", texts)
                 tables[kind] = pa.array(texts, pa.binary()).cast(pa.string())
-        inter: dict[str, tuple[np.ndarray, np.ndarray | pa.Array | None]] = {
-            "user_id:token": (column["user"], tables["user"]),
-            "item_id:token": (column["item"], tables["item"]),
-            "device:token": (column["device"], None),
-            "timestamp:float": (column["time"], None),
+        inter = {
+            "user_id:token": InterColumn(column["user"], tables["user"]),
+            "item_id:token": InterColumn(column["item"], tables["item"]),
+            "device:token": InterColumn(column["device"]),
+            "timestamp:float": InterColumn(column["time"]),
+            **{f"{target}:float": InterColumn(column[f"label_{target}"]) for target in raw.targets},
         }
-        inter |= {f"{target}:float": (column[f"label_{target}"], None) for target in raw.targets}
         write_inter(writer.building, raw.name, inter, parts)
         writer.manifest["rows"] = {
             "raw": int(rows_of_user.sum()),
@@ -440,8 +384,8 @@ def refuse_one_class(raw: RawDataset, positives: dict[str, int], rows: int) -> N
 
 
 def add_negatives(
-    writer: ArtifactWriter, column: dict[str, np.ndarray], parts: np.ndarray, items: int, count: int, seed: int
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    writer: ArtifactWriter, column: dict[str, StoredArray], parts: np.ndarray, items: int, count: int, seed: int
+) -> tuple[dict[str, StoredArray], np.ndarray]:
     """Put after each row `count` rows of unseen items, with its user, device, time and part of the split, and labels
     0; the arrays take the place of those in the folder. One part of the users is in memory at a time.
 
@@ -449,20 +393,20 @@ def add_negatives(
         column: (rows,) arrays of step 1 by name, rows of a user side by side; `item` positions below `items`.
         parts: uint8 (rows,).
 
-    Returns: the new columns, memory-mapped, and their parts.
+    Returns: the new columns and their parts.
     """
     kinds = {name: values.dtype for name, values in column.items()}
-    known = by_first_split(column["item"], parts, items)
+    known = by_first_split(column["item"][:], parts, items)
     rng = np.random.default_rng(seed)
     for name in column:
-        (writer.building / f"{name}.npy").unlink()  # the memory maps hold their content
+        (writer.building / f"{name}.npy").unlink()  # it can still be read
     streams = {name: writer.stream(name, kind) for name, kind in kinds.items()}
-    starts = np.flatnonzero(np.diff(column["user"], prepend=-1))
+    starts = np.flatnonzero(np.diff(column["user"][:], prepend=-1))
     part = starts * (count + 1) // PART_ROWS
     bounds = [*starts[np.flatnonzero(np.diff(part, prepend=-1))].tolist(), len(parts)]
     new_parts = []
     for start, stop in pairwise(bounds):
-        rows = {name: np.asarray(values[start:stop]) for name, values in column.items()}
+        rows = {name: values[start:stop] for name, values in column.items()}
         row, item = draw_unseen(rows["user"], rows["item"], parts[start:stop], known, count, rng)
         # Each row, then what was drawn for it.
         order = np.argsort(np.concatenate([np.arange(stop - start), row]), kind="stable")
@@ -472,7 +416,7 @@ def add_negatives(
         new_parts.append(np.concatenate([parts[start:stop], parts[start:stop][row]])[order])
     for stream in streams.values():
         stream.close()
-    return {n: np.load(writer.building / f"{n}.npy", mmap_mode="r") for n in kinds}, np.concatenate(new_parts)
+    return {name: StoredArray(writer.building / f"{name}.npy") for name in kinds}, np.concatenate(new_parts)
 
 
 def describe(raw: RawDataset, manifest: dict) -> None:

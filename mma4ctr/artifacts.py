@@ -136,6 +136,35 @@ class ArrayStream:
         self._file.close()
 
 
+class StoredArray:
+    """An array in a `.npy` file, of which slices of rows are read as they are asked for.
+
+    Unlike those of a memory map they do not stay in the process's memory. The file may lose its name meanwhile.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        np.lib.format.read_magic(self._file)
+        self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(self._file)
+        self._start = self._file.tell()
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("rows are read one after the other")
+        values = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
+        row_bytes = values.itemsize * int(np.prod(self.shape[1:]))
+        left, offset = values.reshape(-1).view(np.uint8).data, self._start + start * row_bytes
+        while left and (done := os.preadv(self._file.fileno(), [left], offset)):
+            left, offset = left[done:], offset + done
+        if left:
+            raise OSError(f"{self._file.name}: ends before its last row")
+        return values
+
+
 def _lock(folder: Path) -> TextIO:
     """Take the right to write a folder, for as long as the lock file `.<name>.lock` is open; raises `UserError` where
     another process has it."""

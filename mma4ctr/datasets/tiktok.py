@@ -27,7 +27,7 @@ from mma4ctr.datasets.base import (
 from mma4ctr.interactions import IdIndex
 from mma4ctr.parallel import Processes, Threads
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks
+from mma4ctr.rawfiles import MANY_BYTES, BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks
 
 COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
 COLUMNS += ["device", "time", "duration_time"]
@@ -78,8 +78,12 @@ class TikTok(RawDataset):
             raise UserError(f"{self.folder / name}: the interaction file is missing; put it there")
         return [path]
 
+    def _rows_of(self, columns: list[str]) -> DelimitedText:
+        large = self.interaction_files()[0].stat().st_size > MANY_BYTES
+        return DelimitedText(COLUMNS, dict.fromkeys(columns, pa.int64()), delimiter="\t", quoted=False, compiled=large)
+
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        text = DelimitedText(COLUMNS, {"uid": pa.int64()}, delimiter="\t", quoted=False)
+        text = self._rows_of(["uid"])
 
         def parse(data: bytes, _block: Block) -> tuple[np.ndarray, np.ndarray]:
             counts = pc.value_counts(text.parse(data)["uid"])
@@ -92,7 +96,7 @@ class TikTok(RawDataset):
         )
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
-        text = DelimitedText(COLUMNS, dict.fromkeys(COLUMNS, pa.int64()), delimiter="\t", quoted=False)
+        text = self._rows_of(COLUMNS)
 
         def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
@@ -142,10 +146,6 @@ class TikTok(RawDataset):
                     workers=workers,
                     closed_by_newline=False,  # JSON that was cut does not parse
                 )
-
-
-# From so many bytes on it pays to load the compiled parser, or to start processes.
-MANY_BYTES = 64 << 20
 
 
 def _feature_parser(modality: str, *, compiled: bool) -> Callable[[bytes, Block], DenseChunk | BagChunk]:

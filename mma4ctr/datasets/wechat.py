@@ -19,7 +19,16 @@ from mma4ctr.datasets.base import (
 )
 from mma4ctr.interactions import IdIndex
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks, read_header
+from mma4ctr.rawfiles import (
+    MANY_BYTES,
+    BadLine,
+    BadLines,
+    Block,
+    DelimitedText,
+    find_raw_file,
+    parse_blocks,
+    read_header,
+)
 
 # The study's weights of the actions; a click is half of the greatest possible sum or more.
 CLICK_WEIGHTS = {
@@ -91,8 +100,7 @@ class WeChat(RawDataset):
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         (path,) = self.interaction_files()
-        names = read_header(path, USER_ACTION_COLUMNS)
-        text = DelimitedText(names, {"userid": pa.int64()}, delimiter=",", quoted=True)
+        text = _rows_of(path, read_header(path, USER_ACTION_COLUMNS), ["userid"])
 
         def parse(data: bytes, _block: Block) -> tuple[np.ndarray, np.ndarray]:
             counts = pc.value_counts(text.parse(data)["userid"])
@@ -105,7 +113,7 @@ class WeChat(RawDataset):
         names = read_header(path, USER_ACTION_COLUMNS)
         # Play and stay times are not used, but they tell two impressions apart.
         wanted = [*USER_ACTION_COLUMNS, *(name for name in ("play", "stay") if name in names)]
-        text = DelimitedText(names, dict.fromkeys(wanted, pa.int64()), delimiter=",", quoted=True)
+        text = _rows_of(path, names, wanted)
 
         def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
@@ -141,6 +149,11 @@ class WeChat(RawDataset):
             yield from parse_blocks(
                 path, parse, bad, description=f"wechat: {modality}", workers=self.workers, skip_lines=1
             )
+
+
+def _rows_of(path: Path, names: list[str], wanted: list[str]) -> DelimitedText:
+    types = dict.fromkeys(wanted, pa.int64())
+    return DelimitedText(names, types, delimiter=",", quoted=True, compiled=path.stat().st_size > MANY_BYTES)
 
 
 def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
