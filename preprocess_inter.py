@@ -79,17 +79,17 @@ class PackChunk:
     kind: np.dtype
 
     def __call__(self, chunk: InteractionChunk) -> list[tuple[int, np.ndarray]]:
-        records = np.empty(len(chunk.user), self.kind)
-        records["user"], records["item"], records["device"] = chunk.user, chunk.item, chunk.device
-        records["time"], records["hash"] = chunk.time, chunk.row_hash
-        for target, label in chunk.labels.items():
-            records[f"label_{target}"] = label
-        if len(self.starts) == 1:
-            return [(0, records)]
         part = np.searchsorted(self.starts, chunk.user, side="right") - 1
+        # Few parts: as small numbers they are sorted by counting.
+        part = part.astype(np.uint16 if len(self.starts) <= 1 << 16 else np.int64)
         by_part = np.argsort(part, kind="stable")
+        records = np.empty(len(chunk.user), self.kind)
+        columns = {"user": chunk.user, "item": chunk.item, "device": chunk.device, "time": chunk.time}
+        columns |= {"hash": chunk.row_hash, **{f"label_{target}": label for target, label in chunk.labels.items()}}
+        for name, values in columns.items():
+            records[name] = values[by_part]
         filled, begin = np.unique(part[by_part], return_index=True)
-        return list(zip(filled.tolist(), np.split(records[by_part], begin[1:]), strict=True))
+        return list(zip(filled.tolist(), np.split(records, begin[1:]), strict=True))
 
 
 def spill(chunks: Iterable[InteractionChunk], starts: np.ndarray, kind: np.dtype, folder: Path) -> list[Path]:
@@ -323,7 +323,7 @@ def write_interactions(
         for stream in streams.values():
             stream.close()
         # From here on the columns are read from their files as they are needed.
-        column = {name: StoredArray(writer.building / f"{name}.npy") for name in names}
+        column = {name: StoredArray.of(writer.building / f"{name}.npy") for name in names}
         rows = len(column["user"])
         items = IdIndex(item_ids)
         (writer.building / "item.npy").unlink()  # it can still be read
@@ -331,7 +331,7 @@ def write_interactions(
         for raw_items in parts_of(column["item"]):
             placed.append(items.positions(raw_items))
         placed.close()
-        column["item"] = StoredArray(writer.building / "item.npy")
+        column["item"] = StoredArray.of(writer.building / "item.npy")
         parts = split_rows(split, column["user"], column["time"], seed)
         if raw.negatives:
             column, parts = add_negatives(writer, column, parts, len(item_ids), raw.negatives, seed)
@@ -416,7 +416,7 @@ def add_negatives(
         new_parts.append(np.concatenate([parts[start:stop], parts[start:stop][row]])[order])
     for stream in streams.values():
         stream.close()
-    return {name: StoredArray(writer.building / f"{name}.npy") for name in kinds}, np.concatenate(new_parts)
+    return {name: StoredArray.of(writer.building / f"{name}.npy") for name in kinds}, np.concatenate(new_parts)
 
 
 def describe(raw: RawDataset, manifest: dict) -> None:

@@ -11,26 +11,23 @@ held. An item without a modality gets the column mean and is marked. No label is
 """
 
 import argparse
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact, write_values
+from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, unknown_name, warn, whole_number
 from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
 from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, shown_id
 from mma4ctr.interactions import IdIndex, id_names
+from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
-from mma4ctr.reduce import PCA, Moments, tfidf_svd
-
-# Rows that are projected at a time: what they need stays in the cache.
-ROWS_AT_A_TIME = 4096
+from mma4ctr.reduce import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
 
 
 class SeenItems:
@@ -74,29 +71,47 @@ def dense_features(
     """
     seen = SeenItems(len(items))
     moments = Moments(modality.raw_width)
-    multipliers = np.random.default_rng(0).integers(1, 2**63, modality.raw_width, dtype=np.uint64) | np.uint64(1)
-    order: list[np.ndarray] = []
-    temp.mkdir(parents=True, exist_ok=True)
-    # One thread for the products here: the cores are at work on the text, and threads that wait for them spin.
-    with tempfile.TemporaryFile(dir=temp) as waiting, threadpool_limits(1):
-        for chunk in chunks:
-            item = np.where(chunk.length > 0, items.positions(chunk.ids), -1)
-            content = (chunk.values.view(np.uint32).astype(np.uint64) * multipliers).sum(axis=1, dtype=np.uint64)
-            new = seen.first_time(chunk, item, content)
-            vectors = chunk.values[new]
-            moments.add(vectors)
-            write_values(waiting, vectors)
+    multipliers = np.random.default_rng(0).integers(1, 2**31, modality.raw_width, dtype=np.uint32) | np.uint32(1)
+    waiting = StoredArray.scratch(temp, (len(items), modality.raw_width), np.float32)
+    order = [np.empty(0, np.int32)]
+
+    def identified(chunk: DenseChunk) -> tuple[np.ndarray, np.ndarray]:
+        item = np.where(chunk.length > 0, items.positions(chunk.ids), -1)
+        return item, (chunk.values.view(np.uint32) * multipliers).sum(axis=1, dtype=np.uint64)
+
+    def wanted() -> Iterator[tuple[DenseChunk, np.ndarray, int]]:
+        """With each chunk its rows that are new, and how many there were before."""
+        rows = 0
+        for chunk, future in in_order(identified, chunks):
+            item, content = future.result()
+            new = np.flatnonzero(seen.first_time(chunk, item, content))
+            moments.start_from(chunk.values[new])
             order.append(item[new])
-        place = np.concatenate(order) if order else np.empty(0, np.int32)
+            yield chunk, new, rows
+            rows += len(new)
+
+    def stored(part: tuple[DenseChunk, np.ndarray, int]) -> tuple[int, np.ndarray, np.ndarray]:
+        chunk, new, rows = part
+        vectors = chunk.values[new]
+        waiting[rows : rows + len(new)] = vectors
+        return moments.of_part(vectors)
+
+    # One thread for a product: the cores are at work side by side, and threads that wait for them spin.
+    with threadpool_limits(1):
+        for _, part in in_order(stored, wanted()):
+            moments.include(part.result())
+        place = np.concatenate(order)
         width = min(width, modality.raw_width)
         reduction = PCA.fit(moments, min(width, len(place))) if width < modality.raw_width and len(place) else None
-        made = len(reduction.components) if reduction else width
-        features = np.zeros((len(items), made), np.float32)
-        waiting.seek(0)
-        for start in range(0, len(place), ROWS_AT_A_TIME):
-            part = place[start : start + ROWS_AT_A_TIME]
-            vectors = np.fromfile(waiting, np.float32, len(part) * modality.raw_width).reshape(len(part), -1)
-            features[part] = reduction.transform(vectors) if reduction else vectors
+        features = np.zeros((len(items), len(reduction.components) if reduction else width), np.float32)
+
+        def reduced(start: int) -> None:
+            rows = slice(start, min(start + ROWS_AT_A_TIME, len(place)))
+            vectors = waiting[rows]
+            features[place[rows]] = reduction.transform(vectors) if reduction else vectors
+
+        for _, done in in_order(reduced, range(0, len(place), ROWS_AT_A_TIME)):
+            done.result()
     return features, seen.seen
 
 

@@ -8,14 +8,16 @@ it is now; a file is hashed before it is used, and refused where it is not what 
 
 import fcntl
 import hashlib
+import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TextIO
+from typing import Any, BinaryIO, Self, TextIO, cast
 
 import numpy as np
 import orjson
@@ -137,32 +139,60 @@ class ArrayStream:
 
 
 class StoredArray:
-    """An array in a `.npy` file, of which slices of rows are read as they are asked for.
+    """An array in a file, of which slices of rows are read (and, of a `scratch` one, written) as they are asked for, by
+    any thread.
 
     Unlike those of a memory map they do not stay in the process's memory. The file may lose its name meanwhile.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        np.lib.format.read_magic(self._file)
-        self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(self._file)
-        self._start = self._file.tell()
+    def __init__(self, file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._file, self._start = file, start
+        self.shape, self.dtype = shape, dtype
+        self._row_bytes = dtype.itemsize * math.prod(shape[1:])
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """That of a `.npy` file."""
+        file = path.open("rb")
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return cls(file, file.tell(), shape, dtype)
+
+    @classmethod
+    def scratch(cls, folder: Path, shape: tuple[int, ...], dtype: Any) -> Self:
+        """One in a file without a name that goes with it; rows must be written before they are read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0)), 0, shape, np.dtype(dtype))
 
     def __len__(self) -> int:
-        return int(self.shape[0])
+        return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
+    def _bytes_of(self, rows: slice) -> tuple[int, int]:
+        """How many rows, and where they begin in the file."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise IndexError("rows are read one after the other")
-        values = np.empty((max(0, stop - start), *self.shape[1:]), self.dtype)
-        row_bytes = values.itemsize * int(np.prod(self.shape[1:]))
-        left, offset = values.reshape(-1).view(np.uint8).data, self._start + start * row_bytes
-        while left and (done := os.preadv(self._file.fileno(), [left], offset)):
+        return max(0, stop - start), self._start + start * self._row_bytes
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        count, offset = self._bytes_of(rows)
+        values = np.empty((count, *self.shape[1:]), self.dtype)
+        left = memoryview(values.reshape(-1).view(np.uint8).data)
+        while left:
+            done = os.preadv(self._file.fileno(), [left], offset)
+            if not done:
+                raise OSError(f"{self._file.name}: ends before its last row")
             left, offset = left[done:], offset + done
-        if left:
-            raise OSError(f"{self._file.name}: ends before its last row")
         return values
+
+    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
+        count, offset = self._bytes_of(rows)
+        if values.shape != (count, *self.shape[1:]) or values.dtype != self.dtype:
+            raise ValueError(f"{values.dtype} {values.shape} for {count} rows of {self.dtype} {self.shape}")
+        left = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        while left:
+            done = os.pwrite(self._file.fileno(), left, offset)
+            left, offset = left[done:], offset + done
 
 
 def _lock(folder: Path) -> TextIO:

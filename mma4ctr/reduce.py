@@ -12,6 +12,8 @@ from scipy.linalg.blas import dsyrk
 
 # The study reduces every item part that is wider to this many columns.
 WIDEST_ITEM_PART = 128
+# Rows that are worked on at a time: what they need in float64 stays in the cache.
+ROWS_AT_A_TIME = 1024
 
 
 class Moments:
@@ -32,14 +34,31 @@ class Moments:
 
     def add(self, part: np.ndarray) -> None:
         """Take in rows: any float (n, width)."""
+        self.start_from(part)
+        self.include(self.of_part(part))
+
+    def start_from(self, part: np.ndarray) -> None:
+        """Rows to be near to, the first that there are: products of deviations from a near-mean lose far fewer digits
+        than products of the values."""
         if self._shift is None and len(part):
-            # Products of deviations from a near-mean lose far fewer digits than products of the values.
             self._shift = part.mean(axis=0, dtype=np.float64)
-        if self._shift is not None:
-            deviation = part - self._shift
-            self._sum += deviation.sum(axis=0)
-            dsyrk(1.0, deviation.T, beta=1.0, c=self._products, overwrite_c=True)
-        self.rows += len(part)
+
+    def of_part(self, part: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """What rows (n, width) add, for `include`. Any thread may work it out once `start_from` has been called."""
+        shift = 0.0 if self._shift is None else self._shift
+        total, products = np.zeros_like(self._sum), np.zeros_like(self._products)
+        for start in range(0, len(part), ROWS_AT_A_TIME):
+            deviation = part[start : start + ROWS_AT_A_TIME] - shift
+            total += deviation.sum(axis=0)
+            dsyrk(1.0, deviation.T, beta=1.0, c=products, overwrite_c=True)
+        return len(part), total, products
+
+    def include(self, part: tuple[int, np.ndarray, np.ndarray]) -> None:
+        """Add up; the last digits depend on the order."""
+        rows, total, products = part
+        self.rows += rows
+        self._sum += total
+        self._products += products
 
     @property
     def mean(self) -> np.ndarray:
