@@ -62,6 +62,7 @@ from mma4ctr.scoring import find_run, load_network, load_scorer, predict, score_
 from mma4ctr.tasks import (
     DEFAULT_VARIANT,
     STUDY,
+    TRAINING,
     add_features_option,
     add_task_options,
     add_variant_option,
@@ -79,7 +80,8 @@ FEW_POSITIVES = 100
 @dataclass(frozen=True)
 class TrainSettings:
     """How one run is trained. 0 turns `halve_every`, `patience` and `max_interrupts` off; with `patience` 0 the
-    last epoch's weights are the result, else those of the epoch with the best validation AUC."""
+    last epoch's weights are the result, else those of the epoch with the best validation AUC. `networks` of them learn
+    side by side from different first weights, and their mean logit is the result."""
 
     epochs: int = 30
     batch_size: int = 512
@@ -89,6 +91,7 @@ class TrainSettings:
     max_interrupts: int = 10
     loss: str = "bce"
     seed: int = 0
+    networks: int = 1
 
 
 class MLP(nn.Module):
@@ -115,8 +118,8 @@ def learning_rate_at(epoch: int, settings: TrainSettings, interrupts: int) -> fl
     return settings.learning_rate * 0.5**halvings
 
 
-def fresh_model(in_features: int, share: float, seed: int, device: torch.device) -> MLP:
-    """A model whose first weights depend on the seed alone, not on the device.
+def fresh_models(in_features: int, share: float, seed: int, device: torch.device, networks: int = 1) -> list[MLP]:
+    """Models whose first weights depend on the seed alone, not on the device.
 
     The last bias starts at the log-odds of `share`, the training rows' share of positives. With rare positives the
     first epoch is otherwise spent on finding it: at 1 in 186 and batch 8192 validation AUC after the first epoch was
@@ -124,9 +127,16 @@ def fresh_model(in_features: int, share: float, seed: int, device: torch.device)
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MLP(in_features)
-    nn.init.constant_(model.head.bias, math.log(share / (1 - share)))
-    return model.to(device)
+        models = [MLP(in_features) for _ in range(networks)]
+    for model in models:
+        nn.init.constant_(model.head.bias, math.log(share / (1 - share)))
+    return [model.to(device) for model in models]
+
+
+def side_by_side(models: Sequence[MLP]) -> Network:
+    """Networks with these weights."""
+    states = [model.state_dict() for model in models]
+    return Network(states[0] if len(states) == 1 else {k: torch.stack([one[k] for one in states]) for k in states[0]})
 
 
 @torch.no_grad()
@@ -209,8 +219,8 @@ class Training:
     def _start(self) -> None:
         label = self.matrix.train.label
         seed = self.settings.seed + self.fresh_starts
-        model = fresh_model(self.matrix.in_features, float(label.mean()), seed, label.device)
-        self.network = Network(model.state_dict())
+        share, networks = float(label.mean()), self.settings.networks
+        self.network = side_by_side(fresh_models(self.matrix.in_features, share, seed, label.device, networks))
         self.adam = Adam(self.network.parameters)
         self._good: tuple[torch.Tensor, Adam] | None = None
 
@@ -303,7 +313,10 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
     Args:
         features: task, variant, embedding_length, split, evidence, folds, scaling: the matrix's own settings.
     """
-    return {"model": "MMa4CTR", **features, **asdict(settings)}
+    training = asdict(settings)
+    if settings.networks == 1:
+        del training["networks"]  # as the run of one network has always been named
+    return {"model": "MMa4CTR", **features, **training}
 
 
 def finish_run(
@@ -356,7 +369,7 @@ def finish_run(
         protocol={**matrix.protocol, "loss": settings.loss},
         embedding_length=matrix.settings["embedding_length"],
         in_features=matrix.in_features,
-        parameters=sum(parameter.numel() for parameter in MLP(matrix.in_features).parameters()),
+        parameters=settings.networks * sum(values.numel() for values in MLP(matrix.in_features).parameters()),
         epochs=settings.epochs,
         best_epoch=outcome.best_epoch,
         batch_size=settings.batch_size,
@@ -379,6 +392,7 @@ def finish_run(
         rows_per_second=outcome.rows_per_second,
         started=started,
         commit=commit_of(Path(__file__).parent),
+        networks=settings.networks,
     )
     append_result(paths.results, result)
     return result
@@ -491,7 +505,9 @@ def main() -> int:
         metavar="N",
         help="auto: 256 to 8192, 500 steps an epoch",
     )
-    options.add_argument("--learning-rate", type=positive_number, default=1e-3, help="Adam's, in the first epochs")
+    options.add_argument(
+        "--learning-rate", type=positive_number, help="Adam's, in the first epochs; none: as fits --features"
+    )
     options.add_argument("--halve-every", type=whole_number(0), default=5, help="epochs; 0: the rate stays")
     options.add_argument(
         "--patience", type=whole_number(0), default=5, help="epochs without a better validation AUC; 0: no early stop"
@@ -503,6 +519,12 @@ def main() -> int:
         "--loss", choices=LOSSES, default="bce", help="listwise: a softmax over the batch, as published"
     )
     options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
+    options.add_argument(
+        "--networks",
+        type=whole_number(1),
+        metavar="N",
+        help="learn side by side and are averaged; none: as fits --features",
+    )
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
     options.add_argument("--run", metavar="RUN_ID", help="use this run, or the last, in place of training")
     options.add_argument(
@@ -525,15 +547,17 @@ def main() -> int:
     ranks = join_ranks(device)
     if ranks.world > 1 and arguments.loss == "listwise":
         raise UserError("--loss listwise: a softmax over the batch cannot be split over processes; take --loss bce")
+    own = TRAINING[arguments.features]
     settings = TrainSettings(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
+        learning_rate=arguments.learning_rate or own["learning_rate"],
         halve_every=arguments.halve_every,
         patience=arguments.patience,
         max_interrupts=arguments.max_interrupts,
         loss=arguments.loss,
         seed=arguments.seed,
+        networks=arguments.networks or own["networks"],
     )
     results = []
     for task in chosen_tasks(paths, arguments):

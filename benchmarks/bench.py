@@ -270,7 +270,7 @@ def bare_products(batch: int, in_features: int) -> Callable[[], None]:
 def bench_step_5(paths: Paths) -> list[Measure]:
     matrix = load_matrix(paths, TASK, VARIANT, torch.device("cpu"))
     settings = mlp.TrainSettings(batch_size=BATCH)
-    model = mlp.fresh_model(matrix.in_features, 0.1, 0, torch.device("cpu"))
+    (model,) = mlp.fresh_models(matrix.in_features, 0.1, 0, torch.device("cpu"))
     network = Network(model.state_dict())
     adam = Adam(network.parameters)
     few = shortened(matrix, 40 * BATCH)

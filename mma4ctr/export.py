@@ -34,16 +34,23 @@ def export_onnx(network: Network, matrix: Artifact, written: Path) -> None:
     tensors = {"shift": shift, "scale": scale, "last": np.array([1], np.int64)}
     nodes = [
         helper.make_node("Sub", ["features", "shift"], ["moved"]),
-        helper.make_node("Div", ["moved", "scale"], ["layer0"]),
+        helper.make_node("Div", ["moved", "scale"], ["scaled"]),
     ]
-    layers = [*zip(network.weights, network.biases, strict=True)]
-    for number, (weight, bias) in enumerate(layers):
-        tensors |= {f"weight{number}": weight.cpu().numpy().copy(), f"bias{number}": bias.cpu().numpy().copy()}
-        inputs = [f"layer{number}", f"weight{number}", f"bias{number}"]
-        nodes.append(helper.make_node("Gemm", inputs, [f"sum{number}"], transB=1))
-        if number < len(layers) - 1:
-            nodes.append(helper.make_node("Tanh", [f"sum{number}"], [f"layer{number + 1}"]))
-    nodes.append(helper.make_node("Sigmoid", [f"sum{len(layers) - 1}"], ["chance"]))
+    layers = len(network.weights)
+    logits = []
+    for one in range(network.networks):
+        before = "scaled"
+        for layer in range(layers):
+            name = f"{one}.{layer}"
+            weight, bias = network.weights[layer][one], network.biases[layer][one]
+            tensors |= {f"weight{name}": weight.cpu().numpy().copy(), f"bias{name}": bias.cpu().numpy().copy()}
+            nodes.append(helper.make_node("Gemm", [before, f"weight{name}", f"bias{name}"], [f"sum{name}"], transB=1))
+            if layer < layers - 1:
+                before = f"layer{name}"
+                nodes.append(helper.make_node("Tanh", [f"sum{name}"], [before]))
+        logits.append(f"sum{one}.{layers - 1}")
+    nodes.append(helper.make_node("Mean", logits, ["logit"]))
+    nodes.append(helper.make_node("Sigmoid", ["logit"], ["chance"]))
     nodes.append(helper.make_node("Squeeze", ["chance", "last"], ["probability"]))
     graph = helper.make_graph(
         nodes,

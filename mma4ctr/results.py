@@ -67,6 +67,7 @@ class Result:
     started: str
     commit: str
     auc_error: float | None = None
+    networks: int = 1
 
     @property
     def auc_interval(self) -> tuple[float, float] | None:

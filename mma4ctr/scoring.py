@@ -30,12 +30,12 @@ PAIRS_AT_A_TIME = 1 << 20
 
 @torch.no_grad()
 def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (rows,) and the last hidden layer (rows, width of it).
+    """Logits (rows,), of several networks their mean, and the last hidden layers (rows, networks x width).
 
     The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row; only
     the columns of a pair are made for each row.
     """
-    weight, device = network.weights[0], rows.label.device
+    weight, device = network.weights[0].flatten(0, 1), rows.label.device
     user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
     item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
     users, width = user_part.shape
@@ -43,9 +43,12 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
     )
     halves = weight.new_empty(users + len(item_part), len(weight))
-    torch.addmm(network.biases[0], user_part, user_weight.T, out=halves[:users])
+    torch.addmm(network.biases[0].flatten(), user_part, user_weight.T, out=halves[:users])
     torch.mm(item_part, item_weight.T, out=halves[users:])
-    logits, hidden = weight.new_empty(len(rows)), weight.new_empty(len(rows), network.weights[-1].shape[1])
+    logits, hidden = (
+        weight.new_empty(len(rows)),
+        weight.new_empty(len(rows), network.networks * network.weights[-1].shape[2]),
+    )
     step = SCORING_ROWS[device.type]
 
     def score(start: int) -> None:

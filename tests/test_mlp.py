@@ -76,7 +76,7 @@ def test_automatic_batch_size(rows, size):
 
 def test_prediction_by_halves_equals_the_forward_pass():
     matrix = small_matrix()
-    model = mlp.fresh_model(matrix.in_features, 0.3, 0, CPU)
+    (model,) = mlp.fresh_models(matrix.in_features, 0.3, 0, CPU)
     network = Network(model.state_dict())
     logits, hidden = mlp.predict(network, matrix, matrix.test)
     features = matrix.gather(matrix.test.user_row, matrix.test.item)
@@ -155,7 +155,7 @@ def test_early_stop_keeps_the_best_epoch():
 
 def test_rare_positives_do_not_look_like_a_collapse():
     """The last bias starts at the log-odds of the base rate."""
-    model = mlp.fresh_model(5, 0.004, 0, CPU)
+    (model,) = mlp.fresh_models(5, 0.004, 0, CPU)
     assert model.head.bias.item() == pytest.approx(np.log(0.004 / 0.996), rel=1e-5)
 
 

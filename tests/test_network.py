@@ -27,7 +27,7 @@ def slow_loss(kind, logits, label):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", mlp.LOSSES)
 def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
-    model = mlp.fresh_model(11, 0.3, 0, torch.device(device))
+    (model,) = mlp.fresh_models(11, 0.3, 0, torch.device(device))
     network = Network(model.state_dict())
     adam = Adam(network.parameters)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -67,7 +67,7 @@ def test_tanh():
 
 
 def test_state_names_are_the_models():
-    model = mlp.fresh_model(11, 0.3, 0, torch.device("cpu"))
+    (model,) = mlp.fresh_models(11, 0.3, 0, torch.device("cpu"))
     state = Network(model.state_dict()).state()
     assert list(state) == list(model.state_dict())
     mlp.MLP(11).load_state_dict(state)

@@ -149,7 +149,7 @@ def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
 
 def test_predicting_in_halves_equals_the_whole_network(plus):
     matrix = load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
-    model = mlp.fresh_model(matrix.in_features, 0.1, 0, CPU)
+    (model,) = mlp.fresh_models(matrix.in_features, 0.1, 0, CPU)
     logits, _ = mlp.predict(Network(model.state_dict()), matrix, matrix.test)
     with torch.no_grad():
         expected = model(matrix.gather(matrix.test.user_row, matrix.test.item_row))
