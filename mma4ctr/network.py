@@ -103,13 +103,13 @@ class Network:
     def head(self, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean logits (rows,) and last hidden layers (rows, networks x 4) from the first layers' outputs before tanh,
         (rows, networks x 128), which are overwritten."""
-        logits, hidden = [], []
-        for one, before in enumerate(tanh_(first).chunk(self.networks, dim=1)):
-            for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
-                before = tanh_(torch.addmm(bias[one], before, weight[one].t()))
-            logits.append(torch.addmm(self.biases[-1][one], before, self.weights[-1][one].t()))
-            hidden.append(before)
-        return torch.cat(logits, dim=1).mean(dim=1), torch.cat(hidden, dim=1)
+        before = tanh_(first)
+        for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
+            parts = zip(before.chunk(self.networks, dim=1), weight, bias, strict=True)
+            before = tanh_(torch.cat([torch.addmm(b, part, w.t()) for part, w, b in parts], dim=1))
+        # The mean of the logits is one product over all hidden layers.
+        weight = self.weights[-1].flatten().unsqueeze(1) / self.networks
+        return torch.addmm(self.biases[-1].mean(), before, weight).squeeze(1), before
 
 
 def loss_and_slope(kind: str, logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

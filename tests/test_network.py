@@ -51,6 +51,32 @@ def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
 
 
 @pytest.mark.parametrize("kind", mlp.LOSSES)
+def test_networks_side_by_side_learn_as_each_alone(kind):
+    models = mlp.fresh_models(11, 0.3, 0, torch.device("cpu"), 3)
+    assert not torch.equal(models[0].head.weight, models[1].head.weight)
+    several, alone = mlp.side_by_side(models), [mlp.side_by_side([model]) for model in models]
+    optimizers = [Adam(network.parameters) for network in (several, *alone)]
+    for step in range(10):
+        features, label = batch(64 if step < 9 else 37, "cpu", step)
+        losses = []
+        for network, adam in zip((several, *alone), optimizers, strict=True):
+            loss, slope = loss_and_slope(kind, network.forward(features), label)
+            network.backward(features, slope)
+            adam.step(network.parameters, network.gradient, 0.01)
+            losses.append(float(loss))
+        assert losses[0] == pytest.approx(np.mean(losses[1:]), rel=1e-5)
+    for place, network in enumerate(alone):
+        for name, values in network.state().items():
+            if not (kind == "listwise" and name == "head.bias"):  # its gradient is rounding, see above
+                assert torch.allclose(several.state()[name][place], values, atol=1e-5)
+    features, _ = batch(50, "cpu", 99)
+    mean = torch.stack([network.forward(features)[0].clone() for network in alone]).mean(dim=0)
+    first = features @ several.weights[0].flatten(0, 1).T + several.biases[0].flatten()
+    logits, hidden = several.head(first)
+    assert torch.allclose(logits, mean, atol=1e-3) and hidden.shape == (50, 12)
+
+
+@pytest.mark.parametrize("kind", mlp.LOSSES)
 def test_a_batch_of_one_class(kind):
     logits = torch.randn(10)
     for label in (torch.zeros(10), torch.ones(10)):
