@@ -43,6 +43,7 @@ from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import COLORS, panels
 from mma4ctr.rawfiles import BadLines
 from mma4ctr.results import read_results
+from mma4ctr.scoring import find_run, load_scorer, score_pairs
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -50,6 +51,7 @@ TASK, VARIANT = "tiktok_like", "vat_concat"
 ROWS_OF_A_USER = 435  # as many users as give this mean
 ITEMS = 300_000
 MIN_INTERACTIONS = 300
+DRAWN_PAIRS = 4_000_000
 PLAIN_ROWS, PLAIN_ITEMS, PLAIN_EVIDENCE, PLAIN_BATCHES = 300_000, 5_000, 20_000, 8
 BATCH = 8192
 
@@ -328,6 +330,28 @@ def bench_all(paths: Paths) -> list[Measure]:
     ]
 
 
+def score_drawn(paths: Paths, pairs: Path, written: Path) -> float:
+    """`mlp.py --run last --predict`, without its start: seconds."""
+    scorer = load_scorer(paths, find_run(paths, "last"))
+    rng = np.random.default_rng(0)
+    places = ((known, rng.integers(0, len(known), DRAWN_PAIRS)) for known in (scorer.users, scorer.items))
+    user, item = (known.take(pa.array(place)) for known, place in places)
+    csv.write_csv(
+        pa.table({"user": user, "item": item}),
+        pairs,
+        csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none"),
+    )
+    watch = Stopwatch()
+    score_pairs(scorer, pairs, written)
+    return watch.seconds
+
+
+def bench_use(paths: Paths, temp: Path) -> list[Measure]:
+    """With the run that `bench_all` has left."""
+    seconds = in_process(score_drawn, paths, temp / "pairs.tsv", temp / "scores.tsv")[0]
+    return [Measure("use", "million pairs/s", DRAWN_PAIRS / seconds / 1e6, 1)]
+
+
 def link_features(source: Paths, target: Paths) -> None:
     """The feature files of one world for another of the same items."""
     for path in (source.tiktok / "track1").glob("track1_*"):
@@ -389,6 +413,7 @@ def main() -> int:
             lambda: bench_step_2(paths, folder),
             lambda: bench_step_3(arguments.evidence),
             lambda: bench_all(paths),
+            lambda: bench_use(paths, folder),
             lambda: bench_step_4(paths),
             lambda: bench_step_5(paths),
         ]
