@@ -72,6 +72,7 @@ from mma4ctr.tasks import (
 )
 
 LOSSES = ("bce", "listwise")
+INTERRUPTS = ("collapse", "no-gain")
 HIDDEN = (128, 32, 4)
 # With fewer positives among the test rows AUC is told with its interval.
 FEW_POSITIVES = 100
@@ -81,7 +82,8 @@ FEW_POSITIVES = 100
 class TrainSettings:
     """How one run is trained. 0 turns `halve_every`, `patience` and `max_interrupts` off; with `patience` 0 the
     last epoch's weights are the result, else those of the epoch with the best validation AUC. `networks` of them learn
-    side by side from different first weights, and their mean logit is the result."""
+    side by side from different first weights, and their mean logit is the result. `interrupt` is what makes the
+    validation interrupt throw an epoch away: a `collapse` to AUC 0.5 or less, or `no-gain` over the best epoch."""
 
     epochs: int = 30
     batch_size: int = 512
@@ -92,6 +94,7 @@ class TrainSettings:
     loss: str = "bce"
     seed: int = 0
     networks: int = 1
+    interrupt: str = "collapse"
 
 
 class MLP(nn.Module):
@@ -233,7 +236,8 @@ class Training:
         self.epoch_seconds += watch.seconds
         found = self._validate(train_loss) if self.ranks.first else (0.0, 0.0)
         valid_loss, valid_auc = self.ranks.told_by_first(found, self.matrix.valid.label.device)
-        if self.settings.max_interrupts and valid_auc <= 0.5:
+        floor = self.best.valid_auc if self.best and self.settings.interrupt == "no-gain" else 0.5
+        if self.settings.max_interrupts and valid_auc <= floor:
             self._interrupt()
             return False
         shown = Epoch(epoch + 1, rate, train_loss, valid_loss, valid_auc)
@@ -265,6 +269,8 @@ class Training:
     def ended(self) -> str:
         """Why training is over before its last epoch; empty where it goes on."""
         if self.settings.max_interrupts and self.interrupts >= self.settings.max_interrupts:
+            if self.settings.interrupt == "no-gain" and self.best:
+                return f"ended after {self.interrupts} interrupts: validation AUC no longer improves at any rate"
             return f"ended after {self.interrupts} interrupts: validation AUC fell to 0.5 or the loss was not finite"
         if self.best and self.settings.patience and len(self.history) - self.best.epoch >= self.settings.patience:
             return f"stopped early: validation AUC has not improved for {self.settings.patience} epochs"
@@ -314,8 +320,9 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
         features: task, variant, embedding_length, split, evidence, folds, scaling: the matrix's own settings.
     """
     training = asdict(settings)
-    if settings.networks == 1:
-        del training["networks"]  # as the run of one network has always been named
+    for name, usual in (("networks", 1), ("interrupt", "collapse")):
+        if training[name] == usual:
+            del training[name]  # a usual run is named as before there was a choice
     return {"model": "MMa4CTR", **features, **training}
 
 
@@ -393,6 +400,7 @@ def finish_run(
         started=started,
         commit=commit_of(Path(__file__).parent),
         networks=settings.networks,
+        interrupt=settings.interrupt,
     )
     append_result(paths.results, result)
     return result
@@ -505,25 +513,24 @@ def main() -> int:
         metavar="N",
         help="auto: 256 to 8192, 500 steps an epoch",
     )
-    options.add_argument(
-        "--learning-rate", type=positive_number, help="Adam's, in the first epochs; none: as fits --features"
-    )
-    options.add_argument("--halve-every", type=whole_number(0), default=5, help="epochs; 0: the rate stays")
+    as_fits = "; none: as fits --features"
+    options.add_argument("--learning-rate", type=positive_number, help=f"Adam's, in the first epochs{as_fits}")
+    options.add_argument("--halve-every", type=whole_number(0), help=f"epochs; 0: the rate stays{as_fits}")
     options.add_argument(
         "--patience", type=whole_number(0), default=5, help="epochs without a better validation AUC; 0: no early stop"
     )
     options.add_argument(
-        "--max-interrupts", type=whole_number(0), default=10, help="then the run ends; 0: none is made"
+        "--interrupt",
+        choices=INTERRUPTS,
+        help=f"when an epoch is thrown away and tried again at half the rate{as_fits}",
     )
+    options.add_argument("--max-interrupts", type=whole_number(0), help=f"then the run ends; 0: none is made{as_fits}")
     options.add_argument(
         "--loss", choices=LOSSES, default="bce", help="listwise: a softmax over the batch, as published"
     )
     options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
     options.add_argument(
-        "--networks",
-        type=whole_number(1),
-        metavar="N",
-        help="learn side by side and are averaged; none: as fits --features",
+        "--networks", type=whole_number(1), metavar="N", help=f"learn side by side and are averaged{as_fits}"
     )
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
     options.add_argument("--run", metavar="RUN_ID", help="use this run, or the last, in place of training")
@@ -547,17 +554,14 @@ def main() -> int:
     ranks = join_ranks(device)
     if ranks.world > 1 and arguments.loss == "listwise":
         raise UserError("--loss listwise: a softmax over the batch cannot be split over processes; take --loss bce")
-    own = TRAINING[arguments.features]
+    asked = {name: getattr(arguments, name) for name in TRAINING[arguments.features]}
     settings = TrainSettings(
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate or own["learning_rate"],
-        halve_every=arguments.halve_every,
         patience=arguments.patience,
-        max_interrupts=arguments.max_interrupts,
         loss=arguments.loss,
         seed=arguments.seed,
-        networks=arguments.networks or own["networks"],
+        **TRAINING[arguments.features] | {name: value for name, value in asked.items() if value is not None},
     )
     results = []
     for task in chosen_tasks(paths, arguments):

@@ -68,6 +68,7 @@ class Result:
     commit: str
     auc_error: float | None = None
     networks: int = 1
+    interrupt: str = "collapse"
 
     @property
     def auc_interval(self) -> tuple[float, float] | None:

@@ -37,6 +37,7 @@ BASE_TRAINING = {
     "max_interrupts": 10,
     "loss": "bce",
     "networks": 1,
+    "interrupt": "collapse",
 }
 NO_HALVING = {"halve_every": 0}
 
