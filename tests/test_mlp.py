@@ -1,6 +1,7 @@
 """Step 5: parameters, halving, interrupt, early stop, marks, prediction by halves, the losses."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -209,3 +210,13 @@ def test_few_positives_are_told_with_an_interval(made, capsys):
     assert low < result.auc < high
     said = capsys.readouterr().err
     assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} and {high:.4f}" in said
+
+
+def test_no_gain_throws_epochs_away_until_no_rate_helps():
+    settings = replace(SETTINGS, epochs=50, halve_every=0, interrupt="no-gain", max_interrupts=4)
+    (outcome,) = mlp.train(small_matrix(), settings)
+    aucs = [epoch.valid_auc for epoch in outcome.history]
+    assert all(later > before for before, later in pairwise(aucs)) and outcome.best_epoch == len(aucs)
+    assert outcome.interrupts == 4 and "no longer improves" in outcome.ended
+    rates = [epoch.learning_rate for epoch in outcome.history]
+    assert set(rates) <= {3e-3 * 0.5**halvings for halvings in range(4)} and rates == sorted(rates, reverse=True)
