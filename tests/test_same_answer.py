@@ -1,6 +1,7 @@
 """The same inputs give the same bytes, whatever the order of the raw rows, the ids, and the number of threads."""
 
 import random
+import re
 import shutil
 
 import numpy as np
@@ -64,19 +65,27 @@ def test_the_order_of_the_raw_rows_does_not_matter(raw_world, tmp_path, answer, 
         assert found[2] == pytest.approx(answer[2], abs=2e-3)
 
 
+def renamed(old):
+    return str(7 * int(old) + 10**12)
+
+
 def test_other_ids_in_the_same_order_do_not_matter(raw_world, tmp_path, answer):
     folder = copied(raw_world, tmp_path)
     path = folder / TIKTOK / "final_track1_train.txt"
     rows = [line.split("\t") for line in path.read_text().splitlines()]
     for row in rows:
-        if row[0] != "-1":
-            row[0] = str(7 * int(row[0]) + 10**12)
+        for column in (0, 2):  # user and item
+            if row[column] != "-1":
+                row[column] = renamed(row[column])
     path.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+    for path in (folder / TIKTOK).glob("track1_*.txt"):
+        path.write_text(re.sub('("item_id": )([0-9]+)', lambda found: found[1] + renamed(found[2]), path.read_text()))
     made, model, scores = all_steps(folder)
     assert model == answer[1] and scores == answer[2]
     assert made["graph/tiktok"] != answer[0]["graph/tiktok"], "the id table is another"
     data = load_interactions(load_paths(folder / "path.json"), "tiktok")
-    assert (data.user_ids >= 10**12).all() and np.array_equal(np.unique(data.user), np.arange(len(data.user_ids)))
+    assert (data.user_ids >= 10**12).all() and (data.item_ids >= 10**12).all()
+    assert np.array_equal(np.unique(data.user), np.arange(len(data.user_ids)))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
