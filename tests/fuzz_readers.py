@@ -12,16 +12,41 @@ with atheris.instrument_imports(include=["mma4ctr"]):
     from mma4ctr.rawfiles import BadLine, Block, DelimitedText
 
 BLOCK = Block(Path("fuzzed"), 0, 0, 0)
-INTEGERS = {
-    "tiktok": DelimitedText(tiktok.COLUMNS, dict.fromkeys(tiktok.COLUMNS, pa.int64()), delimiter="\t", quoted=False),
-    "wechat": DelimitedText(
-        list(wechat.USER_ACTION_COLUMNS),
-        dict.fromkeys(wechat.USER_ACTION_COLUMNS, pa.int64()),
-        delimiter=",",
-        quoted=True,
-    ),
-}
+
+
+def integers(columns, delimiter, quoted):
+    """A reader of whole numbers: compiled or not, the answer must be the same."""
+    types = dict.fromkeys(columns, pa.int64())
+    readers = [
+        DelimitedText(list(columns), types, delimiter=delimiter, quoted=quoted, compiled=compiled)
+        for compiled in (False, True)
+    ]
+
+    def parse(data):
+        answers = []
+        for reader in readers:
+            try:
+                answers.append(reader.parse(data).to_pydict())
+            except BadLine as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1], data
+
+    return parse
+
+
 HEADS = Path(sys.argv[-1])  # a folder with the header lines that WeChat's parsers read
+
+
+def vectors(data):
+    """Compiled or not, the vectors must be the same to the bit."""
+    answers = []
+    for compiled in (False, True):
+        try:
+            found = tiktok.parse_vectors(data, BLOCK, "video_feature_dim_128", 128, compiled=compiled)
+            answers.append((found.ids.tolist(), found.length.tolist(), found.values.tobytes()))
+        except BadLine as error:
+            answers.append(str(error))
+    assert answers[0] == answers[1], data
 
 
 def parsers():
@@ -31,9 +56,9 @@ def parsers():
     texts = [name for names in wechat.TEXTS.values() for name in names]
     info.write_text(",".join(["feedid", *texts, *lists]) + "\n")
     embedding.write_text("feedid,feed_embedding\n")
-    yield lambda data: INTEGERS["tiktok"].parse(data)
-    yield lambda data: INTEGERS["wechat"].parse(data)
-    yield lambda data: tiktok.parse_vectors(data, BLOCK, "video_feature_dim_128", 128)
+    yield integers(tiktok.COLUMNS, "\t", False)
+    yield integers(wechat.USER_ACTION_COLUMNS, ",", True)
+    yield vectors
     yield lambda data: tiktok.parse_titles(data, BLOCK)
     yield lambda data: tiktok.parse_faces(data, BLOCK)
     parse_embedding = wechat._embedding_parser(embedding)
