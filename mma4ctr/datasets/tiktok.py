@@ -270,7 +270,9 @@ def _check_object(item: Any, keys: int, key: str) -> None:
 
 def _item_id(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise BadLine(f"item_id: '{value}' is not a whole number")
+        # simdjson's arrays and objects know the text they stand for.
+        shown = value.mini.decode(errors="replace") if hasattr(value, "mini") else str(value)
+        raise BadLine(f"item_id: '{shown[:40]}' is not a whole number")
     return value
 
 
