@@ -320,8 +320,8 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
         features: task, variant, embedding_length, split, evidence, folds, scaling: the matrix's own settings.
     """
     training = asdict(settings)
-    for name, usual in (("networks", 1), ("interrupt", "collapse")):
-        if training[name] == usual:
+    for name in ("networks", "interrupt"):
+        if training[name] == getattr(TrainSettings, name):
             del training[name]  # a usual run is named as before there was a choice
     return {"model": "MMa4CTR", **features, **training}
 

@@ -29,16 +29,7 @@ COMPARISON, COMPARISON_BY_EPOCH = "comparison", "comparison-by-epoch"
 COMPUTATION = ("train_seconds", "test_seconds", "parameters")
 TEN_AND_THIRTY = (10, 30)
 # How a case is trained where it says nothing else. Without early stop: results are taken at fixed epochs.
-BASE_TRAINING = {
-    "batch_size": 0,
-    "learning_rate": 1e-3,
-    "halve_every": 5,
-    "patience": 0,
-    "max_interrupts": 10,
-    "loss": "bce",
-    "networks": 1,
-    "interrupt": "collapse",
-}
+BASE_TRAINING = TRAINING["paper"] | {"batch_size": 0, "patience": 0, "loss": "bce"}
 NO_HALVING = {"halve_every": 0}
 
 

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 import orjson
-import pyarrow as pa
 import pyarrow.compute as pc
 import simdjson
 
@@ -27,7 +26,16 @@ from mma4ctr.datasets.base import (
 from mma4ctr.interactions import IdIndex
 from mma4ctr.parallel import Processes, Threads
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import MANY_BYTES, BadLine, BadLines, Block, DelimitedText, find_raw_file, parse_blocks
+from mma4ctr.rawfiles import (
+    MANY_BYTES,
+    BadLine,
+    BadLines,
+    Block,
+    DelimitedText,
+    find_raw_file,
+    integer_text,
+    parse_blocks,
+)
 
 COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
 COLUMNS += ["device", "time", "duration_time"]
@@ -79,8 +87,7 @@ class TikTok(RawDataset):
         return [path]
 
     def _rows_of(self, columns: list[str]) -> DelimitedText:
-        large = self.interaction_files()[0].stat().st_size > MANY_BYTES
-        return DelimitedText(COLUMNS, dict.fromkeys(columns, pa.int64()), delimiter="\t", quoted=False, compiled=large)
+        return integer_text(self.interaction_files()[0], COLUMNS, columns, delimiter="\t", quoted=False)
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         text = self._rows_of(["uid"])

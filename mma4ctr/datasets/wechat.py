@@ -20,12 +20,12 @@ from mma4ctr.datasets.base import (
 from mma4ctr.interactions import IdIndex
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import (
-    MANY_BYTES,
     BadLine,
     BadLines,
     Block,
     DelimitedText,
     find_raw_file,
+    integer_text,
     parse_blocks,
     read_header,
 )
@@ -100,7 +100,7 @@ class WeChat(RawDataset):
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         (path,) = self.interaction_files()
-        text = _rows_of(path, read_header(path, USER_ACTION_COLUMNS), ["userid"])
+        text = integer_text(path, read_header(path, USER_ACTION_COLUMNS), ["userid"], delimiter=",", quoted=True)
 
         def parse(data: bytes, _block: Block) -> tuple[np.ndarray, np.ndarray]:
             counts = pc.value_counts(text.parse(data)["userid"])
@@ -113,7 +113,7 @@ class WeChat(RawDataset):
         names = read_header(path, USER_ACTION_COLUMNS)
         # Play and stay times are not used, but they tell two impressions apart.
         wanted = [*USER_ACTION_COLUMNS, *(name for name in ("play", "stay") if name in names)]
-        text = _rows_of(path, names, wanted)
+        text = integer_text(path, names, wanted, delimiter=",", quoted=True)
 
         def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
@@ -149,11 +149,6 @@ class WeChat(RawDataset):
             yield from parse_blocks(
                 path, parse, bad, description=f"wechat: {modality}", workers=self.workers, skip_lines=1
             )
-
-
-def _rows_of(path: Path, names: list[str], wanted: list[str]) -> DelimitedText:
-    types = dict.fromkeys(wanted, pa.int64())
-    return DelimitedText(names, types, delimiter=",", quoted=True, compiled=path.stat().st_size > MANY_BYTES)
 
 
 def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
