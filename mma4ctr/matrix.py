@@ -13,6 +13,7 @@ has, and the columns of a pair are inner products of a user's vectors with the i
 of a variant's modalities with these features is called `<variant>.plus`; `<variant>.plus-taste` lacks a group of them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -24,7 +25,7 @@ from mma4ctr.console import UserError, unknown_name
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions, load_interactions
 from mma4ctr.paths import Paths
-from mma4ctr.plus import GROUPS, Evidence, plus_tables
+from mma4ctr.plus import GROUPS, Evidence, PairTable, plus_tables
 
 SCALINGS = ("zscore", "minmax")
 FEATURES = ("paper", "plus")
@@ -80,8 +81,8 @@ class Pairs:
 
     Attributes:
         user_vectors: float32 (blocks * users, columns, k), divided by the columns' scales.
-        item_vectors: float32 (items, k). shift: float32 (columns,), divided in the same way, subtracted from the
-            products.
+        item_vectors: float32 (blocks * items, k), or (items, k) for all blocks.
+        shift: float32 (columns,), divided in the same way, subtracted from the products.
     """
 
     user_vectors: torch.Tensor
@@ -108,7 +109,7 @@ class FactorMatrix:
         train, valid, test: the rows of the split.
         settings: task, variant, embedding_length; and of the protocol: split, evidence, folds, scaling.
         fingerprint: of the artifact on disk.
-        pairs: what the columns of a pair are made from, None where there are none.
+        pairs: what the columns of a pair are made from; empty where there are none.
     """
 
     user_part: torch.Tensor
@@ -118,7 +119,7 @@ class FactorMatrix:
     test: RowGroup
     settings: dict[str, Any]
     fingerprint: str
-    pairs: "Pairs | None" = None
+    pairs: tuple[Pairs, ...] = ()
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -127,7 +128,7 @@ class FactorMatrix:
 
     @property
     def in_features(self) -> int:
-        return self.user_part.shape[1] + self.item_part.shape[1] + (self.pairs.width if self.pairs else 0)
+        return self.user_part.shape[1] + self.item_part.shape[1] + sum(pairs.width for pairs in self.pairs)
 
     def gather(self, user_row: torch.Tensor, item_row: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop.
@@ -140,8 +141,9 @@ class FactorMatrix:
         # Each part into its own columns: parts that are put side by side afterwards took a third longer.
         torch.index_select(self.user_part, 0, user_row, out=rows[:, :first])
         torch.index_select(self.item_part, 0, item_row, out=rows[:, first:last])
-        if self.pairs:
-            rows[:, last:] = self.pairs.columns(user_row, item_row)
+        for pairs in self.pairs:
+            first, last = last, last + pairs.width
+            rows[:, first:last] = pairs.columns(user_row, item_row)
         return rows
 
 
@@ -234,12 +236,11 @@ def user_part(inputs: StepInputs, modalities: tuple[str, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Factors:
-    """The parts of a matrix before they are scaled: float (rows, width) each; the vectors as in `Pairs`, or None."""
+    """The parts of a matrix before they are scaled: float (rows, width) each; and what pairs' columns are made from."""
 
     user_part: np.ndarray
     item_part: np.ndarray
-    user_vectors: np.ndarray | None = None
-    item_vectors: np.ndarray | None = None
+    pairs: Sequence[PairTable] = ()
 
 
 def plus_factors(inputs: StepInputs, modalities: tuple[str, ...], without: str = "") -> Factors:
@@ -261,15 +262,20 @@ def plus_factors(inputs: StepInputs, modalities: tuple[str, ...], without: str =
         items=len(data.item_ids),
         folds=int(inputs.embedding.settings["folds"]),
     )
+    own = split_task(inputs.task)[1]
     targets = [name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_")]
-    labels = {target: data.label(target)[train] for target in targets}
+    labels = {name: data.label(name)[train] for name in targets if without != "other-targets" or name == own}
     tables = plus_tables(evidence, labels, [inputs.modal.array(name) for name in modalities])
     if without:
-        tables = tables.without(without, split_task(inputs.task)[1])
-    user, item, vectors = (
-        part.reshape(-1, *part.shape[2:]) for part in (tables.user_columns, tables.item_columns, tables.user_vectors)
-    )
-    return Factors(user, item, vectors, tables.item_vectors) if vectors.shape[1] else Factors(user, item)
+        tables = tables.without(without)
+    user, item = (part.reshape(-1, part.shape[2]) for part in (tables.user_columns, tables.item_columns))
+    return Factors(user, item, tables.pairs)
+
+
+def vectors_of(table: PairTable) -> tuple[np.ndarray, np.ndarray]:
+    """A table's vectors with their blocks one below the other, as `Pairs` has them."""
+    user, item = table.user, table.item
+    return user.reshape(-1, *user.shape[2:]), item.reshape(-1, item.shape[2])
 
 
 def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, method: str) -> Scaling:
@@ -299,8 +305,7 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
     item_rows = rows_in_blocks(data.item[train], block if blocks_of_items else 0 * block, len(data.item_ids))
     user_scaling = fit_scaling(users, np.bincount(rows, minlength=len(users)), scaling)
     item_scaling = fit_scaling(item_part, np.bincount(item_rows, minlength=len(item_part)), scaling)
-    vectors = factors.user_vectors
-    needed = 4 * (users.size + item_part.size + (0 if vectors is None else vectors.size))
+    needed = 4 * (users.size + item_part.size + sum(table.user.size + table.item.size for table in factors.pairs))
     demand_space(paths.matrix, needed, f"the matrix {variant} of {inputs.task}")
     with ArtifactWriter(
         paths.matrix / inputs.task / variant,
@@ -328,15 +333,21 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
             writer.array(f"{name}_shift", fitted.shift)
             writer.array(f"{name}_scale", fitted.scale)
         in_features = users.shape[1] + item_part.shape[1]
-        if vectors is not None and factors.item_vectors is not None:
+        shifts, scales = [], []
+        for table in factors.pairs:
+            vectors, item_vectors = vectors_of(table)
             zero = torch.zeros(vectors.shape[1])
-            pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(factors.item_vectors), zero)
+            pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(item_vectors), zero)
             fitted = fit_pair_scaling(pairs, rows, item_rows, scaling)
-            writer.array("user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
-            writer.array("item_vectors", factors.item_vectors)
-            writer.array("pair_shift", fitted.shift)
-            writer.array("pair_scale", fitted.scale)
-            in_features += vectors.shape[1]
+            writer.array(f"{table.kind}_user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
+            writer.array(f"{table.kind}_item_vectors", item_vectors)
+            shifts.append(fitted.shift)
+            scales.append(fitted.scale)
+        if shifts:
+            writer.array("pair_shift", np.concatenate(shifts))
+            writer.array("pair_scale", np.concatenate(scales))
+            in_features += len(np.concatenate(shifts))
+        writer.manifest["pairs"] = [table.kind for table in factors.pairs]
         writer.manifest["in_features"] = in_features
         writer.manifest["rows"] = {"user_part": len(users), "item_part": len(item_part), "rows": len(data)}
     return in_features
@@ -359,11 +370,14 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     user_row = rows_in_blocks(data.user, block, len(data.user_ids))
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
     blocks_of_items = len(item_part) > len(data.item_ids)
-    pairs = None
-    if "user_vectors" in artifact.array_names:
-        shift = (artifact.array("pair_shift") / artifact.array("pair_scale")).astype(np.float32)
-        arrays = [artifact.array("user_vectors"), artifact.array("item_vectors"), shift]
-        pairs = Pairs(*(torch.from_numpy(array).to(device) for array in arrays))
+    pairs, first = [], 0
+    for kind in artifact.manifest.get("pairs", ()):
+        user_vectors, item_vectors = (artifact.array(f"{kind}_{of}_vectors") for of in ("user", "item"))
+        columns = slice(first, first + user_vectors.shape[1])
+        shift = artifact.array("pair_shift")[columns] / artifact.array("pair_scale")[columns]
+        arrays = user_vectors, item_vectors, shift.astype(np.float32)
+        pairs.append(Pairs(*(torch.from_numpy(array).to(device) for array in arrays)))
+        first = columns.stop
 
     def group(part: int, name: str) -> RowGroup:
         rows = np.flatnonzero(data.split == part)
@@ -390,5 +404,5 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         test=group(TEST, "test"),
         settings=artifact.settings,
         fingerprint=artifact.fingerprint,
-        pairs=pairs,
+        pairs=tuple(pairs),
     )

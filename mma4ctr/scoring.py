@@ -39,8 +39,8 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
     item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
     users, width = user_part.shape
-    user_weight, item_weight, pair_weight = weight.split(
-        [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
+    user_weight, item_weight, *pair_weights = weight.split(
+        [width, item_part.shape[1], *(pairs.width for pairs in matrix.pairs)], dim=1
     )
     halves = weight.new_empty(users + len(item_part), len(weight))
     torch.addmm(network.biases[0].flatten(), user_part, user_weight.T, out=halves[:users])
@@ -56,9 +56,8 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
         # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
         first_layer = functional.embedding_bag(both, halves, mode="sum")
-        if matrix.pairs:
-            columns = matrix.pairs.columns(rows.user_row[chunk], rows.item_row[chunk])
-            first_layer.addmm_(columns, pair_weight.T)
+        for pairs, of_pairs in zip(matrix.pairs, pair_weights, strict=True):
+            first_layer.addmm_(pairs.columns(rows.user_row[chunk], rows.item_row[chunk]), of_pairs.T)
         logits[chunk], hidden[chunk] = network.head(first_layer)
 
     starts = range(0, len(rows), step)
@@ -165,10 +164,10 @@ def load_scorer(paths: Paths, result: Result) -> Scorer:
         )
     data = load_step_inputs(paths, result.task).data
     users, items = len(data.user_ids), len(data.item_ids)
-    pairs = None
-    if matrix.pairs:
-        vectors = _with_mean(matrix.pairs.user_vectors[-users:])
-        pairs = Pairs(vectors, _with_mean(matrix.pairs.item_vectors), matrix.pairs.shift)
+    pairs = tuple(
+        Pairs(_with_mean(one.user_vectors[-users:]), _with_mean(one.item_vectors[-items:]), one.shift)
+        for one in matrix.pairs
+    )
     whole = FactorMatrix(
         _with_mean(matrix.user_part[-users:]),
         _with_mean(matrix.item_part[-items:]),

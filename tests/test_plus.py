@@ -6,16 +6,27 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 import cross_matrix
 import mlp
 from mma4ctr.console import UserError
 from mma4ctr.interactions import TRAIN, Interactions, load_interactions
-from mma4ctr.matrix import load_matrix, load_step_inputs, plus_factors, split_variant, with_features
+from mma4ctr.matrix import load_matrix, load_step_inputs, plus_factors, split_variant, vectors_of, with_features
 from mma4ctr.metrics import auc
 from mma4ctr.network import Network
 from mma4ctr.paths import load_paths
-from mma4ctr.plus import GROUPS, Evidence, fit_rates, item_content, plus_tables, posterior_tastes, products_by_cell
+from mma4ctr.plus import (
+    FACTORS,
+    GROUPS,
+    Evidence,
+    fit_rates,
+    item_content,
+    plus_tables,
+    posterior_tastes,
+    principal_items,
+    products_by_cell,
+)
 from mma4ctr.results import read_results
 from tests.conftest import call
 
@@ -62,8 +73,15 @@ def feature_row(factors, inputs, row):
     data, block = inputs.data, int(inputs.embedding.array("block")[row])
     user = block * len(data.user_ids) + data.user[row]
     item = block * len(data.item_ids) + data.item[row]
-    pair = factors.user_vectors[user] @ factors.item_vectors[data.item[row]]
-    return np.concatenate([factors.user_part[user], factors.item_part[item], pair])
+    pairs = [vectors_of(table) for table in factors.pairs]
+    columns = [of_user[user] @ of_item[item % len(of_item)] for of_user, of_item in pairs]
+    return np.concatenate([factors.user_part[user], factors.item_part[item], *columns])
+
+
+def arrays_of(factors):
+    """Every table of some factors, by name."""
+    found = {"user_part": factors.user_part, "item_part": factors.item_part}
+    return found | {f"{t.kind} {of}": getattr(t, of) for t in factors.pairs for of in ("user", "item")}
 
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
@@ -72,8 +90,10 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     later = np.flatnonzero(inputs.data.split != TRAIN)
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, later), MODALITIES)
-    for part in fields(before):
-        assert getattr(before, part.name).tobytes() == getattr(after, part.name).tobytes(), part.name
+    before, after = arrays_of(before), arrays_of(after)
+    assert {"labels user", "labels item", "exposure item"} <= before.keys()
+    for name, part in before.items():
+        assert part.tobytes() == after[name].tobytes(), name
 
 
 def test_a_training_row_sees_its_own_label_in_no_target(plus):
@@ -82,7 +102,8 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
     for row in np.random.default_rng(0).choice(np.flatnonzero(inputs.data.split == TRAIN), 5, replace=False):
         after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
-        assert (after.user_part != before.user_part).any() and (after.user_vectors != before.user_vectors).any()
+        moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
+        assert {"user_part", "content user", "labels user", "labels item"} <= moved, "other rows see it"
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
@@ -96,11 +117,18 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
     item = evidence.item.copy()
     item[row] = (item[row] + 1) % evidence.items
     after = plus_tables(replace(evidence, item=item), labels, features)
-    place = before.pair_names.index("shown")
-    own = evidence.fold[row], evidence.user[row], place
-    assert (before.user_vectors[own] == after.user_vectors[own]).all()
-    other = (evidence.fold[row] + 1) % 5, evidence.user[row], place
-    assert (before.user_vectors[other] != after.user_vectors[other]).any()
+    own, other = evidence.fold[row], (evidence.fold[row] + 1) % 5
+    columns = {
+        name: (of_before.user[:, evidence.user[row], place], of_after.user[:, evidence.user[row], place])
+        for of_before, of_after in zip(before.pairs, after.pairs, strict=True)
+        for place, name in enumerate(of_before.names)
+    }
+    for name in ("shown", "shown-alike", "alike:like"):
+        one, changed = columns[name]
+        assert (one[own] == changed[own]).all(), name
+        assert (one[other] != changed[other]).any(), name
+    one, changed = before.pairs[-1].item, after.pairs[-1].item
+    assert (one[own] == changed[own]).all() and (one[other] != changed[other]).any()
 
 
 def test_products_and_tastes_equal_those_of_a_loop(plus):
@@ -118,6 +146,29 @@ def test_products_and_tastes_equal_those_of_a_loop(plus):
     expected = np.stack([np.linalg.solve(g + np.eye(16) / 0.3, b) for g, b in both])
     assert np.allclose(means, expected, rtol=1e-6, atol=1e-9)
     assert (shown > (means**2).sum(axis=0)).all()
+
+
+def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise():
+    rng = np.random.default_rng(3)
+    signal = 3 * rng.normal(size=(70, 3)) @ rng.normal(size=(3, 40))
+    table = signal + rng.normal(size=(70, 40))
+    found, shares = principal_items(sparse.csr_matrix(table))
+    _, values, vectors = np.linalg.svd(table)
+    assert found.shape == (40, FACTORS)
+    assert np.allclose(np.abs(np.sum(found * vectors[:FACTORS].T, axis=0)), 1)
+    assert np.allclose(shares, 1 - (values[FACTORS] / values[:FACTORS]) ** 2)
+    assert (shares[:3] > 0.9).all() and (shares[3:] < 0.75).all()
+    later, _ = principal_items(sparse.csr_matrix(table), skipped=1)
+    assert np.allclose(np.abs(np.sum(later[:, :5] * vectors[1:6].T, axis=0)), 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (2, 3), (40, 1), (5, 5)])
+def test_a_table_without_content_or_of_few_rows_has_harmless_vectors(shape):
+    for table in (np.zeros(shape), np.ones(shape)):
+        for skipped in (0, 1):
+            vectors, shares = principal_items(sparse.csr_matrix(table), skipped)
+            assert vectors.shape == (shape[1], len(shares)) and np.isfinite(vectors).all()
+            assert ((shares >= 0) & (shares <= 1)).all()
 
 
 def test_rates_find_what_the_labels_were_drawn_from():
@@ -175,10 +226,7 @@ def test_a_group_of_columns_can_be_left_out(plus):
     whole = plus_factors(inputs, MODALITIES)
 
     def width(factors):
-        return sum(
-            0 if part is None else part.shape[1]
-            for part in (factors.user_part, factors.item_part, factors.user_vectors)
-        )
+        return feature_row(factors, inputs, 0).size
 
     for group in GROUPS:
         assert 0 < width(plus_factors(inputs, MODALITIES, group)) < width(whole), group
@@ -194,7 +242,8 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
     assert "fused" in inputs.modalities
     made = load_matrix(plus, "wechat_click", "vat_concat.plus", CPU)
     for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
-        assert np.array_equal(plus_factors(inputs, modalities).item_vectors, made.pairs.item_vectors.numpy()) == equal
+        _, content = vectors_of(plus_factors(inputs, modalities).pairs[0])
+        assert np.array_equal(content, made.pairs[0].item_vectors.numpy()) == equal
 
 
 def test_an_embedding_that_saw_every_label_is_refused(plus):
