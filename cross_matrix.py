@@ -19,23 +19,8 @@ import numpy as np
 
 from mma4ctr.console import run
 from mma4ctr.paths import Paths
-from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
+from mma4ctr.reduce import concat, cross
 from mma4ctr.tasks import DEFAULT_VARIANT, STUDY, matrices_main, variants_for, write_variants
-
-
-def concat(modalities: list[np.ndarray]) -> np.ndarray:
-    """float32 (items, at most 128): the modalities, each float32 (items, width), side by side."""
-    parts = [at_most(values, WIDEST_ITEM_PART) for values in modalities]
-    return at_most(np.concatenate(parts, axis=1), WIDEST_ITEM_PART)
-
-
-def cross(modalities: list[np.ndarray]) -> np.ndarray:
-    """float32 (items, shortest width): the element-wise product of the modalities, PCA'd to the shortest width."""
-    shortest = min(min(values.shape[1] for values in modalities), WIDEST_ITEM_PART)
-    product = at_most(modalities[0], shortest)
-    for values in modalities[1:]:
-        product = product * at_most(values, shortest)
-    return product
 
 
 def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:

@@ -8,6 +8,11 @@ Vectors are reduced by one PCA over all parts, token bags by TF-IDF and truncate
 held. An item without a modality gets the column mean and is marked. No label is read here.
 
     python preprocess_multimodal.py --dataset wechat --width visual=128 textual=73
+
+Items that came later have features and no row in step 1. Those that a file asks for are reduced in the same way, into
+modal_path/<dataset>.new/, and mlp.py --predict scores them by their content:
+
+    python preprocess_multimodal.py --dataset wechat --new-items pairs.tsv
 """
 
 import argparse
@@ -15,18 +20,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, demand_space, read_artifact
+from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, check_made_from, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, unknown_name, warn, whole_number
 from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
 from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, shown_id
+from mma4ctr.datasets.columns import Ids, ids_of
 from mma4ctr.interactions import IdIndex, id_names
-from mma4ctr.parallel import in_order
+from mma4ctr.newitems import new_items_folder
+from mma4ctr.parallel import Threads, in_order
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.rawfiles import BadLines
+from mma4ctr.rawfiles import BadLines, DelimitedText, parse_blocks, read_header
 from mma4ctr.reduce import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
 
 
@@ -60,9 +68,14 @@ class SeenItems:
 
 
 def dense_features(
-    chunks: Iterable[DenseChunk], items: IdIndex, modality: Modality, width: int, temp: Path
+    chunks: Iterable[DenseChunk],
+    items: IdIndex,
+    modality: Modality,
+    width: int,
+    temp: Path,
+    fitted: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One PCA over the vectors of all kept items.
+    """One PCA over the vectors of all kept items; of all `items` those that are `fitted`, bool (items,), None: all.
 
     The vectors wait in a file, while their covariance is summed, for the projection: memory holds the result and
     one chunk. Vectors that are no wider than `width` are kept as they are.
@@ -79,22 +92,23 @@ def dense_features(
         item = np.where(chunk.length > 0, items.positions(chunk.ids), -1)
         return item, (chunk.values.view(np.uint32) * multipliers).sum(axis=1, dtype=np.uint64)
 
-    def wanted() -> Iterator[tuple[DenseChunk, np.ndarray, int]]:
-        """With each chunk its rows that are new, and how many there were before."""
+    def wanted() -> Iterator[tuple[DenseChunk, np.ndarray, np.ndarray, int]]:
+        """With each chunk its rows that are new, those of them that are fitted, and how many new ones came before."""
         rows = 0
         for chunk, future in in_order(identified, chunks):
             item, content = future.result()
             new = np.flatnonzero(seen.first_time(chunk, item, content))
-            moments.start_from(chunk.values[new])
+            known = new if fitted is None else new[fitted[item[new]]]
+            moments.start_from(chunk.values[known])
             order.append(item[new])
-            yield chunk, new, rows
+            yield chunk, new, known, rows
             rows += len(new)
 
-    def stored(part: tuple[DenseChunk, np.ndarray, int]) -> tuple[int, np.ndarray, np.ndarray]:
-        chunk, new, rows = part
+    def stored(part: tuple[DenseChunk, np.ndarray, np.ndarray, int]) -> tuple[int, np.ndarray, np.ndarray]:
+        chunk, new, known, rows = part
         vectors = chunk.values[new]
         waiting[rows : rows + len(new)] = vectors
-        return moments.of_part(vectors)
+        return moments.of_part(vectors if len(known) == len(new) else chunk.values[known])
 
     # One thread for a product: the cores are at work side by side, and threads that wait for them spin.
     with threadpool_limits(1):
@@ -102,7 +116,7 @@ def dense_features(
             moments.include(part.result())
         place = np.concatenate(order)
         width = min(width, modality.raw_width)
-        reduction = PCA.fit(moments, min(width, len(place))) if width < modality.raw_width and len(place) else None
+        reduction = PCA.fit(moments, min(width, moments.rows)) if width < modality.raw_width and moments.rows else None
         features = np.zeros((len(items), len(reduction.components) if reduction else width), np.float32)
 
         def reduced(start: int) -> None:
@@ -115,8 +129,11 @@ def dense_features(
     return features, seen.seen
 
 
-def bag_features(chunks: Iterable[BagChunk], items: IdIndex, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """TF-IDF and truncated SVD of the token bags of the kept items.
+def bag_features(
+    chunks: Iterable[BagChunk], items: IdIndex, width: int, fitted: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """TF-IDF and truncated SVD of the token bags of the kept items; of all `items` those that are `fitted`, bool
+    (items,), None: all. Tokens that none of these has do not count.
 
     Returns: float32 (items, width), bool (items,) present. Items without a token are not present.
     """
@@ -132,23 +149,50 @@ def bag_features(chunks: Iterable[BagChunk], items: IdIndex, width: int) -> tupl
         row_parts.append(item[chunk.row[wanted]])
         token_parts.append(chunk.token[wanted])
         weight_parts.append(chunk.weight[wanted])
-    row = np.concatenate(row_parts)
+    row, token = np.concatenate(row_parts), np.concatenate(token_parts)
+    weight = np.concatenate(weight_parts).astype(np.float64)
     # Sorted vocabulary: the result does not depend on the order of lines or files.
-    vocabulary, column = np.unique(np.concatenate(token_parts), return_inverse=True)
-    shape = (len(items), len(vocabulary))
-    bags = sparse.csr_matrix((np.concatenate(weight_parts).astype(np.float64), (row, column)), shape=shape)
+    if fitted is None:
+        fitted = np.ones(len(items), bool)
+        vocabulary, column = np.unique(token, return_inverse=True)
+    else:
+        vocabulary = np.unique(token[fitted[row]])
+        column = IdIndex(vocabulary).positions(token)
+        known = column >= 0
+        row, weight, column = row[known], weight[known], column[known]
+    bags = sparse.csr_matrix((weight, (row, column)), shape=(len(items), len(vocabulary)))
     present = np.diff(bags.indptr) > 0
-    if not present.any():
+    first, later = np.flatnonzero(present & fitted), np.flatnonzero(present & ~fitted)
+    if not len(first):
         return np.zeros((len(items), width), np.float32), present
-    reduced = tfidf_svd(bags[present], width)
+    order = np.concatenate([first, later])
+    reduced = tfidf_svd(bags[order], width, fitted=len(first) if len(later) else None)
     features = np.zeros((len(items), reduced.shape[1]), np.float32)
-    features[present] = reduced
+    features[order] = reduced
     return features, present
 
 
-def fill_missing(features: np.ndarray, present: np.ndarray) -> None:
-    """Give items without a modality the column mean of those that have it, in place."""
-    features[~present] = features[present].mean(axis=0, dtype=np.float64)
+def fill_missing(features: np.ndarray, present: np.ndarray, fitted: np.ndarray | None = None) -> None:
+    """Give items without a modality the column mean of those (that are `fitted`) that have it, in place."""
+    known = present if fitted is None else present & fitted
+    features[~present] = features[known].mean(axis=0, dtype=np.float64)
+
+
+def reduced_features(
+    raw: RawDataset,
+    modality: Modality,
+    width: int,
+    items: IdIndex,
+    bad: BadLines,
+    temp: Path,
+    fitted: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features and presence of one modality, as `dense_features` and `bag_features` give them."""
+    chunks = raw.read_features(modality.name, bad)
+    if modality.kind == "dense":
+        dense = (chunk for chunk in chunks if isinstance(chunk, DenseChunk))
+        return dense_features(dense, items, modality, width, temp, fitted)
+    return bag_features((chunk for chunk in chunks if isinstance(chunk, BagChunk)), items, width, fitted)
 
 
 def modality_features(
@@ -163,13 +207,7 @@ def modality_features(
         tell = note if modality.optional else warn
         tell(f"{raw.name}: {modality.name} is left out, no file of it in {raw.folder}")
         return None
-    chunks = raw.read_features(modality.name, bad)
-    if modality.kind == "dense":
-        dense = (chunk for chunk in chunks if isinstance(chunk, DenseChunk))
-        features, present = dense_features(dense, items, modality, width, temp)
-    else:
-        bags = (chunk for chunk in chunks if isinstance(chunk, BagChunk))
-        features, present = bag_features(bags, items, width)
+    features, present = reduced_features(raw, modality, width, items, bad, temp)
     few = raw.few_have_it(modality.name, present, names)
     if few:
         warn(few)
@@ -213,6 +251,70 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
         writer.manifest["modalities"] = made
         writer.manifest["rows"] = {"items": len(items)}
     return len(items)
+
+
+def new_items(file: Path, known: IdIndex) -> Ids:
+    """The distinct ids in the column `item` of a TSV that are not among the known ones, sorted; raises `UserError`."""
+    kinds = {"item": pa.string()}
+    text = DelimitedText(read_header(file, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
+    blocks = parse_blocks(
+        file,
+        lambda data, _: ids_of(text.parse(data)["item"], "item"),
+        BadLines(option=""),
+        description="items",
+        workers=Threads(),
+        skip_lines=1,
+    )
+    values, names = [np.empty(0, np.int64)], [pa.array([], pa.string())]
+    for ids in blocks:
+        distinct, first = np.unique(ids.values, return_index=True)
+        unknown = known.positions(distinct) < 0
+        values.append(distinct[unknown])
+        names.append(ids.shown().take(pa.array(first[unknown])))
+    distinct, first = np.unique(np.concatenate(values), return_index=True)
+    return Ids(distinct, np.arange(len(distinct)), pa.concat_arrays(names).take(pa.array(first)))
+
+
+def write_new_features(raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines) -> int:
+    """The features of the items in a TSV that step 1 has no row of, reduced as those of its items are: the same files
+    are read, the same items fitted. Returns how many have features; raises `UserError`."""
+    modal = read_artifact(paths.modal / raw.name, "preprocess_multimodal.py")
+    check_made_from(modal, interactions=interactions)
+    kept = interactions.array("item_ids")
+    new = new_items(file, IdIndex(kept))
+    if not len(new.values):
+        raise UserError(f"{file}: every item of it has kept rows, so there are no features to make")
+    ids = np.union1d(kept, new.values)
+    fitted = IdIndex(kept).positions(ids) >= 0
+    found, somewhere = {}, np.zeros(len(new.values), bool)
+    modalities = {modality.name: modality for modality in raw.modalities}
+    for name in modal.manifest["modalities"]:
+        width = modal.settings["widths"][name]
+        features, present = reduced_features(raw, modalities[name], width, IdIndex(ids), bad, paths.temp, fitted)
+        before = modal.array(name)
+        if (present & fitted).any():
+            fill_missing(features, present, fitted)
+        if features[fitted].shape != before.shape or not np.allclose(features[fitted], before, atol=1e-4):
+            raise UserError(
+                f"{modal.folder}: the {name} features of its items are others than those now in {raw.folder}; run "
+                "preprocess_multimodal.py again, without --new-items, and the steps after it"
+            )
+        found[name] = features[~fitted]
+        somewhere |= present[~fitted]
+        note(f"{raw.name}: {present[~fitted].mean():.1%} of {len(new.values):,} new items have {name}")
+    with ArtifactWriter(
+        new_items_folder(paths, raw.name),
+        step=2,
+        made_by="preprocess_multimodal.py --new-items",
+        settings={"dataset": raw.name},
+        inputs={"modalities": modal.fingerprint},
+    ) as writer:
+        for name, features in found.items():
+            writer.array(name, features[somewhere])
+        names = new.text.take(pa.array(np.flatnonzero(somewhere)))
+        writer.array("item_names", np.char.encode(np.array(names.to_pylist(), str), "utf-8"))
+        writer.manifest["rows"] = {"items": int(somewhere.sum())}
+    return int(somewhere.sum())
 
 
 def write_same_features(base: Artifact, interactions: Artifact, folder: Path) -> Artifact:
@@ -263,6 +365,12 @@ def main() -> None:
         )
         + "; of your own data what their description says",
     )
+    options.add_argument(
+        "--new-items",
+        type=Path,
+        metavar="FILE",
+        help="a TSV with the column item: only the features of those without a kept row, for mlp.py --predict",
+    )
     options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
     add_ray_option(options, "the reading of the raw files")
     arguments = options.parse_args()
@@ -271,6 +379,10 @@ def main() -> None:
     paths = load_paths(arguments.paths)
     kinds = chosen_datasets(paths, arguments.dataset)
     check_widths(dict(arguments.width), kinds.values())
+    if arguments.new_items and len(kinds) > 1:
+        raise UserError(f"--new-items: of which data set? Name it with --dataset, of {', '.join(kinds)}")
+    if arguments.new_items and not arguments.new_items.is_file():
+        raise UserError(f"--new-items {arguments.new_items}: there is no such file")
     bad = BadLines(arguments.skip_bad_lines)
     workers = workers_at(arguments.ray, Path(__file__).parent)
     rows, written = 0, []
@@ -280,6 +392,10 @@ def main() -> None:
         raw = open_dataset(kinds[present.name], paths, interactions.settings["track"])
         assert raw is not None
         raw.workers = workers
+        if arguments.new_items:
+            rows += write_new_features(raw, interactions, arguments.new_items, paths, bad)
+            written.append(str(new_items_folder(paths, raw.name)))
+            continue
         rows += write_features(raw, interactions, dict(arguments.width), paths, bad)
         written.append(str(paths.modal / raw.name))
     bad.report()

@@ -241,6 +241,7 @@ class Factors:
     user_part: np.ndarray
     item_part: np.ndarray
     pairs: Sequence[PairTable] = ()
+    item_names: Sequence[str] = ()  # of features plus: the columns of the item part
 
 
 def plus_factors(inputs: StepInputs, modalities: tuple[str, ...], without: str = "") -> Factors:
@@ -269,7 +270,7 @@ def plus_factors(inputs: StepInputs, modalities: tuple[str, ...], without: str =
     if without:
         tables = tables.without(without)
     user, item = (part.reshape(-1, part.shape[2]) for part in (tables.user_columns, tables.item_columns))
-    return Factors(user, item, tables.pairs)
+    return Factors(user, item, tables.pairs, tables.item_names)
 
 
 def vectors_of(table: PairTable) -> tuple[np.ndarray, np.ndarray]:
@@ -347,6 +348,7 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
             writer.array("pair_shift", np.concatenate(shifts))
             writer.array("pair_scale", np.concatenate(scales))
             in_features += len(np.concatenate(shifts))
+        writer.manifest["item_columns"] = list(factors.item_names)
         writer.manifest["pairs"] = [table.kind for table in factors.pairs]
         writer.manifest["in_features"] = in_features
         writer.manifest["rows"] = {"user_part": len(users), "item_part": len(item_part), "rows": len(data)}

@@ -111,19 +111,20 @@ class PlusTables:
         )
 
 
-def item_content(modalities: Sequence[np.ndarray]) -> np.ndarray:
+def item_content(modalities: Sequence[np.ndarray], fitted: int | None = None) -> np.ndarray:
     """float32 (items, at most CONTENT_WIDTH): the modalities, each float32 (items, width), on one scale and PCA'd.
 
-    Each is divided by the spread of its first component; the result has a mean square of 1 a column.
+    Each is divided by the spread of its first component; the result has a mean square of 1 a column. The first `fitted`
+    items (all where None) say how.
     """
     parts = []
     for values in modalities:
-        moments = Moments.of(values)
+        moments = Moments.of(values[:fitted])
         largest = np.sqrt(max(float(np.linalg.eigvalsh(moments.covariance)[-1]), 1e-12))
         parts.append((values - moments.mean) / largest)
     joined = np.concatenate(parts, axis=1)
-    content = PCA.fit(Moments.of(joined), min(CONTENT_WIDTH, joined.shape[1])).transform(joined)
-    scaled: np.ndarray = content / np.sqrt(max(float(np.mean(np.square(content, dtype=np.float64))), 1e-12))
+    content = PCA.fit(Moments.of(joined[:fitted]), min(CONTENT_WIDTH, joined.shape[1])).transform(joined)
+    scaled: np.ndarray = content / np.sqrt(max(float(np.mean(np.square(content[:fitted], dtype=np.float64))), 1e-12))
     return scaled.astype(np.float32)
 
 

@@ -1,6 +1,8 @@
-"""From raw item features to a few columns: PCA, TF-IDF with truncated SVD, min-max scaling.
+"""From raw item features to a few columns: PCA, TF-IDF with truncated SVD, min-max scaling; and modalities side by side
+or crossed.
 
-No function here sees a label.
+No function here sees a label. Where rows are `fitted`, a number, the first so many say how all of them are reduced:
+those after them came later.
 """
 
 from dataclasses import dataclass
@@ -96,18 +98,33 @@ class PCA:
         return projected
 
 
-def at_most(values: np.ndarray, width: int) -> np.ndarray:
+def at_most(values: np.ndarray, width: int, fitted: int | None = None) -> np.ndarray:
     """An array (n, d) as it is where d <= width, else its first principal components: float32 (n, width)."""
     if values.shape[1] <= width:
         return values
-    return PCA.fit(Moments.of(values), width).transform(values)
+    return PCA.fit(Moments.of(values[:fitted]), width).transform(values)
 
 
-def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarray:
+def concat(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray:
+    """float32 (items, at most 128): the modalities, each float32 (items, width), side by side."""
+    parts = [at_most(values, WIDEST_ITEM_PART, fitted) for values in modalities]
+    return at_most(np.concatenate(parts, axis=1), WIDEST_ITEM_PART, fitted)
+
+
+def cross(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray:
+    """float32 (items, shortest width): the element-wise product of the modalities, PCA'd to the shortest width."""
+    shortest = min(min(values.shape[1] for values in modalities), WIDEST_ITEM_PART)
+    product = at_most(modalities[0], shortest, fitted)
+    for values in modalities[1:]:
+        product = product * at_most(values, shortest, fitted)
+    return product
+
+
+def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0, fitted: int | None = None) -> np.ndarray:
     """TF-IDF (smoothed idf, rows of length 1), then truncated SVD.
 
     Args:
-        counts: weights of tokens, (items, vocabulary); every row has a token.
+        counts: weights of tokens, (items, vocabulary); every row has a token, of those that are fitted.
         width: columns of the result; fewer where items or vocabulary give no more.
 
     Returns: float32 (items, at most width).
@@ -116,14 +133,20 @@ def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0) -> np.ndarra
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
 
-    weighted = TfidfTransformer().fit_transform(counts)
-    width = min(width, *counts.shape)
-    if width == min(counts.shape):  # no truncation left: the exact decomposition of a small matrix
-        left, values, _ = np.linalg.svd(weighted.toarray(), full_matrices=False)
-        exact: np.ndarray = (left * values).astype(np.float32)
-        return exact
-    with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance of zero, where all rows are equal
-        reduced: np.ndarray = TruncatedSVD(width, random_state=seed).fit_transform(weighted)
+    known, later = counts[:fitted], None if fitted is None else counts[fitted:]
+    weights = TfidfTransformer()
+    weighted = weights.fit_transform(known)
+    width = min(width, *known.shape)
+    if width == min(known.shape):  # no truncation left: the exact decomposition of a small matrix
+        left, values, directions = np.linalg.svd(weighted.toarray(), full_matrices=False)
+        reduced: np.ndarray = left * values
+    else:
+        decomposition = TruncatedSVD(width, random_state=seed)
+        with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance of zero, where all rows are equal
+            reduced = decomposition.fit_transform(weighted)
+        directions = decomposition.components_
+    if later is not None:
+        reduced = np.concatenate([reduced, weights.transform(later) @ directions.T])
     return reduced.astype(np.float32)
 
 

@@ -13,10 +13,20 @@ from pyarrow import csv
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from mma4ctr.artifacts import file_replaced, read_artifact
+from mma4ctr.artifacts import Artifact, file_replaced, read_artifact
 from mma4ctr.console import UserError, progress
-from mma4ctr.matrix import FactorMatrix, Pairs, RowGroup, load_matrix, load_step_inputs
+from mma4ctr.matrix import (
+    MADE_BY,
+    FactorMatrix,
+    Pairs,
+    RowGroup,
+    load_matrix,
+    load_step_inputs,
+    split_variant,
+    variant_kind,
+)
 from mma4ctr.network import Network
+from mma4ctr.newitems import load_new_items
 from mma4ctr.parallel import Threads
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import BadLines, Block, DelimitedText, parse_blocks, read_header
@@ -97,9 +107,13 @@ def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
         torch.set_num_threads(cores)
 
 
-def _with_mean(rows: torch.Tensor) -> torch.Tensor:
-    """The rows, and their mean after the last."""
-    return torch.cat((rows, rows.mean(dim=0, keepdim=True)))
+def _stand_in(rows: torch.Tensor, artifact: Artifact, part: str) -> torch.Tensor:
+    """(1, width): the row of a user or an item of whom nothing is known. Of features plus, it is that of one without
+    any training row, whose columns were 0 before they were scaled; else the mean of the `rows`."""
+    if split_variant(artifact.settings["variant"])[1] == "paper":
+        return rows.mean(dim=0, keepdim=True)
+    blank = -artifact.array(f"{part}_shift") / artifact.array(f"{part}_scale")
+    return torch.from_numpy(blank.astype(np.float32)).unsqueeze(0)
 
 
 @dataclass(frozen=True)
@@ -108,8 +122,8 @@ class Scorer:
 
     Attributes:
         network: its weights. matrix: what all training rows say of each user and item, one block, and after the last
-            user and the last item the mean one, who stands for whoever is not known.
-        users, items: their ids as the raw files write them.
+            user and the last item one who stands for whoever is not known.
+        users, items: their ids as the raw files write them, those of new items after the others.
     """
 
     network: Network
@@ -156,29 +170,44 @@ def load_network(paths: Paths, result: Result) -> Network:
 def load_scorer(paths: Paths, result: Result) -> Scorer:
     """A run's network and its tables; raises `UserError` where the matrix has been made anew since."""
     matrix = load_matrix(paths, result.task, result.variant, torch.device("cpu"))
-    artifact = read_artifact(run_folder(paths, result.task, result.run_id), "mlp.py")
-    if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint:
+    run = read_artifact(run_folder(paths, result.task, result.run_id), "mlp.py")
+    if run.manifest["inputs"]["matrix"] != matrix.fingerprint:
         raise UserError(
             f"--run {result.run_id}: was trained on another matrix than the one now in "
             f"{paths.matrix / result.task / result.variant}; train again with mlp.py, or name a newer run"
         )
-    data = load_step_inputs(paths, result.task).data
-    users, items = len(data.user_ids), len(data.item_ids)
-    pairs = tuple(
-        Pairs(_with_mean(one.user_vectors[-users:]), _with_mean(one.item_vectors[-items:]), one.shift)
-        for one in matrix.pairs
-    )
+    inputs = load_step_inputs(paths, result.task)
+    artifact = read_artifact(paths.matrix / result.task / result.variant, MADE_BY[variant_kind(result.variant)])
+    users, items = len(inputs.data.user_ids), len(inputs.data.item_ids)
+    user_part, item_part = matrix.user_part[-users:], matrix.item_part[-items:]
+    names, new_part, content = pa.array(inputs.data.item_names), item_part[:0], torch.empty(0)
+    if new := load_new_items(paths, inputs, artifact):
+        names = pa.concat_arrays([pc.cast(names, pa.string()), pa.array(new.names, pa.string())])
+        new_part, content = torch.from_numpy(new.item_part), torch.from_numpy(new.content)
+
+    def with_others(kind: str, one: Pairs) -> Pairs:
+        """New items have the vectors of their content; else they, and who is not known, have vectors of 0."""
+        item_vectors = one.item_vectors[-items:]
+        if kind == "content" and len(new_part):
+            item_vectors = torch.cat([item_vectors, content])
+        missing = items + len(new_part) + 1 - len(item_vectors)
+        return Pairs(
+            functional.pad(one.user_vectors[-users:], (0, 0, 0, 0, 0, 1)),
+            functional.pad(item_vectors, (0, 0, 0, missing)),
+            one.shift,
+        )
+
     whole = FactorMatrix(
-        _with_mean(matrix.user_part[-users:]),
-        _with_mean(matrix.item_part[-items:]),
+        torch.cat([user_part, _stand_in(user_part, artifact, "user")]),
+        torch.cat([item_part, new_part, _stand_in(item_part, artifact, "item")]),
         matrix.train,
         matrix.valid,
         matrix.test,
         matrix.settings,
         matrix.fingerprint,
-        pairs,
+        tuple(map(with_others, artifact.manifest.get("pairs", ()), matrix.pairs)),
     )
-    return Scorer(load_network(paths, result), whole, pa.array(data.user_names), pa.array(data.item_names))
+    return Scorer(load_network(paths, result), whole, pa.array(inputs.data.user_names), names)
 
 
 def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:

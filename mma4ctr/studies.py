@@ -220,8 +220,11 @@ STUDIES: dict[str, Study] = {
             "the features plus, all of them and without each group of columns, and the study's features",
             "features",
             (
-                Case("plus", features="plus"),
-                *(Case(f"plus without {group}", features=f"plus-{group}") for group in GROUPS),
+                Case("plus", features="plus", training=TRAINING["plus"]),
+                *(
+                    Case(f"plus without {group}", features=f"plus-{group}", training=TRAINING["plus"])
+                    for group in GROUPS
+                ),
                 Case("paper"),
             ),
         ),

@@ -195,6 +195,15 @@ def chosen_variants(
     return found
 
 
+def content_modalities(known: Variants, variant: str, there: Sequence[str]) -> tuple[str, ...]:
+    """The modalities that features plus see of a variant: its own; of the widest, the optional ones that are there too,
+    which no concatenation holds."""
+    modalities = known.all[variant]
+    if variant == known.widest(there):
+        modalities += tuple(other for other in known.optional if other in there)
+    return modalities
+
+
 def write_variants(
     paths: Paths,
     task: str,
@@ -223,9 +232,9 @@ def write_variants(
             values = [inputs.modal.array(name) for name in modalities]
             factors = Factors(user_part(inputs, modalities), item_part(variant, values))
         else:
-            if variant == known.widest(inputs.modalities):  # of all there is to know, what no concatenation holds too
-                modalities += tuple(other for other in known.optional if other in inputs.modalities)
-            factors = plus_factors(inputs, modalities, features.partition("-")[2])
+            factors = plus_factors(
+                inputs, content_modalities(known, variant, inputs.modalities), features.partition("-")[2]
+            )
         write_matrix(paths, inputs, with_features(variant, features), factors, scaling=scaling)
     return chosen
 

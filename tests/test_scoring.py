@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import cross_matrix
+import get_user_embedding
 import mlp
+import preprocess_multimodal
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.export import scaling_of
-from mma4ctr.interactions import TEST, load_interactions
+from mma4ctr.interactions import TEST, TRAIN, load_interactions
 from mma4ctr.matrix import load_matrix
 from mma4ctr.paths import load_paths
 from mma4ctr.results import read_results, run_folder
@@ -61,7 +63,8 @@ def test_scores_equal_those_of_the_test_rows(trained, tmp_path):
     assert np.allclose([row[2] for row in found], expected, atol=1e-6)
 
 
-def test_who_is_not_known_is_the_mean_one(trained, tmp_path, capsys):
+def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
+    """The mean one; with features plus one of whom no training row is known, as some of the known items are."""
     paths, result = trained
     data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, result)
     known = data.user_ids[0], data.item_ids[0]
@@ -72,9 +75,106 @@ def test_who_is_not_known_is_the_mean_one(trained, tmp_path, capsys):
     users, items = len(data.user_ids), len(data.item_ids)
     expected = scorer.score(np.array([0, users, 0]), np.array([0, 0, items]))
     assert np.allclose([row[2] for row in written(out)], expected, atol=1e-6)
-    last = scorer.matrix.user_part[:-1]
-    assert torch.allclose(scorer.matrix.user_part[-1], last.mean(dim=0), atol=1e-6)
+    matrix = scorer.matrix
+    if result.variant.endswith(".plus"):
+        unseen = np.setdiff1d(np.arange(items), data.item[data.split == TRAIN])
+        own = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
+        for place, name in enumerate(own):
+            of_unseen, stand_in = matrix.item_part[unseen, place], matrix.item_part[items, place]
+            assert len(unseen) and (name.startswith("content") or torch.allclose(of_unseen, stand_in, atol=1e-5)), name
+        assert all((pairs.user_vectors[users] == 0).all() for pairs in matrix.pairs)
+    else:
+        for part, kept in ((matrix.user_part, users), (matrix.item_part, items)):
+            assert torch.allclose(part[-1], part[:kept].mean(dim=0), atol=1e-6)
     assert positions(pa.array(["b", "x", "a"]), pa.array(["a", "b"])).tolist() == [1, 2, 0]
+
+
+@pytest.fixture(scope="module")
+def with_new_items(trained, tmp_path_factory):
+    """The trained run where a known item stands in the feature files once more under a new id, 77000001, and of another
+    new one, 77000002, nothing is known but a title without a known word; a TSV asks for both and for a third one."""
+    paths, result = trained
+    folder = tmp_path_factory.mktemp("new")
+    shutil.copytree(paths.file.parent, folder, dirs_exist_ok=True)
+    paths = load_paths(folder / "path.json")
+    data = load_interactions(paths, "tiktok")
+    modal = read_artifact(paths.modal / "tiktok", "")
+    everything = np.logical_and.reduce([modal.array(f"{name}_present") for name in ("visual", "acoustic", "textual")])
+    unseen = np.setdiff1d(np.arange(len(data.item_ids)), data.item[data.split == TRAIN])
+    twin = int(np.intersect1d(unseen, np.flatnonzero(everything))[0])
+    own = f'"item_id": {data.item_ids[twin]},', f'"item_id": {data.item_ids[twin]}}}'
+    copied = 0
+    for path in paths.tiktok.rglob("track1_*.txt"):
+        lines = [line for line in path.read_text().splitlines() if own[0] in line or own[1] in line]
+        copied += len(lines)
+        added = [line.replace(own[1][:-1], '"item_id": 77000001') for line in lines]
+        if "title" in path.name:
+            added.append('{"item_id": 77000002, "title_features": {"987654": 1}}')
+        with path.open("a") as file:
+            file.writelines(line + "\n" for line in added)
+    assert copied == 3
+    asked = folder / "asked.tsv"
+    user = data.user_ids[5]
+    items = (data.item_ids[twin], 77000001, 77000002, 77000003)
+    asked.write_text("user\titem\n" + "".join(f"{user}\t{item}\n" for item in items))
+    return paths, result, twin, asked
+
+
+def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
+    paths, result, twin, asked = with_new_items
+    out = paths.saved / "new.tsv"
+    options = ("--paths", paths.file, "--run", result.run_id, "--predict", asked, "--output", out)
+    assert call(mlp.main, *options) == 0
+    known, *before = [row[2] for row in written(out)]
+    assert before == [before[0]] * 3, "without features all are alike"
+    capsys.readouterr()
+    step_2 = ("--paths", paths.file, "--dataset", "tiktok", "--new-items", asked)
+    assert call(preprocess_multimodal.main, *step_2) == 0
+    assert "1 rows" in capsys.readouterr().out
+    assert call(mlp.main, *options) == 0
+    assert "2 have a user or an item" in capsys.readouterr().err
+    scores = [row[2] for row in written(out)]
+    # An item without training rows and its twin: the same content, and nothing else is known of either.
+    assert scores == pytest.approx([known, known, before[0], before[0]], abs=1e-5)
+    assert abs(known - before[0]) > 1e-4
+    scorer = load_scorer(paths, result)
+    items = len(load_interactions(paths, "tiktok").item_ids)
+    assert torch.allclose(scorer.matrix.item_part[items], scorer.matrix.item_part[twin], atol=1e-4)
+    best = paths.saved / "best.tsv"
+    assert call(mlp.main, *options[:4], "--predict", asked, "--top", items + 5, "--output", best) == 0
+    assert 77000001 in {row[1] for row in written(best)}, "new items are among all items"
+
+
+def test_new_items_are_refused_where_they_do_not_fit(with_new_items, capsys):
+    paths, _, _, asked = with_new_items
+    base = ("--paths", paths.file)
+    assert call(preprocess_multimodal.main, *base, "--new-items", asked) == 2
+    assert "--dataset" in capsys.readouterr().err
+    own = (*base, "--dataset", "tiktok", "--new-items")
+    assert call(preprocess_multimodal.main, *own, asked.parent / "none.tsv") == 2
+    asked_known = asked.parent / "known.tsv"
+    asked_known.write_text("item\n" + str(load_interactions(paths, "tiktok").item_ids[0]) + "\n")
+    assert call(preprocess_multimodal.main, *own, asked_known) == 2
+    assert "every item" in capsys.readouterr().err
+    wrong = asked.parent / "wrong.tsv"
+    wrong.write_text("user\tthing\n1\t2\n")
+    assert call(preprocess_multimodal.main, *own, wrong) == 2
+    assert "'item'" in capsys.readouterr().err
+    assert call(preprocess_multimodal.main, *own, asked) == 0
+    (path,) = paths.tiktok.rglob("track1_video_features_part1.txt")
+    content = path.read_text()
+    path.write_text(content.replace("[0.", "[5.").replace("[-0.", "[-5."))
+    assert call(preprocess_multimodal.main, *own, asked) == 2
+    assert "without --new-items" in capsys.readouterr().err
+    path.write_text(content)
+    # Other features: step 2 anew, and what was made of new items no longer fits.
+    assert call(preprocess_multimodal.main, *base, "--dataset", "tiktok", "--width", "visual=8") == 0
+    for step in (get_user_embedding.main, cross_matrix.main):
+        assert call(step, *base, "--task", TASK) == 0
+    assert call(mlp.main, *base, "--task", TASK, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert call(mlp.main, *base, "--run", "last", "--predict", asked) == 0
+    assert "passed over" in capsys.readouterr().err
 
 
 def test_the_best_items_are_those_of_all_pairs(trained, tmp_path):

@@ -1,0 +1,79 @@
+"""Items that came after the training rows: no kept row has them, and their features say what they are.
+
+Step 2 reduces their features as it did those of step 1's items (`--new-items`). What the tables of a matrix would say
+of them follows from these: the item part of the paper's features, and of features plus the content, with the rates and
+counts of an item that nobody has met.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
+from mma4ctr.console import warn
+from mma4ctr.datasets import split_task
+from mma4ctr.matrix import StepInputs, split_variant
+from mma4ctr.paths import Paths
+from mma4ctr.plus import item_content
+from mma4ctr.reduce import WIDEST_ITEM_PART, at_most, concat, cross
+from mma4ctr.tasks import content_modalities, variants_for
+
+
+def new_items_folder(paths: Paths, dataset: str) -> Path:
+    """Where step 2 leaves their features."""
+    return paths.modal / f"{dataset}.new"
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Rows for new items.
+
+    Attributes:
+        names: (n,) ids as the raw files write them.
+        item_part: float32 (n, width), scaled as the matrix is. content: float32 (n, k), their vectors for pairs; of
+            width 0 with the paper's features.
+    """
+
+    names: np.ndarray
+    item_part: np.ndarray
+    content: np.ndarray
+
+
+def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewItems | None:
+    """The new items that step 2 was asked for, None where there are none; raises `UserError` for damaged ones.
+
+    Those of other features than there are now are passed over with a warning.
+    """
+    folder = new_items_folder(paths, split_task(inputs.task)[0])
+    if not (folder / MANIFEST).is_file():
+        return None
+    artifact = read_artifact(folder, "preprocess_multimodal.py --new-items")
+    if artifact.manifest["inputs"]["modalities"] != inputs.modal.fingerprint:
+        warn(f"{folder}: passed over, step 2 has run since; run preprocess_multimodal.py --new-items again")
+        return None
+    names = np.char.decode(artifact.array("item_names"), "utf-8")
+    if not len(names):
+        return None
+    variant, features, _ = split_variant(matrix.settings["variant"])
+    known = variants_for(paths, inputs.task)
+    modalities = known.all[variant] if features == "paper" else content_modalities(known, variant, inputs.modalities)
+    values = [np.concatenate([inputs.modal.array(name), artifact.array(name)]) for name in modalities]
+    fitted = len(inputs.data.item_ids)
+    shift, scale = matrix.array("item_shift"), matrix.array("item_scale")
+    if features == "paper":
+        if variant in known.single:
+            whole = at_most(values[0], WIDEST_ITEM_PART, fitted)
+        else:
+            whole = (cross if variant in known.cross else concat)(values, fitted)
+        part = ((whole[fitted:] - shift) / scale).astype(np.float32)
+        return NewItems(names, part, np.zeros((len(names), 0), np.float32))
+    content = item_content(values, fitted)
+    columns = np.zeros((len(names), len(scale)))
+    last = matrix.array("item_part")[-fitted:]
+    for place, name in enumerate(matrix.manifest["item_columns"]):
+        if name.partition(":")[0] == "content":  # linear in the content vectors, so known from those that have it
+            of_known = last[:, place] * scale[place] + shift[place]
+            coefficients, *_ = np.linalg.lstsq(content[:fitted].astype(np.float64), of_known, rcond=None)
+            columns[:, place] = content[fitted:] @ coefficients
+    return NewItems(names, ((columns - shift) / scale).astype(np.float32), content[fitted:])
