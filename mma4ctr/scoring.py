@@ -32,7 +32,7 @@ from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import BadLines, Block, DelimitedText, parse_blocks, read_header
 from mma4ctr.results import Result, keeps_predictions, read_results, run_folder
 
-# Rows that are scored at a time: on a CPU 2 MB of first-layer outputs, which stay in its cache.
+# Rows that are scored at a time by one network: on a CPU 2 MB of first-layer outputs, which stay in its cache.
 SCORING_ROWS = {"cpu": 4096, "cuda": 65_536}
 # Pairs of users and all items that are scored at a time.
 PAIRS_AT_A_TIME = 1 << 20
@@ -49,8 +49,8 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
     item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
     users, width = user_part.shape
-    user_weight, item_weight, *pair_weights = weight.split(
-        [width, item_part.shape[1], *(pairs.width for pairs in matrix.pairs)], dim=1
+    user_weight, item_weight, pair_weight = weight.split(
+        [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
     )
     halves = weight.new_empty(users + len(item_part), len(weight))
     torch.addmm(network.biases[0].flatten(), user_part, user_weight.T, out=halves[:users])
@@ -59,15 +59,16 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         weight.new_empty(len(rows)),
         weight.new_empty(len(rows), network.networks * network.weights[-1].shape[2]),
     )
-    step = SCORING_ROWS[device.type]
+    step = SCORING_ROWS[device.type] // network.networks
 
     def score(start: int) -> None:
         chunk = slice(start, start + step)
         both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
         # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
         first_layer = functional.embedding_bag(both, halves, mode="sum")
-        for pairs, of_pairs in zip(matrix.pairs, pair_weights, strict=True):
-            first_layer.addmm_(pairs.columns(rows.user_row[chunk], rows.item_row[chunk]), of_pairs.T)
+        if matrix.pairs:
+            columns = [pairs.columns(rows.user_row[chunk], rows.item_row[chunk]) for pairs in matrix.pairs]
+            first_layer.addmm_(torch.cat(columns, dim=1), pair_weight.T)
         logits[chunk], hidden[chunk] = network.head(first_layer)
 
     starts = range(0, len(rows), step)
