@@ -373,6 +373,10 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     user_row = rows_in_blocks(data.user, block, len(data.user_ids))
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
     blocks_of_items = len(item_part) > len(data.item_ids)
+    if split_variant(variant)[1] == "plus" and "pairs" not in artifact.manifest:
+        raise UserError(
+            f"{artifact.folder}: made before its columns were changed; run {artifact.manifest['made_by']} again"
+        )
     pairs, first = [], 0
     for kind in artifact.manifest.get("pairs", ()):
         user_vectors, item_vectors = (artifact.array(f"{kind}_{of}_vectors") for of in ("user", "item"))
