@@ -32,9 +32,9 @@ from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, sh
 from mma4ctr.datasets.columns import Ids, ids_of
 from mma4ctr.interactions import IdIndex, id_names
 from mma4ctr.newitems import new_items_folder
-from mma4ctr.parallel import Threads, in_order
+from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.rawfiles import BadLines, DelimitedText, parse_blocks, read_header
+from mma4ctr.rawfiles import BadLines, read_tsv
 from mma4ctr.reduce import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
 
 
@@ -255,16 +255,7 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
 
 def new_items(file: Path, known: IdIndex) -> Ids:
     """The distinct ids in the column `item` of a TSV that are not among the known ones, sorted; raises `UserError`."""
-    kinds = {"item": pa.string()}
-    text = DelimitedText(read_header(file, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
-    blocks = parse_blocks(
-        file,
-        lambda data, _: ids_of(text.parse(data)["item"], "item"),
-        BadLines(option=""),
-        description="items",
-        workers=Threads(),
-        skip_lines=1,
-    )
+    blocks = read_tsv(file, {"item": pa.string()}, lambda table: ids_of(table["item"], "item"), description="items")
     values, names = [np.empty(0, np.int64)], [pa.array([], pa.string())]
     for ids in blocks:
         distinct, first = np.unique(ids.values, return_index=True)

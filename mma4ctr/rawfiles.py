@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from mma4ctr.console import UserError, progress, warn
-from mma4ctr.parallel import Workers
+from mma4ctr.parallel import Threads, Workers
 
 T = TypeVar("T")
 
@@ -377,6 +377,19 @@ def read_header(path: Path, required: Iterable[str], *, delimiter: str = ",", qu
         raise UserError(f"{path}:1: the header cannot be read ({error}); it must name the columns") from None
     demand_columns(f"{path}:1", names, required)
     return names
+
+
+def read_tsv(
+    path: Path, kinds: dict[str, pa.DataType], made_of: Callable[[pa.Table], Any], *, description: str
+) -> Iterator[Any]:
+    """What is `made_of` the wanted columns of a TSV with a header, block by block; raises `UserError`."""
+    text = DelimitedText(read_header(path, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
+
+    def parse(data: bytes, _block: Block) -> Any:
+        return made_of(text.parse(data))
+
+    bad = BadLines(option="")
+    return parse_blocks(path, parse, bad, description=description, workers=Threads(), skip_lines=1)
 
 
 def demand_columns(where: str, names: list[str], required: Iterable[str]) -> None:

@@ -27,9 +27,8 @@ from mma4ctr.matrix import (
 )
 from mma4ctr.network import Network
 from mma4ctr.newitems import load_new_items
-from mma4ctr.parallel import Threads
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import BadLines, Block, DelimitedText, parse_blocks, read_header
+from mma4ctr.rawfiles import read_tsv
 from mma4ctr.results import Result, keeps_predictions, read_results, run_folder
 
 # Rows that are scored at a time by one network: on a CPU 2 MB of first-layer outputs, which stay in its cache.
@@ -217,16 +216,10 @@ def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:
     Returns: pairs, and how many of them have a user or an item that is not known. Raises `UserError`.
     """
     kinds = {"user": scorer.users.type, "item": scorer.items.type}
-    text = DelimitedText(read_header(pairs, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
-
-    def parse(data: bytes, _block: Block) -> pa.Table:
-        return text.parse(data)
-
+    blocks = read_tsv(pairs, kinds, lambda table: table, description="scoring")
     count = unknown = 0
     with file_replaced(written) as file:
         file.write(b"user\titem\tscore\n")
-        bad = BadLines(option="")
-        blocks = parse_blocks(pairs, parse, bad, description="scoring", workers=Threads(), skip_lines=1)
         for table in blocks:
             user, item = (positions(table[name].combine_chunks(), known) for name, known in _known(scorer))
             score = scorer.score(user, item)
@@ -250,16 +243,7 @@ def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[i
 
     Returns: users, and how many of them are not known. Raises `UserError`.
     """
-    kinds = {"user": scorer.users.type}
-    text = DelimitedText(read_header(users, kinds, delimiter="\t", quoted=False), kinds, delimiter="\t", quoted=False)
-    blocks = parse_blocks(
-        users,
-        lambda data, _: text.parse(data),
-        BadLines(option=""),
-        description="users",
-        workers=Threads(),
-        skip_lines=1,
-    )
+    blocks = read_tsv(users, {"user": scorer.users.type}, lambda table: table, description="users")
     asked = pa.chunked_array([chunk for table in blocks for chunk in table["user"].chunks], scorer.users.type)
     asked = asked.combine_chunks()
     place = positions(asked, scorer.users)
