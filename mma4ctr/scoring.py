@@ -27,14 +27,16 @@ from mma4ctr.matrix import (
 )
 from mma4ctr.network import Network
 from mma4ctr.newitems import load_new_items
+from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import read_tsv
 from mma4ctr.results import Result, keeps_predictions, read_results, run_folder
 
-# Rows that are scored at a time by one network: on a CPU 2 MB of first-layer outputs, which stay in its cache.
-SCORING_ROWS = {"cpu": 4096, "cuda": 65_536}
+# Rows that are scored at a time by one network: on a CPU 4 MB of first-layer outputs, which stay in its cache.
+SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
 # Pairs of users and all items that are scored at a time.
 PAIRS_AT_A_TIME = 1 << 20
+HEADER = b"user\titem\tscore\n"
 
 
 @torch.no_grad()
@@ -133,15 +135,13 @@ class Scorer:
 
     def score(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """float32 (pairs,): probabilities for int64 positions of users and items."""
-        rows = RowGroup(
-            np.arange(len(user)),
-            torch.from_numpy(user),
-            torch.from_numpy(item),
-            torch.from_numpy(item),
-            torch.empty(len(user)),
-        )
-        probability: np.ndarray = torch.sigmoid(predict(self.network, self.matrix, rows)[0]).numpy()
-        return probability
+        # One user after the other finds the user's vectors in the cache: a tenth to a fifth more pairs a second.
+        users, order = torch.from_numpy(user).sort()
+        items = torch.from_numpy(item)[order]
+        rows = RowGroup(order.numpy(), users, items, items, torch.empty(len(user)))
+        probability = torch.empty(len(user))
+        probability[order] = torch.sigmoid(predict(self.network, self.matrix, rows)[0])
+        return probability.numpy()
 
 
 def positions(ids: pa.Array, known: pa.Array) -> np.ndarray:
@@ -216,16 +216,21 @@ def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:
     Returns: pairs, and how many of them have a user or an item that is not known. Raises `UserError`.
     """
     kinds = {"user": scorer.users.type, "item": scorer.items.type}
-    blocks = read_tsv(pairs, kinds, lambda table: table, description="scoring")
+
+    def scored() -> Iterator[tuple[pa.Table, int]]:
+        for table in read_tsv(pairs, kinds, lambda table: table, description="scoring"):
+            user, item = (positions(table[name].combine_chunks(), known) for name, known in _known(scorer))
+            missing = int(((user == len(scorer.users)) | (item == len(scorer.items))).sum())
+            yield _scores(table["user"], table["item"], scorer.score(user, item)), missing
+
     count = unknown = 0
     with file_replaced(written) as file:
-        file.write(b"user\titem\tscore\n")
-        for table in blocks:
-            user, item = (positions(table[name].combine_chunks(), known) for name, known in _known(scorer))
-            score = scorer.score(user, item)
-            _write(file, table["user"], table["item"], score)
-            count += len(score)
-            unknown += int(((user == len(scorer.users)) | (item == len(scorer.items))).sum())
+        file.write(HEADER)
+        # A block is turned into text while the next one is scored.
+        for (table, missing), text in in_order(lambda block: _text(block[0]), scored()):
+            file.write(text.result())
+            count += len(table)
+            unknown += missing
     return count, unknown
 
 
@@ -233,9 +238,15 @@ def _known(scorer: Scorer) -> tuple[tuple[str, pa.Array], ...]:
     return ("user", scorer.users), ("item", scorer.items)
 
 
-def _write(file: object, user: pa.ChunkedArray, item: pa.ChunkedArray, score: np.ndarray) -> None:
-    options = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
-    csv.write_csv(pa.table({"user": user, "item": item, "score": score}), file, options)
+def _scores(user: pa.ChunkedArray, item: pa.ChunkedArray, score: np.ndarray) -> pa.Table:
+    return pa.table({"user": user, "item": item, "score": score})
+
+
+def _text(table: pa.Table) -> pa.Buffer:
+    """The lines of a TSV."""
+    text = pa.BufferOutputStream()
+    csv.write_csv(table, text, csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none"))
+    return text.getvalue()
 
 
 def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[int, int]:
@@ -251,14 +262,14 @@ def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[i
     count = min(count, items)
     at_a_time = max(1, PAIRS_AT_A_TIME // items)
     with file_replaced(written) as file, progress("scoring", len(place)) as advance:
-        file.write(b"user\titem\tscore\n")
+        file.write(HEADER)
         for chosen in _slices(len(place), at_a_time):
             one = place[chosen]
             score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one))).reshape(-1, items)
             best = np.argsort(-score, axis=1, kind="stable")[:, :count]
             item = scorer.items.take(pa.array(best.ravel()))
             user = asked[chosen.start : chosen.stop].take(pa.array(np.repeat(np.arange(len(one)), count)))
-            _write(file, user, item, np.take_along_axis(score, best, axis=1).ravel())
+            file.write(_text(_scores(user, item, np.take_along_axis(score, best, axis=1).ravel())))
             advance(len(one))
     return len(place), int((place == len(scorer.users)).sum())
 
