@@ -52,6 +52,7 @@ from mma4ctr.results import Result, read_results, run_id_of
 from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, cases_of, prepared_inputs
 from mma4ctr.tables import write_tables
 from mma4ctr.tasks import STUDY, Variants, add_task_options, chosen_tasks, variants_for
+from mma4ctr.training import Epoch, TrainSettings
 
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0
@@ -64,7 +65,7 @@ class Group:
     task: str
     variant: str
     inputs: Inputs
-    settings: mlp.TrainSettings
+    settings: TrainSettings
     marks: tuple[int, ...]
     compared: bool = field(default=False, compare=False)  # its scores of the test rows are kept for paired tests
 
@@ -109,7 +110,7 @@ def plan(
             options: dict[str, Any] = BASE_TRAINING | case.training
             options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
             for seed in range(seeds):
-                settings = mlp.TrainSettings(epochs=0, seed=seed, **options)
+                settings = TrainSettings(epochs=0, seed=seed, **options)
                 group = Group(task, variant, case.inputs.within(base), settings, ())
                 marks.setdefault(group, set()).update(study.epochs)
                 if study.name == COMPARISON:
@@ -188,9 +189,7 @@ def missing_marks(group: Group, matrix: Artifact, done: set[str]) -> Group:
     return replace(group, marks=tuple(rest))
 
 
-def train_group(
-    paths: Paths, group: Group, device: str, threads: int, tell: Callable[[mlp.Epoch], None]
-) -> list[Result]:
+def train_group(paths: Paths, group: Group, device: str, threads: int, tell: Callable[[Epoch], None]) -> list[Result]:
     """One training in a process of its own."""
     torch.set_num_threads(threads)
     runs = mlp.run_marks(

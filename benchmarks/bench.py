@@ -30,7 +30,6 @@ import torch
 from pyarrow import csv
 
 import get_user_embedding
-import mlp
 import preprocess_multimodal
 from benchmarks import plain
 from mma4ctr.artifacts import write_file
@@ -43,7 +42,8 @@ from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import COLORS, panels
 from mma4ctr.rawfiles import BadLines
 from mma4ctr.results import read_results
-from mma4ctr.scoring import find_run, load_scorer, score_pairs
+from mma4ctr.scoring import find_run, load_scorer, predict, score_pairs
+from mma4ctr.training import HIDDEN, TrainSettings, fresh_models, train_epoch
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -251,7 +251,7 @@ def bench_step_4(paths: Paths) -> list[Measure]:
 
 def bare_products(batch: int, in_features: int) -> Callable[[], None]:
     """The matrix products of one training step, and nothing else."""
-    widths = (in_features, *mlp.HIDDEN, 1)
+    widths = (in_features, *HIDDEN, 1)
     inputs = [torch.randn(batch, width) for width in widths]
     weights = [torch.randn(out, before) for before, out in pairwise(widths)]
     outs = [torch.empty(batch, width) for width in widths[1:]]
@@ -271,8 +271,8 @@ def bare_products(batch: int, in_features: int) -> Callable[[], None]:
 
 def bench_step_5(paths: Paths) -> list[Measure]:
     matrix = load_matrix(paths, TASK, VARIANT, torch.device("cpu"))
-    settings = mlp.TrainSettings(batch_size=BATCH)
-    (model,) = mlp.fresh_models(matrix.in_features, 0.1, 0, torch.device("cpu"))
+    settings = TrainSettings(batch_size=BATCH)
+    (model,) = fresh_models(matrix.in_features, 0.1, 0, torch.device("cpu"))
     network = Network(model.state_dict())
     adam = Adam(network.parameters)
     few = shortened(matrix, 40 * BATCH)
@@ -282,7 +282,7 @@ def bench_step_5(paths: Paths) -> list[Measure]:
     with torch.no_grad():
         for turn in range(7):  # in turns, so that both see the same noise
             watch = Stopwatch()
-            mlp.train_epoch(network, adam, few, settings, turn, 1e-3)
+            train_epoch(network, adam, few, settings, turn, 1e-3)
             ours.append(len(few.train) / watch.seconds)
             watch = Stopwatch()
             for _ in range(len(few.train) // BATCH):
@@ -294,7 +294,7 @@ def bench_step_5(paths: Paths) -> list[Measure]:
     arrays = [values[:rows].numpy() for values in (train.user_row, train.item, train.label)]
     dataset = plain.Rows(matrix.user_part.numpy(), matrix.item_part.numpy(), *arrays)
     simple = len(dataset) / median_seconds(lambda: plain.train_epoch(dataset, model, BATCH), 1)
-    test = len(matrix.test) / median_seconds(lambda: mlp.predict(network, matrix, matrix.test), 5)
+    test = len(matrix.test) / median_seconds(lambda: predict(network, matrix, matrix.test), 5)
     return [
         Measure("5", "rows/s, of bare products'", share, 0.8),
         Measure("5", "times faster than a DataLoader", rate / simple, 7),

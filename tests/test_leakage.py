@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import get_user_embedding
-import mlp
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.datasets import BUILT_IN
 from mma4ctr.datasets.tiktok import COLUMNS
@@ -22,6 +21,7 @@ from mma4ctr.datasets.wechat import ACTIONS
 from mma4ctr.interactions import TRAIN, VALID, load_interactions
 from mma4ctr.matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks, user_part
 from mma4ctr.paths import load_paths
+from mma4ctr.training import TrainSettings, train
 from tests.conftest import prepare
 
 CPU = torch.device("cpu")
@@ -104,19 +104,19 @@ def test_later_labels_change_nothing_a_training_row_sees(made, raw_world, tmp_pa
     labels = [f"label_{target}" for target in BUILT_IN[dataset].targets]
     same_arrays([paths.graph / dataset for paths in both], without=labels)
     one, two = (load_interactions(paths, dataset) for paths in both)
-    train = one.split == TRAIN
+    learned = one.split == TRAIN
     for label in labels:
         before, after = one.artifact.array(label), two.artifact.array(label)
-        assert (before[train] == after[train]).all()
-        assert (before[~train] != after[~train]).all() if change is flipped else (before != after).any()
+        assert (before[learned] == after[learned]).all()
+        assert (before[~learned] != after[~learned]).all() if change is flipped else (before != after).any()
     same_arrays([paths.modal / dataset for paths in both])
     for task in TASKS[dataset]:
         same_arrays([paths.user_embedding / task for paths in both])
         for variant in made_folders(both[1], "matrix"):
             if variant.parent.name == task:
                 same_arrays([paths.matrix / variant for paths in both])
-        settings = mlp.TrainSettings(epochs=2, batch_size=256, patience=0, max_interrupts=0)
-        weights = [mlp.train(load_matrix(paths, task, "vat_concat", CPU), settings)[0].weights for paths in both]
+        settings = TrainSettings(epochs=2, batch_size=256, patience=0, max_interrupts=0)
+        weights = [train(load_matrix(paths, task, "vat_concat", CPU), settings)[0].weights for paths in both]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -179,10 +179,10 @@ class Untouchable:
 
 def test_training_and_early_stop_see_no_test_row(made):
     matrix = load_matrix(made, "wechat_click", "vat_concat", CPU)
-    settings = mlp.TrainSettings(epochs=40, batch_size=256, learning_rate=5e-3, patience=2)
-    (one,) = mlp.train(matrix, settings)
+    settings = TrainSettings(epochs=40, batch_size=256, learning_rate=5e-3, patience=2)
+    (one,) = train(matrix, settings)
     assert "stopped early" in one.ended
-    (two,) = mlp.train(replace(matrix, test=Untouchable()), settings)
+    (two,) = train(replace(matrix, test=Untouchable()), settings)
     assert (one.history, one.best_epoch, one.ended) == (two.history, two.best_epoch, two.ended)
     assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 

@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 import mlp
+from mma4ctr import training
 from mma4ctr.artifacts import read_artifact
 from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.metrics import auc
 from mma4ctr.network import Network, automatic_batch_size
 from mma4ctr.results import read_results
+from mma4ctr.scoring import predict
 from tests.conftest import call
 
 CPU = torch.device("cpu")
@@ -42,27 +44,27 @@ def small_matrix(rows=1200, seed=0, signal=2.0):
     )
 
 
-SETTINGS = mlp.TrainSettings(epochs=6, batch_size=64, learning_rate=3e-3, halve_every=2, patience=0)
+SETTINGS = training.TrainSettings(epochs=6, batch_size=64, learning_rate=3e-3, halve_every=2, patience=0)
 
 
 @pytest.mark.parametrize(("width", "parameters"), [(194, 29_225), (169, 26_025)])
 def test_parameters_are_the_published_ones(width, parameters):
-    assert sum(p.numel() for p in mlp.MLP(width).parameters()) == parameters
+    assert sum(p.numel() for p in training.MLP(width).parameters()) == parameters
 
 
 def test_the_network_is_the_published_one():
-    layers = [type(layer).__name__ for layer in mlp.MLP(10).body]
+    layers = [type(layer).__name__ for layer in training.MLP(10).body]
     assert layers == ["Linear", "Tanh", "Linear", "Tanh", "Linear", "Tanh"]
-    assert [layer.out_features for layer in mlp.MLP(10).body if hasattr(layer, "out_features")] == [128, 32, 4]
+    assert [layer.out_features for layer in training.MLP(10).body if hasattr(layer, "out_features")] == [128, 32, 4]
 
 
 def test_learning_rate_halves():
     settings = replace(SETTINGS, learning_rate=1.0, halve_every=5)
-    rates = [mlp.learning_rate_at(epoch, settings, 0) for epoch in range(11)]
+    rates = [training.learning_rate_at(epoch, settings, 0) for epoch in range(11)]
     assert rates == [1] * 5 + [0.5] * 5 + [0.25]
-    assert mlp.learning_rate_at(7, settings, 2) == 0.125
-    assert mlp.learning_rate_at(100, replace(settings, halve_every=0), 0) == 1
-    (outcome,) = mlp.train(small_matrix(), SETTINGS)
+    assert training.learning_rate_at(7, settings, 2) == 0.125
+    assert training.learning_rate_at(100, replace(settings, halve_every=0), 0) == 1
+    (outcome,) = training.train(small_matrix(), SETTINGS)
     assert [epoch.learning_rate for epoch in outcome.history] == [3e-3, 3e-3, 1.5e-3, 1.5e-3, 0.75e-3, 0.75e-3]
 
 
@@ -77,23 +79,23 @@ def test_automatic_batch_size(rows, size):
 
 def test_prediction_by_halves_equals_the_forward_pass():
     matrix = small_matrix()
-    (model,) = mlp.fresh_models(matrix.in_features, 0.3, 0, CPU)
+    (model,) = training.fresh_models(matrix.in_features, 0.3, 0, CPU)
     network = Network(model.state_dict())
-    logits, hidden = mlp.predict(network, matrix, matrix.test)
+    logits, hidden = predict(network, matrix, matrix.test)
     features = matrix.gather(matrix.test.user_row, matrix.test.item)
     assert torch.allclose(logits, model(features), atol=1e-6)
     assert torch.allclose(hidden, model.body(features), atol=1e-6)
     few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item_row", "item", "label")))
-    assert torch.allclose(mlp.predict(network, matrix, few)[0], logits[:3], atol=1e-6)
+    assert torch.allclose(predict(network, matrix, few)[0], logits[:3], atol=1e-6)
 
 
 def test_marks_equal_separate_runs_exactly():
     matrix = small_matrix()
     for patience in (0, 2):
         settings = replace(SETTINGS, patience=patience, epochs=9)
-        together = mlp.train(matrix, settings, marks=[2, 5, 9])
+        together = training.train(matrix, settings, marks=[2, 5, 9])
         for outcome, epochs in zip(together, (2, 5, 9), strict=True):
-            (alone,) = mlp.train(matrix, replace(settings, epochs=epochs))
+            (alone,) = training.train(matrix, replace(settings, epochs=epochs))
             assert outcome.settings == alone.settings
             assert outcome.history == alone.history and outcome.best_epoch == alone.best_epoch
             for name, values in alone.weights.items():
@@ -102,7 +104,7 @@ def test_marks_equal_separate_runs_exactly():
 
 def test_a_forced_collapse_is_interrupted_and_recovers():
     """At a learning rate of 1e38 weights overflow: fresh starts with halved rates until training holds."""
-    (outcome,) = mlp.train(small_matrix(), replace(SETTINGS, learning_rate=1e38, halve_every=0, max_interrupts=60))
+    (outcome,) = training.train(small_matrix(), replace(SETTINGS, learning_rate=1e38, halve_every=0, max_interrupts=60))
     assert outcome.interrupts >= 3 and len(outcome.history) == 6 and outcome.weights
     assert all(epoch.valid_auc > 0.5 and np.isfinite(epoch.train_loss) for epoch in outcome.history)
     first = next(k for k in range(60) if outcome.history[0].learning_rate == 1e38 / 2**k)
@@ -112,7 +114,7 @@ def test_a_forced_collapse_is_interrupted_and_recovers():
 
 def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
     matrix = small_matrix()
-    real, calls = mlp.train_epoch, []
+    real, calls = training.train_epoch, []
 
     def poisoned(network, adam, *rest):
         calls.append(torch.cat([network.parameters, adam.mean, adam.square]))
@@ -123,8 +125,8 @@ def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
             return float("nan")
         return loss
 
-    monkeypatch.setattr(mlp, "train_epoch", poisoned)
-    (outcome,) = mlp.train(matrix, replace(SETTINGS, halve_every=0))
+    monkeypatch.setattr(training, "train_epoch", poisoned)
+    (outcome,) = training.train(matrix, replace(SETTINGS, halve_every=0))
     assert outcome.interrupts == 1 and len(outcome.history) == 6
     assert torch.equal(calls[2], calls[3]), "not the state after epoch 2"
     rates = [epoch.learning_rate for epoch in outcome.history]
@@ -134,35 +136,35 @@ def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
 def test_hopeless_training_ends_with_a_message():
     matrix = small_matrix(signal=0.0)
     matrix.valid.label.copy_(1 - (torch.arange(len(matrix.valid)) % 2))
-    (outcome,) = mlp.train(matrix, replace(SETTINGS, learning_rate=float("inf")))
+    (outcome,) = training.train(matrix, replace(SETTINGS, learning_rate=float("inf")))
     assert outcome.interrupts == 10 and not outcome.history and outcome.weights is None
     assert "10 interrupts" in outcome.ended
 
 
 def test_without_interrupts_a_collapse_stays():
-    (outcome,) = mlp.train(small_matrix(), replace(SETTINGS, learning_rate=float("inf"), max_interrupts=0))
+    (outcome,) = training.train(small_matrix(), replace(SETTINGS, learning_rate=float("inf"), max_interrupts=0))
     assert outcome.interrupts == 0 and len(outcome.history) == 6
 
 
 def test_early_stop_keeps_the_best_epoch():
     matrix = small_matrix(rows=400)
-    (outcome,) = mlp.train(matrix, replace(SETTINGS, epochs=200, patience=3, learning_rate=0.02))
+    (outcome,) = training.train(matrix, replace(SETTINGS, epochs=200, patience=3, learning_rate=0.02))
     aucs = [epoch.valid_auc for epoch in outcome.history]
     assert len(aucs) < 200
     assert outcome.best_epoch == 1 + int(np.argmax(aucs)) == len(aucs) - 3
-    logits, _ = mlp.predict(Network(outcome.weights), matrix, matrix.valid)
+    logits, _ = predict(Network(outcome.weights), matrix, matrix.valid)
     assert auc(matrix.valid.label.numpy(), logits.numpy()) == max(aucs)
 
 
 def test_rare_positives_do_not_look_like_a_collapse():
     """The last bias starts at the log-odds of the base rate."""
-    (model,) = mlp.fresh_models(5, 0.004, 0, CPU)
+    (model,) = training.fresh_models(5, 0.004, 0, CPU)
     assert model.head.bias.item() == pytest.approx(np.log(0.004 / 0.996), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     matrix = small_matrix()
-    runs = [mlp.train(matrix, replace(SETTINGS, epochs=1, seed=seed))[0].weights for seed in (4, 4, 5)]
+    runs = [training.train(matrix, replace(SETTINGS, epochs=1, seed=seed))[0].weights for seed in (4, 4, 5)]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not torch.equal(runs[0]["head.weight"], runs[2]["head.weight"])
 
@@ -177,7 +179,7 @@ def test_a_run_writes_its_model_predictions_and_line(made):
         matrix = load_matrix(made, task, "vat_concat", CPU)
         folder = made.torch_model / task / result.run_id
         run = read_artifact(folder, "")
-        logits, _ = mlp.predict(Network(load_file(folder / "model.safetensors")), matrix, matrix.test)
+        logits, _ = predict(Network(load_file(folder / "model.safetensors")), matrix, matrix.test)
         assert run.array("predictions") == pytest.approx(torch.sigmoid(logits).numpy(), abs=1e-6)
         assert run.array("hidden").shape == (len(matrix.test), 4)
         assert (run.array("rows") == matrix.test.rows).all()
@@ -214,7 +216,7 @@ def test_few_positives_are_told_with_an_interval(made, capsys):
 
 def test_no_gain_throws_epochs_away_until_no_rate_helps():
     settings = replace(SETTINGS, epochs=50, halve_every=0, interrupt="no-gain", max_interrupts=4)
-    (outcome,) = mlp.train(small_matrix(), settings)
+    (outcome,) = training.train(small_matrix(), settings)
     aucs = [epoch.valid_auc for epoch in outcome.history]
     assert all(later > before for before, later in pairwise(aucs)) and outcome.best_epoch == len(aucs)
     assert outcome.interrupts == 4 and "no longer improves" in outcome.ended

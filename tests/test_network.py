@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-import mlp
 from mma4ctr.network import Adam, Network, loss_and_slope, tanh_
+from mma4ctr.training import LOSSES, MLP, fresh_models, side_by_side
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -25,9 +25,9 @@ def slow_loss(kind, logits, label):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", mlp.LOSSES)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
-    (model,) = mlp.fresh_models(11, 0.3, 0, torch.device(device))
+    (model,) = fresh_models(11, 0.3, 0, torch.device(device))
     network = Network(model.state_dict())
     adam = Adam(network.parameters)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -50,11 +50,11 @@ def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
     assert torch.allclose(network.parameters[compared], trained[compared], atol=2e-4)
 
 
-@pytest.mark.parametrize("kind", mlp.LOSSES)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_networks_side_by_side_learn_as_each_alone(kind):
-    models = mlp.fresh_models(11, 0.3, 0, torch.device("cpu"), 3)
+    models = fresh_models(11, 0.3, 0, torch.device("cpu"), 3)
     assert not torch.equal(models[0].head.weight, models[1].head.weight)
-    several, alone = mlp.side_by_side(models), [mlp.side_by_side([model]) for model in models]
+    several, alone = side_by_side(models), [side_by_side([model]) for model in models]
     optimizers = [Adam(network.parameters) for network in (several, *alone)]
     for step in range(10):
         features, label = batch(64 if step < 9 else 37, "cpu", step)
@@ -76,7 +76,7 @@ def test_networks_side_by_side_learn_as_each_alone(kind):
     assert torch.allclose(logits, mean, atol=1e-3) and hidden.shape == (50, 12)
 
 
-@pytest.mark.parametrize("kind", mlp.LOSSES)
+@pytest.mark.parametrize("kind", LOSSES)
 def test_a_batch_of_one_class(kind):
     logits = torch.randn(10)
     for label in (torch.zeros(10), torch.ones(10)):
@@ -93,7 +93,7 @@ def test_tanh():
 
 
 def test_state_names_are_the_models():
-    (model,) = mlp.fresh_models(11, 0.3, 0, torch.device("cpu"))
+    (model,) = fresh_models(11, 0.3, 0, torch.device("cpu"))
     state = Network(model.state_dict()).state()
     assert list(state) == list(model.state_dict())
-    mlp.MLP(11).load_state_dict(state)
+    MLP(11).load_state_dict(state)

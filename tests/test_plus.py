@@ -28,6 +28,8 @@ from mma4ctr.plus import (
     products_by_cell,
 )
 from mma4ctr.results import read_results
+from mma4ctr.scoring import predict
+from mma4ctr.training import fresh_models
 from tests.conftest import call
 
 CPU = torch.device("cpu")
@@ -200,8 +202,8 @@ def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
 
 def test_predicting_in_halves_equals_the_whole_network(plus):
     matrix = load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
-    (model,) = mlp.fresh_models(matrix.in_features, 0.1, 0, CPU)
-    logits, _ = mlp.predict(Network(model.state_dict()), matrix, matrix.test)
+    (model,) = fresh_models(matrix.in_features, 0.1, 0, CPU)
+    logits, _ = predict(Network(model.state_dict()), matrix, matrix.test)
     with torch.no_grad():
         expected = model(matrix.gather(matrix.test.user_row, matrix.test.item_row))
     assert torch.allclose(logits, expected, atol=1e-5)

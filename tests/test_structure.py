@@ -20,9 +20,11 @@ TRAIN_A_MILLION = """
 import json
 import numpy as np
 import torch
-import mlp
 from mma4ctr.console import peak_memory_mb
 from mma4ctr.matrix import FactorMatrix, RowGroup
+from mma4ctr.network import Network
+from mma4ctr.scoring import predict
+from mma4ctr.training import TrainSettings, train
 rng = np.random.default_rng(0)
 
 def group(rows):
@@ -32,8 +34,8 @@ def group(rows):
 parts = torch.randn(3000, 66), torch.randn(2000, 128)
 matrix = FactorMatrix(*parts, group(1_000_000), group(200_000), group(200_000), {}, "")
 before = peak_memory_mb()
-(outcome,) = mlp.train(matrix, mlp.TrainSettings(epochs=1, batch_size=8192))
-mlp.predict(mlp.Network(outcome.weights), matrix, matrix.test)
+(outcome,) = train(matrix, TrainSettings(epochs=1, batch_size=8192))
+predict(Network(outcome.weights), matrix, matrix.test)
 print(json.dumps({"before": before, "after": peak_memory_mb()}))
 """
 
