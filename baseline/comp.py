@@ -402,7 +402,12 @@ def main() -> int:
     names = ", ".join((MODEL, *BASELINES))
     options.add_argument("--models", nargs="+", default=["all"], metavar="M", help=f"all, or of {names}")
     options.add_argument(
-        "--epochs", nargs="+", type=whole_number(1), default=[10, 20, 30, 50], metavar="E", help="results after each"
+        "--epochs",
+        nargs="+",
+        type=whole_number(1),
+        default=list(STUDIES[COMPARISON].epochs),
+        metavar="E",
+        help="results after each",
     )
     options.add_argument("--seeds", type=whole_number(1), default=1, help="runs of each model, with seeds 0, 1, ...")
     options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")

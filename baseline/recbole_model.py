@@ -261,6 +261,9 @@ def main() -> None:
     loader = TrainDataLoader(config, learn, sampler, shuffle=True)
     model = get_model(config["model"])(config, learn).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    # One of RecBole's modules turns this on for all when it is imported. It looks for NaN in every gradient and changes
+    # nothing else: without it an epoch of DIEN took 7.5 s in place of 18, of BERT4Rec 11.5 in place of 20.
+    torch.autograd.set_detect_anomaly(False)
     scored = {name: parts[name] for name in ("valid", "test")}
     for name, rows in scored.items():
         write_rows(

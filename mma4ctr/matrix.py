@@ -25,7 +25,8 @@ from mma4ctr.console import UserError, unknown_name
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions, load_interactions
 from mma4ctr.paths import Paths
-from mma4ctr.plus import GROUPS, Evidence, PairTable, plus_tables
+from mma4ctr.plus import GROUPS, PairTable, plus_tables
+from mma4ctr.rates import Evidence
 
 SCALINGS = ("zscore", "minmax")
 FEATURES = ("paper", "plus")
@@ -343,6 +344,8 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
             fitted = fit_pair_scaling(pairs, rows, item_rows, scaling)
             writer.array(f"{table.kind}_user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
             writer.array(f"{table.kind}_item_vectors", item_vectors)
+            if table.of_content is not None:
+                writer.array(f"{table.kind}_of_content", table.of_content)
             shifts.append(fitted.shift)
             scales.append(fitted.scale)
         if shifts:
@@ -373,12 +376,13 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     user_row = rows_in_blocks(data.user, block, len(data.user_ids))
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
     blocks_of_items = len(item_part) > len(data.item_ids)
-    if split_variant(variant)[1] == "plus" and "pairs" not in artifact.manifest:
+    kinds = artifact.manifest.get("pairs", ())
+    if split_variant(variant)[1] == "plus" and ("pairs" not in artifact.manifest or "content" in kinds):
         raise UserError(
             f"{artifact.folder}: made before its columns were changed; run {artifact.manifest['made_by']} again"
         )
     pairs, first = [], 0
-    for kind in artifact.manifest.get("pairs", ()):
+    for kind in kinds:
         user_vectors, item_vectors = (artifact.array(f"{kind}_{of}_vectors") for of in ("user", "item"))
         columns = slice(first, first + user_vectors.shape[1])
         shift = artifact.array("pair_shift")[columns] / artifact.array("pair_scale")[columns]

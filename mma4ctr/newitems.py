@@ -31,13 +31,13 @@ class NewItems:
 
     Attributes:
         names: (n,) ids as the raw files write them.
-        item_part: float32 (n, width), scaled as the matrix is. content: float32 (n, k), their vectors for pairs; of
-            width 0 with the paper's features.
+        item_part: float32 (n, width), scaled as the matrix is. vectors: by kind of pair table, float32 (n, k);
+            those that their content tells.
     """
 
     names: np.ndarray
     item_part: np.ndarray
-    content: np.ndarray
+    vectors: dict[str, np.ndarray]
 
 
 def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewItems | None:
@@ -67,13 +67,18 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
         else:
             whole = (cross if variant in known.cross else concat)(values, fitted)
         part = ((whole[fitted:] - shift) / scale).astype(np.float32)
-        return NewItems(names, part, np.zeros((len(names), 0), np.float32))
+        return NewItems(names, part, {})
     content = item_content(values, fitted)
     columns = np.zeros((len(names), len(scale)))
     last = matrix.array("item_part")[-fitted:]
     for place, name in enumerate(matrix.manifest["item_columns"]):
-        if name.partition(":")[0] == "content":  # linear in the content vectors, so known from those that have it
+        if name.partition(":")[0] == "content":  # linear in the content, so known from those that have it
             of_known = last[:, place] * scale[place] + shift[place]
             coefficients, *_ = np.linalg.lstsq(content[:fitted].astype(np.float64), of_known, rcond=None)
             columns[:, place] = content[fitted:] @ coefficients
-    return NewItems(names, ((columns - shift) / scale).astype(np.float32), content[fitted:])
+    vectors = {}
+    for kind in matrix.manifest["pairs"]:
+        if f"{kind}_of_content" in matrix.array_names:
+            of_content = matrix.array(f"{kind}_of_content")
+            vectors[kind] = content[fitted:] @ of_content[:-1] + of_content[-1]
+    return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors)

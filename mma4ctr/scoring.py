@@ -180,16 +180,17 @@ def load_scorer(paths: Paths, result: Result) -> Scorer:
     artifact = read_artifact(paths.matrix / result.task / result.variant, MADE_BY[variant_kind(result.variant)])
     users, items = len(inputs.data.user_ids), len(inputs.data.item_ids)
     user_part, item_part = matrix.user_part[-users:], matrix.item_part[-items:]
-    names, new_part, content = pa.array(inputs.data.item_names), item_part[:0], torch.empty(0)
+    names, new_part = pa.array(inputs.data.item_names), item_part[:0]
+    vectors_of_new: dict[str, np.ndarray] = {}
     if new := load_new_items(paths, inputs, artifact):
         names = pa.concat_arrays([pc.cast(names, pa.string()), pa.array(new.names, pa.string())])
-        new_part, content = torch.from_numpy(new.item_part), torch.from_numpy(new.content)
+        new_part, vectors_of_new = torch.from_numpy(new.item_part), new.vectors
 
     def with_others(kind: str, one: Pairs) -> Pairs:
-        """New items have the vectors of their content; else they, and who is not known, have vectors of 0."""
+        """New items have the vectors that their content tells; else they, and who is not known, have vectors of 0."""
         item_vectors = one.item_vectors[-items:]
-        if kind == "content" and len(new_part):
-            item_vectors = torch.cat([item_vectors, content])
+        if kind in vectors_of_new:
+            item_vectors = torch.cat([item_vectors, torch.from_numpy(vectors_of_new[kind])])
         missing = items + len(new_part) + 1 - len(item_vectors)
         return Pairs(
             functional.pad(one.user_vectors[-users:], (0, 0, 0, 0, 0, 1)),

@@ -28,6 +28,9 @@ MODEL = "MMa4CTR"
 COMPARISON, COMPARISON_BY_EPOCH = "comparison", "comparison-by-epoch"
 COMPUTATION = ("train_seconds", "test_seconds", "parameters")
 TEN_AND_THIRTY = (10, 30)
+# The study's epochs begin at 10, where models with many parameters have learned small data by heart (DIEN on real
+# input: test AUC 0.85 after 2 epochs, 0.81 after 10). Whoever is compared may end earlier.
+EARLY = (1, 2, 3, 5)
 # How a case is trained where it says nothing else. Without early stop: results are taken at fixed epochs.
 BASE_TRAINING = TRAINING["paper"] | {"batch_size": 0, "patience": 0, "loss": "bce"}
 NO_HALVING = {"halve_every": 0}
@@ -126,7 +129,7 @@ STUDIES: dict[str, Study] = {
                     for name in (MODEL, *BASELINES)
                 ),
             ),
-            epochs=(10, 20, 30, 50),
+            epochs=(*EARLY, 10, 20, 30, 50),
         ),
         Study(
             COMPARISON_BY_EPOCH,
@@ -139,7 +142,7 @@ STUDIES: dict[str, Study] = {
                     for name in (MODEL, *BASELINES)
                 ),
             ),
-            epochs=tuple(range(10, 101, 10)),
+            epochs=(*EARLY, *range(10, 101, 10)),
         ),
         Study(
             "epochs",

@@ -16,7 +16,17 @@ from mma4ctr.interactions import TEST, load_interactions
 from mma4ctr.metrics import auc_difference
 from mma4ctr.paths import Paths
 from mma4ctr.results import Result, drawn_negatives, test_scores
-from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, COMPUTATION, MODEL, Cell, Study, cells, prepared_inputs
+from mma4ctr.studies import (
+    COMPARISON,
+    COMPARISON_BY_EPOCH,
+    COMPUTATION,
+    EARLY,
+    MODEL,
+    Cell,
+    Study,
+    cells,
+    prepared_inputs,
+)
 from mma4ctr.tasks import variants_for
 
 METRICS = ("auc", "gauc", "logloss")
@@ -138,7 +148,8 @@ def chosen_cell(cells_of_row: Sequence[Cell]) -> Cell:
 
 
 def comparison_layout(study: Study, table: list[Cell]) -> Layout:
-    """Every model: scores after the epochs that the validation rows chose, then AUC and LogLoss at each number."""
+    """Every model: scores after the epochs that the validation rows chose, then AUC and LogLoss at each number of the
+    published study."""
     labels = list(dict.fromkeys(cell.case.label for cell in table))
     of_label = {label: [cell for cell in table if cell.case.label == label] for label in labels}
     chosen = [chosen_cell(of_label[label]) for label in labels]
@@ -154,8 +165,9 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
         once = cell.case.model in BASELINES and not BASELINES[cell.case.model].by_epoch
         row.append(("-" if once else str(cell.epochs), False))
     for position, epochs in enumerate(study.epochs):
-        column = [cells_of_row[position] for cells_of_row in of_label.values()]
-        header += add_columns(rows, column, ("auc", "logloss"), f" at {epochs}", table)
+        if epochs not in EARLY:
+            column = [cells_of_row[position] for cells_of_row in of_label.values()]
+            header += add_columns(rows, column, ("auc", "logloss"), f" at {epochs}", table)
     scaled = [label for label in labels if label in BASELINES and BASELINES[label].ranking]
     text = caption(study, table)
     text += f" The first scores are those after the epochs, of {', '.join(map(str, study.epochs))}, with the best "

@@ -10,25 +10,18 @@ from scipy import sparse
 
 import cross_matrix
 import mlp
+from mma4ctr.alike import FACTORS, principal_items
 from mma4ctr.console import UserError
 from mma4ctr.interactions import TRAIN, Interactions, load_interactions
 from mma4ctr.matrix import load_matrix, load_step_inputs, plus_factors, split_variant, vectors_of, with_features
 from mma4ctr.metrics import auc
 from mma4ctr.network import Network
 from mma4ctr.paths import load_paths
-from mma4ctr.plus import (
-    FACTORS,
-    GROUPS,
-    Evidence,
-    fit_rates,
-    item_content,
-    plus_tables,
-    posterior_tastes,
-    principal_items,
-    products_by_cell,
-)
+from mma4ctr.plus import GROUPS, item_content, plus_tables
+from mma4ctr.rates import Evidence, fit_rates, weighted_products, weighted_sum
 from mma4ctr.results import read_results
 from mma4ctr.scoring import predict
+from mma4ctr.tastes import Factorization, find_directions, posterior_means, products_by_index, signals_of
 from mma4ctr.training import fresh_models
 from tests.conftest import call
 
@@ -93,7 +86,7 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, later), MODALITIES)
     before, after = arrays_of(before), arrays_of(after)
-    assert {"labels user", "labels item", "exposure item"} <= before.keys()
+    assert {"taste user", "taste item", "labels user", "labels item", "exposure item"} <= before.keys()
     for name, part in before.items():
         assert part.tobytes() == after[name].tobytes(), name
 
@@ -105,7 +98,7 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
         after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
         moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
-        assert {"user_part", "content user", "labels user", "labels item"} <= moved, "other rows see it"
+        assert {"user_part", "taste user", "taste item", "labels user", "labels item"} <= moved, "other rows see it"
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
@@ -125,29 +118,126 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
         for of_before, of_after in zip(before.pairs, after.pairs, strict=True)
         for place, name in enumerate(of_before.names)
     }
-    for name in ("shown", "shown-alike", "alike:like"):
+    for name in ("taste", "shown-alike", "alike:like"):
         one, changed = columns[name]
         assert (one[own] == changed[own]).all(), name
         assert (one[other] != changed[other]).any(), name
-    one, changed = before.pairs[-1].item, after.pairs[-1].item
-    assert (one[own] == changed[own]).all() and (one[other] != changed[other]).any()
+    for one, changed in zip(before.pairs, after.pairs, strict=True):
+        assert (one.item[own] == changed.item[own]).all() and (one.item[other] != changed.item[other]).any()
 
 
-def test_products_and_tastes_equal_those_of_a_loop(plus):
+def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     inputs = load_step_inputs(plus, "tiktok_finish")
     evidence, _ = evidence_of(inputs)
-    content = item_content([inputs.modal.array(name) for name in MODALITIES])
-    found = products_by_cell(evidence, content, 10, 30)
-    for user in (10, 17, 29):
-        for fold in (0, 4):
-            x = content[evidence.item[(evidence.user == user) & (evidence.fold == fold)]].astype(float)
-            assert np.allclose(found[fold, user - 10], x.T @ x, atol=1e-3)
-    summed, slopes, spread = found.sum(axis=0), np.random.default_rng(0).normal(size=(20, 16)), np.full(16, 0.3)
-    means, shown = posterior_tastes(summed, slopes, spread)
-    both = zip(summed.astype(float), slopes, strict=True)
-    expected = np.stack([np.linalg.solve(g + np.eye(16) / 0.3, b) for g, b in both])
-    assert np.allclose(means, expected, rtol=1e-6, atol=1e-9)
-    assert (shown > (means**2).sum(axis=0)).all()
+    content = item_content([inputs.modal.array(name) for name in MODALITIES])[:, :6]
+    monkeypatch.setattr("mma4ctr.tastes.ROWS_AT_A_TIME", 100)
+    monkeypatch.setattr("mma4ctr.tastes.AT_A_TIME", 7)
+    monkeypatch.setattr("mma4ctr.rates.ITEMS_AT_A_TIME", 50)
+    found = products_by_index(evidence.user, content, evidence.item, 10, 30)
+    of_user = [content[evidence.item[evidence.user == user]].astype(float) for user in range(evidence.users)]
+    for user in range(10, 30):
+        assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
+    rng = np.random.default_rng(0)
+    slopes, weight, shown = rng.normal(size=(evidence.users, 6)), rng.random(evidence.users), rng.random(evidence.users)
+    covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
+    means = posterior_means(
+        evidence.user,
+        evidence.item,
+        content,
+        weight=weight,
+        slopes=slopes,
+        shown=shown,
+        covariance=covariance,
+        spread=spread,
+    )
+    for user, x in enumerate(of_user):
+        precision = weight[user] * x.T @ x + shown[user] * covariance + np.diag(1 / spread)
+        assert np.allclose(means[user], np.linalg.solve(precision, slopes[user]), atol=1e-4)
+    assert np.allclose(
+        weighted_products(content, np.arange(len(content))), (content.T * np.arange(len(content))) @ content
+    )
+    assert np.allclose(weighted_sum(content, np.arange(len(content))), np.arange(len(content)) @ content)
+
+
+def drawn_world(rng, *, users=300, items=400, rows=60_000, width=12, kept=3, own=0.0, chosen=0.0):
+    """Rows of users whose tastes differ in `kept` of the content's directions; `own`: spread of what sets items apart;
+    `chosen`: how far tastes decide what is shown."""
+    content = rng.normal(size=(items, width)).astype(np.float32) * np.linspace(2, 0.5, width, dtype=np.float32)
+    content -= content.mean(axis=0)
+    axes = np.linalg.qr(rng.normal(size=(width, width)))[0][:, :kept]
+    seen = content / content.std(axis=0) @ axes
+    suits = 0.8 * rng.normal(size=(users, kept)) @ (seen + own * rng.normal(size=seen.shape)).T
+    user = np.repeat(np.arange(users), rows // users)
+    weight = np.exp(chosen * suits)
+    item = np.concatenate([rng.choice(items, rows // users, p=w / w.sum()) for w in weight])
+    label = (rng.random(len(user)) < 1 / (1 + np.exp(1 - suits[user, item]))).astype(np.uint8)
+    evidence = Evidence(user, item, np.zeros(len(user), np.int64), users, items, 1)
+    return evidence, label, content, seen, suits
+
+
+def signals_in(evidence, labels, content):
+    """What the last block sees, with rates fitted on it."""
+    rates = {
+        name: [None, fit_rates(evidence.user, evidence.item, label, content, evidence.users)]
+        for name, label in labels.items()
+    }
+    return signals_of(evidence, 1, labels, rates)
+
+
+def test_directions_are_those_in_which_tastes_differ():
+    evidence, label, content, seen, _ = drawn_world(np.random.default_rng(5))
+    signals = signals_in(evidence, {"like": label}, content)
+    found = find_directions(signals, content)
+    assert signals.repeats == pytest.approx(1, abs=0.1)
+    assert found.exposure < 0.1, "items are shown by chance"
+    assert found.spread[:3].min() > 5 * found.spread[3:].max()
+    z = found.of(content)
+    shown = z[evidence.item]
+    assert np.allclose(shown.mean(axis=0), 0, atol=1e-3) and np.allclose(np.cov(shown.T), np.eye(12), atol=1e-2)
+    fitted = z[:, :3] @ np.linalg.lstsq(z[:, :3], seen, rcond=None)[0]
+    assert 1 - ((seen - fitted) ** 2).sum() / (seen**2).sum() > 0.9
+
+
+def test_exposure_tells_tastes_where_they_decide_what_is_shown():
+    evidence, label, content, _, suits = drawn_world(np.random.default_rng(6), rows=15_000, chosen=0.5)
+    signals = signals_in(evidence, {"like": label}, content)
+    whole = Factorization(signals, content)
+    assert whole.directions.exposure > 0.3
+
+    def agreement(made):
+        return np.corrcoef((made.user @ made.item.T).ravel(), suits.ravel())[0, 1]
+
+    few = Factorization(signals, content)
+    few.directions = replace(few.directions, exposure=0.0)
+    without = few._users(few.item)
+    assert agreement(whole) > np.corrcoef((without @ few.item.T).ravel(), suits.ravel())[0, 1] + 0.02
+
+
+def test_items_differ_from_their_content():
+    evidence, label, content, _, suits = drawn_world(np.random.default_rng(7), own=0.5)
+    signals = signals_in(evidence, {"like": label}, content)
+    made = Factorization(signals, content)
+    of_content = made.directions.of(content)
+    known = np.corrcoef((made.user @ made.item.T).ravel(), suits.ravel())[0, 1]
+    assert known > np.corrcoef((made.user @ of_content.T).ravel(), suits.ravel())[0, 1] + 0.03
+
+
+def test_a_target_that_stands_twice_counts_once():
+    evidence, label, content, _, _ = drawn_world(np.random.default_rng(8), rows=15_000)
+    once = signals_in(evidence, {"like": label}, content)
+    twice = signals_in(evidence, {"like": label, "again": label}, content)
+    assert twice.repeats == pytest.approx(2 * once.repeats)
+    assert np.allclose(twice.left, once.left) and np.allclose(twice.weight, once.weight)
+    assert np.allclose(Factorization(twice, content).user, Factorization(once, content).user, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_content_that_says_nothing_gives_harmless_tastes(width):
+    evidence, label, _, _, _ = drawn_world(np.random.default_rng(9), rows=3_000)
+    content = np.zeros((400, width), np.float32)
+    made = Factorization(signals_in(evidence, {"like": label}, content), content)
+    assert np.isfinite(made.user).all() and np.isfinite(made.item).all()
+    assert np.abs(made.user @ made.item.T).max() < 0.5
 
 
 def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise():
