@@ -103,19 +103,17 @@ def layout(study: Study, table: list[Cell], metrics: Sequence[str] = METRICS) ->
     rows: list[list[tuple[str, bool]]] = [[(label, False)] for label in grid]
     for position, at in enumerate(columns):
         column = [cells_of_row[position] for cells_of_row in grid.values()]
-        header += add_columns(rows, column, metrics, at, table)
+        header += add_columns(rows, column, metrics, at)
     return Layout(caption(study, table), header, rows)
 
 
-def add_columns(
-    rows: list[list[tuple[str, bool]]], column: list[Cell], metrics: Sequence[str], at: str, table: list[Cell]
-) -> list[str]:
-    """Add a column for each metric to the rows, the best in bold, and one for its published figures where the table
-    has any; returns their heads, which end with `at`."""
+def add_columns(rows: list[list[tuple[str, bool]]], column: list[Cell], metrics: Sequence[str], at: str) -> list[str]:
+    """Add a column for each metric to the rows, the best in bold, and one for its published figures where there are
+    any; returns their heads, which end with `at`."""
     heads = []
     for metric in metrics:
         best = best_of(column, metric)
-        with_published = any(cell.published(metric) is not None for cell in table)
+        with_published = any(cell.published(metric) is not None for cell in column)
         heads += [f"{NAMES[metric]}{at}", *([f"published{at}"] if with_published else [])]
         for row, cell in zip(rows, column, strict=True):
             row.append((number(cell, metric), best is cell))
@@ -167,7 +165,7 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
     for position, epochs in enumerate(study.epochs):
         if epochs not in EARLY:
             column = [cells_of_row[position] for cells_of_row in of_label.values()]
-            header += add_columns(rows, column, ("auc", "logloss"), f" at {epochs}", table)
+            header += add_columns(rows, column, ("auc", "logloss"), f" at {epochs}")
     scaled = [label for label in labels if label in BASELINES and BASELINES[label].ranking]
     text = caption(study, table)
     text += f" The first scores are those after the epochs, of {', '.join(map(str, study.epochs))}, with the best "
