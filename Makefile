@@ -5,7 +5,8 @@
 #   make test     lint, format, types and tests
 #   make own-data        a data set that a description tells: MovieLens-100k, with the baselines beside it
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
-#   make compare         the demo, and every model on its three tasks: hours
+#   make real            the steps on the real input in ../shared/data/tiktok-real
+#   make compare         every model on the demo's three tasks and the real input, and the README's tables: hours
 #   make test-baseline   the tests that need that environment
 #   make test-long       the tests that take long: every step killed at 50 moments
 #   make fuzz            ten minutes of random bytes for the readers of raw files
@@ -17,7 +18,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo test lint own-data baseline compare test-baseline test-long fuzz bench
+.PHONY: all demo real test lint own-data baseline compare test-baseline test-long fuzz bench
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -43,6 +44,20 @@ demo: .venv/installed
 	$(RUN) -m mma4ctr.world demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
 	@echo "The report: demo/saved/report.html"
+
+# Like is all that the real input tells: its column finish is the same.
+define real_paths
+{"parent_folder": ".", "dataset_path": "../../../shared/data",
+ "wechat_dataset_path": "wechat", "tiktok_dataset_path": "tiktok-real",
+ "graph_path": "graph", "modal_path": "modal", "user_embedding_path": "user_embedding",
+ "matrix_path": "matrix", "torch_model_path": "torch_model", "saved_path": "saved"}
+endef
+export real_paths
+
+real: .venv/installed
+	mkdir -p demo/real
+	echo "$$real_paths" > demo/real/path.json
+	$(call steps,demo/real/path.json,--min-interactions 5,--points 400)
 
 # MovieLens-100k lies in RecBole's wheel.
 define own_paths
@@ -79,11 +94,20 @@ baseline: .venv/installed .venv-baseline/installed
 	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
 
-# Five seeds of the models that train in three minutes, one of the others.
-compared = $(RUN) baseline/comp.py --paths demo/path.json --task wechat_click tiktok_like tiktok_finish
-compare: demo .venv-baseline/installed
-	$(compared) --seeds 5 --models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" rates
-	$(compared) --seeds 1 --models all
+# Five seeds of the models that train in three minutes, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
+EPOCHS := 1 2 3 5 10 20 30 50
+# $(1): the path.json, $(2): its tasks.
+define compared
+	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
+		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" rates
+	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 1 --models all
+endef
+REAL_IS_THERE := $(wildcard ../shared/data/tiktok-real)
+
+compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
+	$(call compared,demo/path.json,wechat_click tiktok_like tiktok_finish)
+	$(if $(REAL_IS_THERE),$(call compared,demo/real/path.json,tiktok_like))
+	$(RUN) baseline/readme.py "demo world=demo/path.json" $(if $(REAL_IS_THERE),"tiktok-real=demo/real/path.json")
 
 test-baseline: .venv/installed .venv-baseline/installed
 	$(RUN) -m pytest -m recbole

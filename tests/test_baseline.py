@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from baseline import comp, own_model
+from baseline import comp, own_model, readme
 from mma4ctr.baselines import BASELINES
 from mma4ctr.interactions import load_interactions
 from mma4ctr.metrics import auc, logloss, platt_scaled, score_predictions
@@ -254,3 +254,29 @@ def test_bad_input(compared, tmp_path, monkeypatch, capsys):
     shutil.rmtree(tmp_path / "copy/matrix")
     assert call(comp.main, "--paths", tmp_path / "copy/path.json", "--task", TASK, "--models", "LightGBM") == 2
     assert "run cross_matrix.py first" in capsys.readouterr().err
+
+
+def test_the_readme_takes_its_tables_from_the_results(compared, tmp_path, monkeypatch, capsys):
+    for model in ("LightGBM", "rates"):
+        options = ("--paths", compared.file, "--task", TASK, "--models", model, "--epochs", 10)
+        assert call(comp.main, *options) == 0
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    monkeypatch.setattr(readme, "HERE", tmp_path)
+    marks = "before\n<!-- {0} -->\nold\n<!-- /{0} -->\nafter\n"
+    (tmp_path / "README.md").write_text(marks.format("summary"))
+    assert call(readme.main, f"tiny world={compared.file}") == 2
+    assert "no marks <!-- comparison -->" in capsys.readouterr().err
+    (tmp_path / "README.md").write_text(marks.format("summary") + marks.format("comparison"))
+    assert call(readme.main, f"tiny world={compared.file}") == 0
+    written = (tmp_path / "README.md").read_text()
+    assert "old" not in written and written.count("before\n") == written.count("after\n") == 2
+    results = read_results(compared.results)
+    table = cells(results, STUDIES["comparison"], TASK, prepared_inputs(compared, TASK))
+    trees = chosen_cell([cell for cell in table if cell.case.label == "LightGBM"]).runs[0]
+    rows = [line for line in written.splitlines() if line.startswith("| LightGBM |")]
+    assert len(rows) == 2 and all(f"{trees.auc:.4f}" in row and f"{trees.gauc:.4f}" in row for row in rows)
+    assert f"{trees.logloss:.4f}" in rows[1] and f"{trees.parameters:,}" in rows[1]
+    assert f"**{TASK}, tiny world** (oracle AUC 0." in written
+    assert "Tiny world: comparison" in (tmp_path / "RESULTS.md").read_text()
+    assert call(readme.main, str(compared.file)) == 2
+    assert "NAME=PATH.JSON" in capsys.readouterr().err
