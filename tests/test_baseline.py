@@ -275,7 +275,7 @@ def test_the_readme_takes_its_tables_from_the_results(compared, tmp_path, monkey
     trees = chosen_cell([cell for cell in table if cell.case.label == "LightGBM"]).runs[0]
     rows = [line for line in written.splitlines() if line.startswith("| LightGBM |")]
     assert len(rows) == 2 and all(f"{trees.auc:.4f}" in row and f"{trees.gauc:.4f}" in row for row in rows)
-    assert f"{trees.logloss:.4f}" in rows[1] and f"{trees.parameters:,}" in rows[1]
+    assert f"{trees.logloss:.4f}" in rows[1]
     assert f"**{TASK}, tiny world** (oracle AUC 0." in written
     assert "Tiny world: comparison" in (tmp_path / "RESULTS.md").read_text()
     assert call(readme.main, str(compared.file)) == 2
