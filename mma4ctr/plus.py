@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from mma4ctr.alike import acted_alike, shown_alike
 from mma4ctr.interactions import sums_of_others
@@ -114,6 +115,8 @@ def log_counts(index: np.ndarray, evidence: Evidence, size: int) -> np.ndarray:
     return np.log1p(rows)[:, :, None].astype(np.float32)
 
 
+# Of the many small matrices here, two threads took more than three times the processor time of one, and longer.
+@threadpool_limits.wrap(1, user_api="blas")
 def plus_tables(evidence: Evidence, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray]) -> PlusTables:
     """All columns of a task.
 
