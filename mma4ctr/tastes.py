@@ -299,8 +299,9 @@ def fit_tastes(
 ) -> tuple[np.ndarray, np.ndarray, Directions]:
     """Vectors of users, float32 (blocks, users, 1, k), and of items, (blocks, items, k); and the last block's
     directions, by which new items are known. At least one target."""
-    blocks = []
+    users, items = [], []
     for block in range(evidence.folds + 1):
-        blocks.append(Factorization(signals_of(evidence, block, labels, rates), content))
-    user, item = np.stack([one.user for one in blocks]), np.stack([one.item for one in blocks])
-    return user[:, :, None], item, blocks[-1].directions
+        made = Factorization(signals_of(evidence, block, labels, rates), content)
+        users.append(made.user)
+        items.append(made.item)
+    return np.stack(users)[:, :, None], np.stack(items), made.directions
