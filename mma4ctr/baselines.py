@@ -36,17 +36,17 @@ class Baseline:
 BASELINES: dict[str, Baseline] = {
     model.name: model
     for model in (
-        Baseline("BPR", "bpr", 0.04, 0.001, ranking=True),
-        Baseline("FPMC", "bpr", 0.2, 0.001, ranking=True),
-        Baseline("NGCF", "bpr", 1.0, 0.01, ranking=True),
-        Baseline("LightGCN", "bpr", 0.2, 0.01, ranking=True),
-        Baseline("BERT4Rec", "ce", 1.4, 0.25, ranking=True),
-        Baseline("GCSAN", "ce", 1.5, 0.4, ranking=True),
-        Baseline("DIN", "bce", 0.05, 0.02),
-        Baseline("DIEN", "bce", 0.15, 0.05),
-        Baseline("DCNV2", "bce", 0.08, 0.03, features="paper"),
-        Baseline("LightGBM", "bce", 0.02, 0.02, features="paper", recbole=False),
-        Baseline("LightGBM plus", "bce", 0.02, 0.02, features="plus", recbole=False),
+        Baseline("BPR", "bpr", 0.01, 0.001, ranking=True),
+        Baseline("FPMC", "bpr", 0.03, 0.001, ranking=True),
+        Baseline("NGCF", "bpr", 0.2, 0.01, ranking=True),
+        Baseline("LightGCN", "bpr", 0.06, 0.005, ranking=True),
+        Baseline("BERT4Rec", "ce", 0.25, 0.1, ranking=True),
+        Baseline("GCSAN", "ce", 0.27, 0.15, ranking=True),
+        Baseline("DIN", "bce", 0.015, 0.004),
+        Baseline("DIEN", "bce", 0.025, 0.007),
+        Baseline("DCNV2", "bce", 0.06, 0.02, features="paper"),
+        Baseline("LightGBM", "bce", 0.003, 0.006, features="paper", recbole=False),
+        Baseline("LightGBM plus", "bce", 0.003, 0.006, features="plus", recbole=False),
         Baseline("rates", "none", 0.001, 0.001, recbole=False, by_epoch=False),
     )
 }

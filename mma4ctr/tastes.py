@@ -92,7 +92,7 @@ class Directions:
         mean: float64 (width,) of the content shown. axes: float64 (width, k): `(x - mean) @ axes` has a variance of
             1 and no covariance over the rows.
         spread: float64 (k,): a taste's variance along each.
-        exposure: how strongly tastes decide what is shown, against how they decide what is acted on; at least 0.
+        exposure: how strongly tastes decide what is shown, against how they decide what is acted on; from 0 to 1.
     """
 
     mean: np.ndarray
@@ -152,9 +152,11 @@ def find_directions(signals: Signals, content: np.ndarray) -> Directions:
     of_shown = _pair_products((seen, seen), by_shown**2, with_themselves(by_shown[user] ** 2), shown**2)
     weight = by_acts * by_shown
     of_both = _pair_products((acted, seen), weight, with_themselves(weight[user] * left), known * shown)
-    # Tastes vary as the content does, about: its widest directions tell best how acts and exposure go together.
+    # Tastes vary as the content does, about: its widest directions tell best how acts and exposure go together. Where
+    # the labels say next to nothing the ratio is noise, so exposure counts as much as acts at most.
     strength = float(variance @ np.diag(of_acts))
-    exposure = max(0.0, float(variance @ np.diag(of_both)) / strength) if strength > 0 else 0.0
+    together = float(variance @ np.diag(of_both))
+    exposure = min(max(together / strength, 0.0), 1.0) if strength > 0 else 0.0
 
     def precision(weight: np.ndarray, scale: np.ndarray) -> float:
         """One over the variance of an entry of the estimate."""
