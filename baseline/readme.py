@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 # Columns of the summary, and those of the whole table that stand beside the scores.
 SHOWN = ("AUC", "GAUC")
-TIMES = ("parameters", "seconds an epoch", "seconds to test")
+TIMES = ("parameters", "seconds an epoch", "seconds to train", "seconds to test")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def comparison(one: Compared) -> str:
         columns_of(computation_layout(one.cells), TIMES),
     ]
     header = ["model", "AUC", "GAUC", "LogLoss", "epochs", "95 % interval of AUC", ahead.replace(" is ", " "), "p"]
-    header += [*at_epochs, "parameters", "s an epoch", "s to test"]
+    header += [*at_epochs, "parameters", "s an epoch", "s to train", "s to test"]
     rows = [[row[0][0], *(cell for part in parts for cell in part[row[0][0]])] for row in scores.rows]
     oracle = oracle_auc(one.paths, one.task)
     told = f"**{one.task}, {one.name}**" + (f" (oracle AUC {oracle:.4f})" if oracle else "")
@@ -124,8 +124,8 @@ def main() -> None:
             tables = study_tables(paths, results, STUDIES[study], tasks)
             if study == COMPARISON:
                 compared += [Compared(name, paths, task, cells) for task, cells in tables.items()]
-            pages.append(re.sub("^#", "##", study_markdown(paths, STUDIES[study], tables), flags=re.M))
-            pages[-1] = pages[-1].replace("## ", f"## {name[0].upper()}{name[1:]}: ", 1)
+            page = study_markdown(paths, STUDIES[study], tables)
+            pages.append(re.sub("^(#+) ", rf"#\1 {name}: ", page, flags=re.MULTILINE))
     text = between_marks(README.read_text(), "summary", summary(compared))
     text = between_marks(text, "comparison", "\n\n".join(map(comparison, compared)))
     write_file(README, text.encode())

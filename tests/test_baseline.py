@@ -277,6 +277,7 @@ def test_the_readme_takes_its_tables_from_the_results(compared, tmp_path, monkey
     assert len(rows) == 2 and all(f"{trees.auc:.4f}" in row and f"{trees.gauc:.4f}" in row for row in rows)
     assert f"{trees.logloss:.4f}" in rows[1]
     assert f"**{TASK}, tiny world** (oracle AUC 0." in written
-    assert "Tiny world: comparison" in (tmp_path / "RESULTS.md").read_text()
+    pages = (tmp_path / "RESULTS.md").read_text()
+    assert "## tiny world: comparison\n" in pages and f"### tiny world: {TASK}\n" in pages
     assert call(readme.main, str(compared.file)) == 2
     assert "NAME=PATH.JSON" in capsys.readouterr().err
