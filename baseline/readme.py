@@ -1,7 +1,8 @@
 """Writes the comparison, as results.jsonl has it, into README.md and baseline/RESULTS.md.
 
 Reads    saved_path/results.jsonl of each path.json, the scores of its runs, and what they were made from
-Writes   README.md between its marks `summary` and `comparison`; baseline/RESULTS.md
+Writes   README.md between its marks `summary` and `comparison`, and `ablation` where the study `plus` has been run;
+         baseline/RESULTS.md
 
 Each set of runs is named as the tables are to name it. A model stands there as far as it has been run.
 
@@ -20,7 +21,15 @@ from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, STUDIES, Cell
-from mma4ctr.tables import Layout, comparison_layout, computation_layout, interval_layout, study_markdown, study_tables
+from mma4ctr.tables import (
+    Layout,
+    comparison_layout,
+    computation_layout,
+    interval_layout,
+    layout,
+    study_markdown,
+    study_tables,
+)
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -78,6 +87,18 @@ def summary(compared: Sequence[Compared]) -> str:
     return markdown(header, rows)
 
 
+def ablation(compared: Sequence[Compared]) -> str:
+    """AUC of the study `plus` on every task, after the first number of its epochs."""
+    epochs = STUDIES["plus"].epochs[0]
+    column = f"AUC at {epochs}"
+    found = [columns_of(layout(STUDIES["plus"], one.cells, ("auc",)), [column]) for one in compared]
+    header = [f"test AUC after {epochs} epochs", *(one.title for one in compared)]
+    rows = []
+    for case in STUDIES["plus"].cases:
+        rows.append([case.label, *(without_deviation(columns.get(case.label, ["-"])[0]) for columns in found)])
+    return markdown(header, rows)
+
+
 def comparison(one: Compared) -> str:
     """The whole table of a task."""
     scores = comparison_layout(STUDIES[COMPARISON], one.cells)
@@ -110,6 +131,7 @@ def main() -> None:
     options = parser(__doc__, paths=False)
     options.add_argument("runs", nargs="+", metavar="NAME=PATH.JSON", help="what the tables call it, and where it is")
     compared: list[Compared] = []
+    ablated: list[Compared] = []
     pages = ["# The comparison, with the published figures beside ours, as `baseline/comp.py` writes it\n"]
     for text in options.parse_args().runs:
         name, sign, file = text.partition("=")
@@ -120,6 +142,10 @@ def main() -> None:
         tasks = [
             task for task in tasks_of(known_datasets(paths).values()) if any(result.task == task for result in results)
         ]
+        of_groups = study_tables(paths, results, STUDIES["plus"], tasks)
+        for task, cells in of_groups.items():
+            if any(cell.case.features.startswith("plus-") for cell in cells):
+                ablated.append(Compared(name, paths, task, cells))
         for study in (COMPARISON, COMPARISON_BY_EPOCH):
             tables = study_tables(paths, results, STUDIES[study], tasks)
             if study == COMPARISON:
@@ -128,6 +154,8 @@ def main() -> None:
             pages.append(re.sub("^(#+) ", rf"#\1 {name}: ", page, flags=re.MULTILINE))
     text = between_marks(README.read_text(), "summary", summary(compared))
     text = between_marks(text, "comparison", "\n\n".join(map(comparison, compared)))
+    if ablated:
+        text = between_marks(text, "ablation", ablation(ablated))
     write_file(README, text.encode())
     write_file(HERE / "RESULTS.md", "\n".join(pages).encode())
     note(f"wrote {len(compared)} tables to {README} and {HERE / 'RESULTS.md'}")
