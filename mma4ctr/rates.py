@@ -14,6 +14,8 @@ from mma4ctr.logistic import sigmoid
 
 # Alternations between user rates, item rates and content: more moved no score.
 ROUNDS = 3
+# How far a rate moves in one step, in units of the logit.
+LARGEST_STEP = 2.0
 # Items whose content is held in float64 at a time.
 ITEMS_AT_A_TIME = 1 << 16
 
@@ -60,7 +62,8 @@ def _drawn_to_zero(
         slope: sums of label less probability. weight: sums of probability times its complement.
     """
     precision = weight + 1 / spread
-    moved = (slope + weight * effect) / precision
+    # Of a rare action the first steps overshoot: far out the weight vanishes, and the next step has no bound.
+    moved = effect + np.clip((slope + weight * effect) / precision - effect, -LARGEST_STEP, LARGEST_STEP)
     known = weight > 0
     shown = float(np.mean(moved[known] ** 2 + 1 / precision[known])) if known.any() else spread
     return moved, max(shown, 1e-4)

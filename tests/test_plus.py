@@ -351,3 +351,13 @@ def test_rates_of_users_alone_rank_better_than_chance(plus):
     matrix = load_matrix(plus, "tiktok_finish", "vat_concat.plus", CPU)
     test = data.split == 2
     assert auc(data.label("finish")[test], matrix.user_part[matrix.test.user_row][:, 0].numpy()) > 0.6
+
+
+def test_rates_of_a_rare_action_are_found_where_some_users_act_often():
+    rng = np.random.default_rng(2)
+    users, items, rows = 400, 50, 120_000
+    of_user = np.where(np.arange(users) < 8, 5.0, 0.0)
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    label = (rng.random(rows) < 1 / (1 + np.exp(7 - of_user[user]))).astype(np.uint8)
+    found = fit_rates(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users)
+    assert np.abs(found.user).max() < 6 and found.user[:8].min() > found.user[8:].max() + 1
