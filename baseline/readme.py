@@ -10,7 +10,7 @@ Each set of runs is named as the tables are to name it. A model stands there as 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,14 @@ from mma4ctr.datasets import known_datasets, tasks_of
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results
-from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, STUDIES, Cell
+from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, STUDIES, Cell, Study
 from mma4ctr.tables import (
     Layout,
     comparison_layout,
     computation_layout,
     interval_layout,
     layout,
+    markdown_table,
     study_markdown,
     study_tables,
 )
@@ -36,6 +37,9 @@ README = HERE.parent / "README.md"
 # Columns of the summary, and those of the whole table that stand beside the scores.
 SHOWN = ("AUC", "GAUC")
 TIMES = ("parameters", "seconds an epoch", "seconds to train", "seconds to test")
+
+# A cell as a layout has it: its text, and whether it is the best of its column.
+Shown = tuple[str, bool]
 
 
 @dataclass(frozen=True)
@@ -53,50 +57,38 @@ class Compared:
         return self.task if oracle_auc(self.paths, self.task) else self.name
 
 
-def columns_of(layout: Layout, names: Sequence[str]) -> dict[str, list[str]]:
-    """By model the named columns as Markdown has them."""
-    places = [layout.header.index(name) for name in names]
-    return {
-        row[0][0]: [f"**{text}**" if best else text for text, best in (row[i] for i in places)] for row in layout.rows
-    }
+def columns_of(table: Layout, names: Sequence[str]) -> dict[str, list[Shown]]:
+    """By model the cells of the named columns."""
+    places = [table.header.index(name) for name in names]
+    return {row[0][0]: [row[place] for place in places] for row in table.rows}
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first column is of names."""
-    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def without_deviation(cell: str) -> str:
-    """`**0.8741 ± 0.0005**` -> `**0.8741**`."""
-    return re.sub(r" ± [0-9.]+", "", cell)
+def side_by_side(study: Study, header: list[str], found: Sequence[Mapping[str, list[Shown]]]) -> str:
+    """A row for each case of a study that any task has, a dash where one has not; numbers without their deviation."""
+    labels = [case.label for case in study.cases if any(case.label in columns for columns in found)]
+    rows = []
+    for label in labels:
+        cells = [columns.get(label, [("-", False)] * len(next(iter(columns.values())))) for columns in found]
+        shown = [(re.sub(" ± .*", "", text), best) for of_task in cells for text, best in of_task]
+        rows.append([(label, False), *shown])
+    return markdown_table(Layout("", header, rows))
 
 
 def summary(compared: Sequence[Compared]) -> str:
     """Every model on every task: AUC and GAUC after the epochs that the validation rows chose."""
-    found = [columns_of(comparison_layout(STUDIES[COMPARISON], one.cells), SHOWN) for one in compared]
-    models = list(dict.fromkeys(cell.case.label for one in compared for cell in one.cells))
-    order = [case.label for case in STUDIES[COMPARISON].cases]
+    study = STUDIES[COMPARISON]
     header = [f"test {', '.join(SHOWN)}"]
     for one in compared:
         header += [one.title, *SHOWN[1:]]
-    rows = []
-    for model in sorted(models, key=order.index):
-        numbers = [cell for columns in found for cell in columns.get(model, ["-"] * len(SHOWN))]
-        rows.append([model, *map(without_deviation, numbers)])
-    return markdown(header, rows)
+    return side_by_side(study, header, [columns_of(comparison_layout(study, one.cells), SHOWN) for one in compared])
 
 
 def ablation(compared: Sequence[Compared]) -> str:
     """AUC of the study `plus` on every task, after the first number of its epochs."""
-    epochs = STUDIES["plus"].epochs[0]
-    column = f"AUC at {epochs}"
-    found = [columns_of(layout(STUDIES["plus"], one.cells, ("auc",)), [column]) for one in compared]
-    header = [f"test AUC after {epochs} epochs", *(one.title for one in compared)]
-    rows = []
-    for case in STUDIES["plus"].cases:
-        rows.append([case.label, *(without_deviation(columns.get(case.label, ["-"])[0]) for columns in found)])
-    return markdown(header, rows)
+    study = STUDIES["plus"]
+    header = [f"test AUC after {study.epochs[0]} epochs", *(one.title for one in compared)]
+    column = f"AUC at {study.epochs[0]}"
+    return side_by_side(study, header, [columns_of(layout(study, one.cells, ("auc",)), [column]) for one in compared])
 
 
 def comparison(one: Compared) -> str:
@@ -113,10 +105,10 @@ def comparison(one: Compared) -> str:
     ]
     header = ["model", "AUC", "GAUC", "LogLoss", "epochs", "95 % interval of AUC", ahead.replace(" is ", " "), "p"]
     header += [*at_epochs, "parameters", "s an epoch", "s to train", "s to test"]
-    rows = [[row[0][0], *(cell for part in parts for cell in part[row[0][0]])] for row in scores.rows]
+    rows = [[row[0], *(cell for part in parts for cell in part[row[0][0]])] for row in scores.rows]
     oracle = oracle_auc(one.paths, one.task)
     told = f"**{one.task}, {one.name}**" + (f" (oracle AUC {oracle:.4f})" if oracle else "")
-    return f"{told}\n\n{markdown(header, rows)}"
+    return f"{told}\n\n{markdown_table(Layout('', header, rows))}"
 
 
 def between_marks(text: str, mark: str, content: str) -> str:
@@ -124,7 +116,7 @@ def between_marks(text: str, mark: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
     if not pattern.search(text):
         raise UserError(f"{README}: has no marks <!-- {mark} --> and <!-- /{mark} -->")
-    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+    return pattern.sub(lambda found: f"{found[1]}{content}{found[2]}", text)
 
 
 def main() -> None:
@@ -153,7 +145,7 @@ def main() -> None:
             page = study_markdown(paths, STUDIES[study], tables)
             pages.append(re.sub("^(#+) ", rf"#\1 {name}: ", page, flags=re.MULTILINE))
     text = between_marks(README.read_text(), "summary", summary(compared))
-    text = between_marks(text, "comparison", "\n\n".join(map(comparison, compared)))
+    text = between_marks(text, "comparison", "\n".join(map(comparison, compared)))
     if ablated:
         text = between_marks(text, "ablation", ablation(ablated))
     write_file(README, text.encode())

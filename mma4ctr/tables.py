@@ -268,12 +268,17 @@ def layouts(paths: Paths, study: Study, table: list[Cell]) -> list[Layout]:
     return [layout(study, table, ("auc",) if study.name == COMPARISON_BY_EPOCH else METRICS)]
 
 
-def to_markdown(shown: Layout) -> str:
-    """The table with its caption above it."""
-    text = [shown.caption, "", "| " + " | ".join(shown.header) + " |"]
+def markdown_table(shown: Layout) -> str:
+    """The table alone."""
+    text = ["| " + " | ".join(shown.header) + " |"]
     text.append("| --- |" + " ---: |" * (len(shown.header) - 1))
     text += ["| " + " | ".join(f"**{cell}**" if best else cell for cell, best in row) + " |" for row in shown.rows]
     return "\n".join(text) + "\n"
+
+
+def to_markdown(shown: Layout) -> str:
+    """The table with its caption above it."""
+    return f"{shown.caption}\n\n{markdown_table(shown)}"
 
 
 def to_csv(rows: Iterable[Sequence[object]]) -> bytes:
