@@ -18,6 +18,7 @@ from mma4ctr.paths import Paths
 from mma4ctr.plus import item_content
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most, concat, cross
 from mma4ctr.tasks import content_modalities, variants_for
+from mma4ctr.tastes import placed
 
 
 def new_items_folder(paths: Paths, dataset: str) -> Path:
@@ -79,6 +80,5 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
     vectors = {}
     for kind in matrix.manifest["pairs"]:
         if f"{kind}_of_content" in matrix.array_names:
-            of_content = matrix.array(f"{kind}_of_content")
-            vectors[kind] = content[fitted:] @ of_content[:-1] + of_content[-1]
+            vectors[kind] = placed(content[fitted:], matrix.array(f"{kind}_of_content"))
     return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors)

@@ -20,9 +20,9 @@ from threadpoolctl import threadpool_limits
 
 from mma4ctr.alike import acted_alike, shown_alike
 from mma4ctr.interactions import sums_of_others
-from mma4ctr.rates import Evidence, Rates, fit_rates
+from mma4ctr.rates import Evidence, Rates, fit_rates, signals_of
 from mma4ctr.reduce import PCA, Moments
-from mma4ctr.tastes import fit_tastes
+from mma4ctr.tastes import Factorization
 
 # Numbers that an item's content is reduced to, before the directions in which users differ are found in them. Of the
 # simulated items' true tastes 64 explain 0.79 of the variance on TikTok, 16 explain 0.59, all 103 columns 0.81.
@@ -50,6 +50,10 @@ class PairTable:
     item: np.ndarray
     names: list[str]
     of_content: np.ndarray | None = None
+
+
+# What a block says: float32 vectors of users (users, columns, k) and of items (items, k).
+Vectors = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,18 @@ def log_counts(index: np.ndarray, evidence: Evidence, size: int) -> np.ndarray:
     return np.log1p(rows)[:, :, None].astype(np.float32)
 
 
+def blocks_side_by_side(kind: str, blocks: Sequence[Vectors], names: list[str]) -> PairTable:
+    """A table of the vectors of all blocks; where a block gives fewer than others, the rest is 0."""
+    width = max(item.shape[1] for _, item in blocks)
+
+    def wide(vectors: np.ndarray) -> np.ndarray:
+        missing = width - vectors.shape[-1]
+        return np.pad(vectors, [*[(0, 0)] * (vectors.ndim - 1), (0, missing)]) if missing else vectors
+
+    user, item = (np.stack([wide(part) for part in parts]) for parts in zip(*blocks, strict=True))
+    return PairTable(kind, user, item, names)
+
+
 # Of the many small matrices here, two threads took more than three times the processor time of one, and longer.
 @threadpool_limits.wrap(1, user_api="blas")
 def plus_tables(evidence: Evidence, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray]) -> PlusTables:
@@ -126,13 +142,21 @@ def plus_tables(evidence: Evidence, labels: Mapping[str, np.ndarray], modalities
     """
     content = item_content(modalities)
     told = {name: label for name, label in labels.items() if FEW_POSITIVES <= label.sum() <= len(label) - FEW_POSITIVES}
-    rates: dict[str, list[Rates]] = {}
-    for target, label in told.items():
-        rates[target] = []
-        for block in range(evidence.folds + 1):
-            seen = evidence.fold != block
-            fitted = fit_rates(evidence.user[seen], evidence.item[seen], label[seen], content, evidence.users)
-            rates[target].append(fitted)
+    rates: dict[str, list[Rates]] = {target: [] for target in told}
+    tastes: list[Vectors] = []
+    acted: list[Vectors] = []
+    shown: list[Vectors] = []
+    for block in range(evidence.folds + 1):
+        seen = evidence.without(block)
+        user, item = evidence.user[seen], evidence.item[seen]
+        for target, label in told.items():
+            rates[target].append(fit_rates(user, item, label[seen], content, evidence.users))
+        signals = signals_of(evidence, block, told, rates)
+        if told:
+            made = Factorization(signals, content)
+            tastes.append((made.user[:, None], made.item))
+            acted.append(acted_alike(signals))
+        shown.append(shown_alike(signals))
 
     def table(part: str) -> list[np.ndarray]:
         return [
@@ -141,11 +165,11 @@ def plus_tables(evidence: Evidence, labels: Mapping[str, np.ndarray], modalities
 
     pairs = []
     if told:
-        user, item, directions = fit_tastes(evidence, told, rates, content)
-        of_content = np.concatenate([directions.axes, -(directions.mean @ directions.axes)[None]]).astype(np.float32)
-        pairs.append(PairTable("taste", user, item, ["taste"], of_content))
-        pairs.append(PairTable("labels", *acted_alike(evidence, told, rates), [f"alike:{target}" for target in told]))
-    pairs.append(PairTable("exposure", *shown_alike(evidence), ["shown-alike"]))
+        taste = blocks_side_by_side("taste", tastes, ["taste"])
+        # Of the last block, by which new items are known.
+        pairs.append(replace(taste, of_content=made.directions.of_content))
+        pairs.append(blocks_side_by_side("labels", acted, [f"alike:{target}" for target in told]))
+    pairs.append(blocks_side_by_side("exposure", shown, ["shown-alike"]))
     user_columns = [*table("user"), log_counts(evidence.user, evidence, evidence.users)]
     item_columns = [*table("item"), *table("content"), log_counts(evidence.item, evidence, evidence.items)]
     return PlusTables(

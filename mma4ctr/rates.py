@@ -6,9 +6,11 @@ with x the item's content. The rates a and q are found by Newton steps, g by a r
 far as its spread over users or items says.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from mma4ctr.logistic import sigmoid
 
@@ -110,3 +112,48 @@ def fit_rates(user: np.ndarray, item: np.ndarray, label: np.ndarray, content: np
         effect, by_item = _drawn_to_zero(found.item, slope, weight, by_item)
         found = Rates(found.base, found.user, effect, moved)
     return found
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The rows of a block, ordered by user, and what their labels say beyond the rates.
+
+    Attributes:
+        user, item: int64 (n,). users, items: how many there are.
+        labels, logits: (n,) of each target: 0/1, and what the rates say.
+        left, weight: float64 (n,): label less probability, and probability times its complement, summed over the
+            targets and divided by `repeats`.
+        repeats: how far targets say the same: 1 where they are independent given the rates, 2 for a target that stands
+            twice.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    users: int
+    items: int
+    labels: list[np.ndarray]
+    logits: list[np.ndarray]
+    left: np.ndarray
+    weight: np.ndarray
+    repeats: float
+
+    def table(self, values: np.ndarray) -> sparse.csr_matrix:
+        """Values (n,) of the rows as a matrix of users and items."""
+        return sparse.csr_matrix((values, (self.user, self.item)), shape=(self.users, self.items))
+
+
+def signals_of(
+    evidence: Evidence, block: int, labels: Mapping[str, np.ndarray], rates: Mapping[str, list[Rates]]
+) -> Signals:
+    """What a block sees."""
+    seen = evidence.without(block)
+    user, item = evidence.user[seen], evidence.item[seen]
+    logits = [rates[target][block].logit(user, item) for target in labels]
+    left, weight = np.zeros(len(seen)), np.zeros(len(seen))
+    for label, logit in zip(labels.values(), logits, strict=True):
+        chance = sigmoid(logit)
+        left += label[seen] - chance
+        weight += chance * (1 - chance)
+    repeats = max(float(left @ left) / max(float(weight.sum()), 1e-12), 1e-3)
+    told = [label[seen] for label in labels.values()]
+    return Signals(user, item, evidence.users, evidence.items, told, logits, left / repeats, weight / repeats, repeats)

@@ -18,10 +18,10 @@ from mma4ctr.metrics import auc
 from mma4ctr.network import Network
 from mma4ctr.paths import load_paths
 from mma4ctr.plus import GROUPS, item_content, plus_tables
-from mma4ctr.rates import Evidence, fit_rates, weighted_products, weighted_sum
+from mma4ctr.rates import Evidence, fit_rates, signals_of, weighted_products, weighted_sum
 from mma4ctr.results import read_results
 from mma4ctr.scoring import predict
-from mma4ctr.tastes import Factorization, find_directions, posterior_means, products_by_index, signals_of
+from mma4ctr.tastes import Factorization, find_directions, posterior_means, products_by_index
 from mma4ctr.training import fresh_models
 from tests.conftest import call
 
@@ -133,7 +133,7 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     monkeypatch.setattr("mma4ctr.tastes.ROWS_AT_A_TIME", 100)
     monkeypatch.setattr("mma4ctr.tastes.AT_A_TIME", 7)
     monkeypatch.setattr("mma4ctr.rates.ITEMS_AT_A_TIME", 50)
-    found = products_by_index(evidence.user, content, evidence.item, 10, 30)
+    found = products_by_index(evidence.user, evidence.item, content, 10, 30)
     of_user = [content[evidence.item[evidence.user == user]].astype(float) for user in range(evidence.users)]
     for user in range(10, 30):
         assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
