@@ -44,7 +44,7 @@ from mma4ctr.console import (
     whole_number,
 )
 from mma4ctr.datasets import split_task
-from mma4ctr.matrix import MADE_BY, split_variant, variant_kind
+from mma4ctr.matrix import MADE_BY, columns_made, split_variant, variant_kind
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
@@ -172,7 +172,7 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
         "user embedding": read_artifact(own.user_embedding / task, "get_user_embedding.py").fingerprint,
     }
     folder = own.matrix / task / variant
-    if not finished(folder, {"scaling": scaling}, inputs):
+    if not finished(folder, {"scaling": scaling, **columns_made(variant)}, inputs):
         write = gen_matrix.write_single if variant_kind(variant) == "single" else cross_matrix.write_mixed
         modalities, features, without = split_variant(variant)
         write(own, task, [modalities], scaling=scaling, features=f"{features}-{without}" if without else features)

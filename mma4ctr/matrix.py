@@ -25,7 +25,7 @@ from mma4ctr.console import UserError, unknown_name
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions, load_interactions
 from mma4ctr.paths import Paths
-from mma4ctr.plus import GROUPS, PairTable, plus_tables
+from mma4ctr.plus import COLUMNS, GROUPS, PairTable, plus_tables
 from mma4ctr.rates import Evidence
 
 SCALINGS = ("zscore", "minmax")
@@ -69,6 +69,11 @@ def variant_kind(variant: str) -> str:
     """`single`, `concat` or `cross`."""
     kind = split_variant(variant)[0].rpartition("_")[2]
     return kind if kind in MADE_BY else "single"
+
+
+def columns_made(variant: str) -> dict[str, int]:
+    """What the settings of a matrix say of its columns: of features plus, whose formulas change, which they are."""
+    return {"plus_columns": COLUMNS} if split_variant(variant)[1] == "plus" else {}
 
 
 def drawn(settings: dict[str, Any]) -> dict[str, Any]:
@@ -323,6 +328,7 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
             "evidence": inputs.embedding.settings["evidence"],
             "folds": inputs.embedding.settings["folds"],
             **drawn(data.artifact.settings),
+            **columns_made(variant),
         },
         inputs={
             "interactions": data.artifact.fingerprint,
@@ -376,13 +382,12 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     user_row = rows_in_blocks(data.user, block, len(data.user_ids))
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
     blocks_of_items = len(item_part) > len(data.item_ids)
-    kinds = artifact.manifest.get("pairs", ())
-    if split_variant(variant)[1] == "plus" and ("pairs" not in artifact.manifest or "content" in kinds):
+    if not columns_made(variant).items() <= artifact.settings.items():
         raise UserError(
             f"{artifact.folder}: made before its columns were changed; run {artifact.manifest['made_by']} again"
         )
     pairs, first = [], 0
-    for kind in kinds:
+    for kind in artifact.manifest.get("pairs", ()):
         user_vectors, item_vectors = (artifact.array(f"{kind}_{of}_vectors") for of in ("user", "item"))
         columns = slice(first, first + user_vectors.shape[1])
         shift = artifact.array("pair_shift")[columns] / artifact.array("pair_scale")[columns]

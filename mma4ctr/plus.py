@@ -24,6 +24,8 @@ from mma4ctr.rates import Evidence, Rates, fit_rates, signals_of
 from mma4ctr.reduce import PCA, Moments
 from mma4ctr.tastes import Factorization
 
+# To be raised with every change of the columns: a matrix of others is refused.
+COLUMNS = 3
 # Numbers that an item's content is reduced to, before the directions in which users differ are found in them. Of the
 # simulated items' true tastes 64 explain 0.79 of the variance on TikTok, 16 explain 0.59, all 103 columns 0.81.
 CONTENT_WIDTH = 64

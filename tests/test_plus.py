@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
+import adjust_hyperparameter
 import cross_matrix
 import mlp
 from mma4ctr.alike import FACTORS, principal_items
@@ -17,7 +18,7 @@ from mma4ctr.matrix import load_matrix, load_step_inputs, plus_factors, split_va
 from mma4ctr.metrics import auc
 from mma4ctr.network import Network
 from mma4ctr.paths import load_paths
-from mma4ctr.plus import GROUPS, item_content, plus_tables
+from mma4ctr.plus import COLUMNS, GROUPS, item_content, plus_tables
 from mma4ctr.rates import Evidence, fit_rates, signals_of, weighted_products, weighted_sum
 from mma4ctr.results import read_results
 from mma4ctr.scoring import predict
@@ -184,6 +185,11 @@ def signals_in(evidence, labels, content):
     return signals_of(evidence, 1, labels, rates)
 
 
+def agreement(user, item, suits):
+    """Of how well items suit users by these vectors, and in truth."""
+    return np.corrcoef((user @ item.T).ravel(), suits.ravel())[0, 1]
+
+
 def test_directions_are_those_in_which_tastes_differ():
     evidence, label, content, seen, _ = drawn_world(np.random.default_rng(5))
     signals = signals_in(evidence, {"like": label}, content)
@@ -203,14 +209,9 @@ def test_exposure_tells_tastes_where_they_decide_what_is_shown():
     signals = signals_in(evidence, {"like": label}, content)
     whole = Factorization(signals, content)
     assert whole.directions.exposure > 0.3
-
-    def agreement(made):
-        return np.corrcoef((made.user @ made.item.T).ravel(), suits.ravel())[0, 1]
-
-    few = Factorization(signals, content)
-    few.directions = replace(few.directions, exposure=0.0)
-    without = few._users(few.item)
-    assert agreement(whole) > np.corrcoef((without @ few.item.T).ravel(), suits.ravel())[0, 1] + 0.02
+    known = agreement(whole.user, whole.item, suits)
+    whole.directions = replace(whole.directions, exposure=0.0)
+    assert known > agreement(whole._users(whole.item), whole.item, suits) + 0.02
 
 
 def test_items_differ_from_their_content():
@@ -218,8 +219,7 @@ def test_items_differ_from_their_content():
     signals = signals_in(evidence, {"like": label}, content)
     made = Factorization(signals, content)
     of_content = made.directions.of(content)
-    known = np.corrcoef((made.user @ made.item.T).ravel(), suits.ravel())[0, 1]
-    assert known > np.corrcoef((made.user @ of_content.T).ravel(), suits.ravel())[0, 1] + 0.03
+    assert agreement(made.user, made.item, suits) > agreement(made.user, of_content, suits) + 0.03
 
 
 def test_a_target_that_stands_twice_counts_once():
@@ -336,6 +336,19 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
     for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
         _, content = vectors_of(plus_factors(inputs, modalities).pairs[0])
         assert np.array_equal(content, made.pairs[0].item_vectors.numpy()) == equal
+
+
+def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsys):
+    """By step 5; the sweep makes it anew."""
+    shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
+    plus = load_paths(tmp_path / "path.json")
+    monkeypatch.setattr("mma4ctr.matrix.COLUMNS", COLUMNS + 1)
+    assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "made before its columns were changed; run cross_matrix.py again" in line
+    made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore")
+    assert made.settings["plus_columns"] == COLUMNS + 1
+    load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
 
 
 def test_an_embedding_that_saw_every_label_is_refused(plus):
