@@ -345,7 +345,7 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("mma4ctr.matrix.COLUMNS", COLUMNS + 1)
     assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "made before its columns were changed; run cross_matrix.py again" in line
+    assert "made before its columns were changed; run cross_matrix.py --features plus again" in line
     made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore")
     assert made.settings["plus_columns"] == COLUMNS + 1
     load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
