@@ -384,8 +384,8 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     blocks_of_items = len(item_part) > len(data.item_ids)
     if not columns_made(variant).items() <= artifact.settings.items():
         raise UserError(
-            f"{artifact.folder}: made before its columns were changed; run {artifact.manifest['made_by']} --features plus "
-            "again"
+            f"{artifact.folder}: made before its columns were changed; "
+            f"run {artifact.manifest['made_by']} --features plus again"
         )
     pairs, first = [], 0
     for kind in artifact.manifest.get("pairs", ()):
