@@ -25,6 +25,7 @@ from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, pr
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import Interactions
 from mma4ctr.matrix import load_matrix, load_step_inputs
+from mma4ctr.oracle import chances_of_test_rows
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, protocol_words, save_figure, set_title
 from mma4ctr.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
@@ -50,7 +51,11 @@ NEIGHBORS = 15
 
 @dataclass(frozen=True)
 class Predicted:
-    """A run with what it said of the test rows: labels uint8, predictions float32, hidden float32 (rows, 4)."""
+    """A run with what it said of the test rows: labels uint8, predictions float32, hidden float32 (rows, 4).
+
+    Attributes:
+        truth: the true probabilities, float64, where the data are simulated.
+    """
 
     result: Result
     data: Interactions
@@ -58,6 +63,7 @@ class Predicted:
     label: np.ndarray
     predictions: np.ndarray
     hidden: np.ndarray
+    truth: np.ndarray | None
 
     @property
     def name(self) -> str:
@@ -85,9 +91,8 @@ def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[P
             continue
         rows = artifact.array("rows")
         label = inputs.data.label(split_task(task)[1])[rows]
-        found.append(
-            Predicted(result, inputs.data, rows, label, artifact.array("predictions"), artifact.array("hidden"))
-        )
+        said, hidden = artifact.array("predictions"), artifact.array("hidden")
+        found.append(Predicted(result, inputs.data, rows, label, said, hidden, chances_of_test_rows(paths, task)))
     return found
 
 
@@ -102,7 +107,11 @@ def roc_points(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def reliability(label: np.ndarray, chance: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Mean prediction and share of positives in bins of equally many rows, and the expected calibration error, the
-    mean of their distances weighted by rows (Naeini, Cooper and Hauskrecht 2015, with equal-mass bins)."""
+    mean of their distances weighted by rows (Naeini, Cooper and Hauskrecht 2015, with equal-mass bins).
+
+    Args:
+        label: (rows,), 0 and 1, or true probabilities.
+    """
     order = np.argsort(chance, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
     said = np.array([chance[part].mean() for part in parts])
@@ -163,15 +172,23 @@ def draw_reliability(paths: Paths, predicted: dict[str, list[Predicted]]) -> Pat
                 end = max(end, 1.05 * said.max(), 1.05 * seen.max())
             axis.plot([0, end], [0, end], color="#888888", linestyle=":", linewidth=1, zorder=0)
             axis.set(xlabel="mean prediction", ylabel="share of positives")
-            set_title(axis, f"{task}: calibration", [one.result for one in runs])
-            axis.legend(loc="upper left")
+            told = " error (on true probabilities)" if runs[0].truth is not None else ""
+            set_title(axis, f"{task}: calibration{told}", [one.result for one in runs])
+            axis.legend(loc="upper left", fontsize="small")
         return save_figure(figure, paths, "reliability")
 
 
 def reliability_curve(one: Predicted) -> tuple[str, np.ndarray, np.ndarray]:
-    """A run's variant with its expected calibration error, and the points of its curve."""
+    """A run's variant with its expected calibration error, and the points of its curve.
+
+    Where the data are simulated, the error on the true probabilities stands beside it: on labels, drawn by chance, not
+    even a perfect model has 0.
+    """
     said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
-    return f"{one.result.variant}, error {error:.4f}", said, seen
+    name = f"{one.result.variant}, error {error:.4f}"
+    if one.truth is not None:
+        name += f" ({reliability(one.truth, one.predictions, RELIABILITY_BINS)[2]:.4f})"
+    return name, said, seen
 
 
 def draw_umap(paths: Paths, result: Result, kind: str, points: dict[int, np.ndarray], label: np.ndarray) -> list[Path]:
@@ -312,7 +329,8 @@ def _roc_plot(task: str, runs: list[Predicted]) -> str:
 def _reliability_plot(task: str, runs: list[Predicted]) -> str:
     curves = {name: _lists((said, seen)) for name, said, seen in map(reliability_curve, runs)}
     figure = lines(curves, x="mean prediction", y="share of positives", diagonal=True, markers=True)
-    title = f"{task}: calibration, with the expected error ({protocol_words([one.result for one in runs])})"
+    told = " (on the true probabilities)" if runs[0].truth is not None else ""
+    title = f"{task}: calibration, with the expected error{told} ({protocol_words([one.result for one in runs])})"
     return plot_html(figure, title, f"reliability_{task}")
 
 

@@ -1,4 +1,4 @@
-"""The best AUC that any model could reach on simulated data: the true probabilities as predictions.
+"""The true probabilities of simulated data: as predictions, the best AUC that any model could reach.
 
 `python -m mma4ctr.world` writes them to `truth/` beside the raw files. No step of the pipeline reads them; only
 tables and the report do.
@@ -38,9 +38,10 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
     return found
 
 
-@lru_cache(maxsize=64)
-def oracle_auc(paths: Paths, task: str) -> float | None:
-    """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
+@lru_cache(maxsize=8)
+def chances_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
+    """float64 (test rows,): the true probabilities of the test rows of a task, in their order; None where the data are
+    not simulated."""
     dataset, target = split_task(task)
     if dataset not in BUILT_IN:  # simulated worlds are of the study's data sets
         return None
@@ -50,5 +51,15 @@ def oracle_auc(paths: Paths, task: str) -> float | None:
         return None
     rows = np.flatnonzero(data.split == TEST)
     user, item = data.user_ids[data.user[rows]], data.item_ids[data.item[rows]]
-    chance = true_probabilities(folder, target, user, item, np.floor(data.time[rows]).astype(np.int64))
-    return auc(data.label(target)[rows], chance)
+    return true_probabilities(folder, target, user, item, np.floor(data.time[rows]).astype(np.int64))
+
+
+@lru_cache(maxsize=64)
+def oracle_auc(paths: Paths, task: str) -> float | None:
+    """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
+    chance = chances_of_test_rows(paths, task)
+    if chance is None:
+        return None
+    dataset, target = split_task(task)
+    data = load_interactions(paths, dataset)
+    return auc(data.label(target)[data.split == TEST], chance)

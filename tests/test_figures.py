@@ -59,6 +59,7 @@ def test_roc_reliability_and_sample():
     said, seen, error = viewer.reliability(label, chance, 10)
     assert np.abs(said - seen).max() < 0.07 and error < 0.03
     assert viewer.reliability(label, np.full(5000, 0.9), 10)[2] == pytest.approx(0.9 - label.mean(), abs=0.02)
+    assert viewer.reliability(chance, chance, 10)[2] == 0, "against the truth there is no noise of labels"
     chosen = viewer.balanced_sample(label, 70, 0)
     assert label[chosen].sum() == 70 and len(set(chosen)) == 140
     assert (chosen == viewer.balanced_sample(label, 70, 0)).all()
@@ -83,6 +84,7 @@ def test_the_report_draws_in_a_browser(drawn, width, tmp_path):
     done = subprocess.run([BROWSER, *flags, "--dump-dom", report.as_uri()], capture_output=True, text=True, timeout=120)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "error" in line.lower()]
     assert not console, console
+    assert len(re.findall(r"error 0\.\d+ \(0\.\d+\)", text)) >= 3, "simulated tasks tell both errors"
     plots = set(re.findall(r'id="((?:roc|reliability|loss|valid|umap)_\w+)"', text))
     assert len(plots) >= 12
     assert done.stdout.count("<canvas") >= 4, "3-d plots are drawn"

@@ -11,7 +11,7 @@ import pytest
 from mma4ctr.datasets.wechat import CLICK_WEIGHTS, click_label
 from mma4ctr.interactions import TEST, load_interactions
 from mma4ctr.metrics import auc
-from mma4ctr.oracle import oracle_auc, true_probabilities
+from mma4ctr.oracle import chances_of_test_rows, oracle_auc, true_probabilities
 from mma4ctr.world import __main__ as command
 from mma4ctr.world import tiktok, wechat
 from mma4ctr.world.law import LATE
@@ -111,6 +111,7 @@ def test_the_oracle_is_better_than_what_is_known_and_belongs_to_the_rows(made, t
     columns = (data.user_ids[data.user], data.item_ids[data.item], np.floor(data.time).astype(np.int64))
     chance = true_probabilities(where, target, *columns)
     assert chance.mean() == pytest.approx(data.label(target).mean(), rel=0.2)
+    assert (chances_of_test_rows(made, task) == chance[test]).all()
 
 
 def test_it_does_not_write_over_real_files(tmp_path, capsys):
