@@ -25,6 +25,7 @@ from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, pr
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import Interactions
 from mma4ctr.matrix import load_matrix, load_step_inputs
+from mma4ctr.metrics import reliability
 from mma4ctr.oracle import chances_of_test_rows
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, protocol_words, save_figure, set_title
@@ -43,7 +44,6 @@ from mma4ctr.tables import Layout, layouts, leakage_in_words, protocol_line, sta
 from mma4ctr.tasks import add_task_options, chosen_tasks, variants_for
 
 LABELS = ("negative", "positive")
-RELIABILITY_BINS = 20
 # Points of a curve in the page; the picture is the same, the page a hundredth as large.
 CURVE_POINTS = 400
 NEIGHBORS = 15
@@ -103,21 +103,6 @@ def roc_points(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
     false_rate, true_rate, _ = roc_curve(label, score)
     grid = np.unique(np.linspace(0, len(false_rate) - 1, CURVE_POINTS).astype(int))
     return false_rate[grid], true_rate[grid]
-
-
-def reliability(label: np.ndarray, chance: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean prediction and share of positives in bins of equally many rows, and the expected calibration error, the
-    mean of their distances weighted by rows (Naeini, Cooper and Hauskrecht 2015, with equal-mass bins).
-
-    Args:
-        label: (rows,), 0 and 1, or true probabilities.
-    """
-    order = np.argsort(chance, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    said = np.array([chance[part].mean() for part in parts])
-    seen = np.array([label[part].mean() for part in parts])
-    weight = np.array([len(part) for part in parts]) / len(label)
-    return said, seen, float((weight * np.abs(said - seen)).sum())
 
 
 def balanced_sample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -184,10 +169,10 @@ def reliability_curve(one: Predicted) -> tuple[str, np.ndarray, np.ndarray]:
     Where the data are simulated, the error on the true probabilities stands beside it: on labels, drawn by chance, not
     even a perfect model has 0.
     """
-    said, seen, error = reliability(one.label, one.predictions, RELIABILITY_BINS)
+    said, seen, error = reliability(one.label, one.predictions)
     name = f"{one.result.variant}, error {error:.4f}"
     if one.truth is not None:
-        name += f" ({reliability(one.truth, one.predictions, RELIABILITY_BINS)[2]:.4f})"
+        name += f" ({reliability(one.truth, one.predictions)[2]:.4f})"
     return name, said, seen
 
 

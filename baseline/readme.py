@@ -22,6 +22,7 @@ from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, STUDIES, Cell, Study
 from mma4ctr.tables import (
+    CALIBRATION,
     Layout,
     comparison_layout,
     computation_layout,
@@ -99,11 +100,21 @@ def comparison(one: Compared) -> str:
     at_epochs = [name for name in scores.header if " at " in name and not name.startswith("published")]
     parts = [
         columns_of(scores, ("AUC", "GAUC", "LogLoss", "epochs")),
-        columns_of(paired, ("95 % interval", ahead, "p")),
+        columns_of(paired, ("95 % interval", ahead, "p", CALIBRATION)),
         columns_of(scores, at_epochs),
         columns_of(computation_layout(one.cells), TIMES),
     ]
-    header = ["model", "AUC", "GAUC", "LogLoss", "epochs", "95 % interval of AUC", ahead.replace(" is ", " "), "p"]
+    header = [
+        "model",
+        "AUC",
+        "GAUC",
+        "LogLoss",
+        "epochs",
+        "95 % interval of AUC",
+        ahead.replace(" is ", " "),
+        "p",
+        CALIBRATION,
+    ]
     header += [*at_epochs, "parameters", "s an epoch", "s to train", "s to test"]
     rows = [[row[0], *(cell for part in parts for cell in part[row[0][0]])] for row in scores.rows]
     oracle = oracle_auc(one.paths, one.task)

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 # Probabilities are kept this far from 0 and 1, so that one sure mistake does not make LogLoss infinite.
 CLIP = 1e-7
+RELIABILITY_BINS = 20
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,23 @@ def score_predictions(
     ranked = probability if score is None else score
     error = auc_error(label, ranked)
     return Scores(auc(label, ranked), gauc(label, ranked, user), logloss(label, probability), error)
+
+
+def reliability(
+    label: np.ndarray, chance: np.ndarray, bins: int = RELIABILITY_BINS
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean prediction and share of positives in bins of equally many rows, and the expected calibration error, the
+    mean of their distances weighted by rows (Naeini, Cooper and Hauskrecht 2015, with equal-mass bins).
+
+    Args:
+        label: (rows,), 0 and 1, or true probabilities.
+    """
+    order = np.argsort(chance, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    said = np.array([chance[part].mean() for part in parts])
+    seen = np.array([label[part].mean() for part in parts])
+    weight = np.array([len(part) for part in parts]) / len(label)
+    return said, seen, float((weight * np.abs(said - seen)).sum())
 
 
 def platt_scaled(score: np.ndarray, valid_score: np.ndarray, valid_label: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ from mma4ctr.artifacts import Artifact, write_file
 from mma4ctr.baselines import BASELINES
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TEST, load_interactions
-from mma4ctr.metrics import auc_difference
+from mma4ctr.metrics import auc_difference, reliability
+from mma4ctr.oracle import chances_of_test_rows
 from mma4ctr.paths import Paths
 from mma4ctr.results import Result, drawn_negatives, test_scores
 from mma4ctr.studies import (
@@ -30,6 +31,7 @@ from mma4ctr.studies import (
 from mma4ctr.tasks import variants_for
 
 METRICS = ("auc", "gauc", "logloss")
+CALIBRATION = "calibration error"
 UNKNOWN = "runs are missing, or their AUC is undefined"
 NAMES = {"auc": "AUC", "gauc": "GAUC", "logloss": "LogLoss"}
 
@@ -226,6 +228,7 @@ def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
     ours = chosen_cell([cell for cell in chosen.values() if cell.case.model == MODEL] or [*chosen.values()])
     data = load_interactions(paths, split_task(task)[0])
     label = data.label(split_task(task)[1])[data.split == TEST]
+    truth = chances_of_test_rows(paths, task)
     rows = []
     for name, cell in chosen.items():
         interval = auc_interval(cell)
@@ -236,13 +239,17 @@ def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
         else:
             low, high = found.interval
             shown += [f"{found.auc:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{found.p_value:.2g}"]
+        ranking = cell.case.model in BASELINES and BASELINES[cell.case.model].ranking
+        shown.append("-" if ranking else calibration_error(label, truth, kept[name]))
         rows.append([(text, False) for text in shown])
     text = (
         "Intervals hold 95 of 100 draws of test rows, and of seeds where there are several. The paired test of DeLong, "
         f"DeLong and Clarke-Pearson on the same rows: AUC of {ours.case.label} less that of each model; a dash stands "
-        "where the scores of a run have not been kept."
+        "where the scores of a run have not been kept. The expected calibration error is of scores that are "
+        "probabilities, the mean of the runs; in brackets that on the true probabilities, which simulated data have."
     )
     header = ["model", "AUC", "95 % interval", f"{ours.case.label} is ahead by", "95 % interval of it", "p"]
+    header.append(CALIBRATION)
     return Layout(text, header, rows)
 
 
@@ -250,6 +257,17 @@ def kept_scores(paths: Paths, run: Result) -> np.ndarray | None:
     """What a run ranks the test rows by, where it has been kept and there are as many as now."""
     scores = test_scores(paths, run)
     return scores if scores is not None and len(scores) == run.rows["test"] else None
+
+
+def calibration_error(label: np.ndarray, truth: np.ndarray | None, scores: Sequence[np.ndarray]) -> str:
+    """The expected calibration error of probabilities, the mean of several runs; in brackets that on true ones.
+
+    Labels are drawn by chance, so on them not even the true probabilities have an error of 0.
+    """
+    if not scores:
+        return "-"
+    of = [np.mean([reliability(known, score)[2] for score in scores]) for known in (label, truth) if known is not None]
+    return f"{of[0]:.4f}" + (f" ({of[1]:.4f})" if truth is not None else "")
 
 
 def auc_interval(cell: Cell) -> tuple[float, float] | None:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from sklearn.linear_model import LogisticRegression
 
 from baseline import comp, own_model, readme
 from mma4ctr.baselines import BASELINES
-from mma4ctr.interactions import load_interactions
-from mma4ctr.metrics import auc, logloss, platt_scaled, score_predictions
+from mma4ctr.interactions import TEST, load_interactions
+from mma4ctr.metrics import auc, logloss, platt_scaled, reliability, score_predictions
+from mma4ctr.oracle import chances_of_test_rows
 from mma4ctr.paths import load_paths
 from mma4ctr.results import read_results
+from mma4ctr.results import test_scores as kept_scores
 from mma4ctr.studies import STUDIES, cells, prepared_inputs
-from mma4ctr.tables import chosen_cell, layouts
+from mma4ctr.tables import CALIBRATION, chosen_cell, layouts
 from mma4ctr.world import __main__ as world
 from tests.conftest import call, prepare, reseal
 
@@ -191,11 +194,28 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     # Without a run of ours the best of the others is what they are held against.
     told = {row[0][0]: [text for text, _ in row] for row in paired.rows}
     ahead, behind = sorted(("LightGBM", "rates"), key=lambda name: told[name][3] != "-")
-    assert told[ahead][3:] == ["-", "-", "-"] and f"{ahead} is ahead by" in paired.header
+    assert told[ahead][3:6] == ["-", "-", "-"] and f"{ahead} is ahead by" in paired.header
     difference = float(told[ahead][1]) - float(told[behind][1])
     assert float(told[behind][3]) == pytest.approx(difference, abs=1.1e-4)
     low, high = map(float, told[behind][2].split(" to "))
     assert low < float(told[behind][1]) < high
+    # The errors of calibration: on the drawn labels, and on the true probabilities of the simulated world.
+    errors = told["rates"][paired.header.index(CALIBRATION)]
+    rates = kept_scores(compared, next(r for r in results if r.model == "rates"))
+    truth = chances_of_test_rows(compared, TASK)
+    data = load_interactions(compared, "tiktok")
+    label = data.label("like")[data.split == TEST]
+    assert errors == f"{reliability(label, rates)[2]:.4f} ({reliability(truth, rates)[2]:.4f})"
+
+
+def test_the_table_leaves_out_runs_of_other_rows(compared):
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "rates") == 0
+    base = prepared_inputs(compared, TASK)
+    run = next(r for r in read_results(compared.results) if r.model == "rates")
+    other = replace(run, rows=run.rows | {"train": run.rows["train"] + 1})
+    shown = cells([other, run, other], STUDIES["comparison"], TASK, base)
+    assert shown and all(cell.runs == [run] for cell in shown)
+    assert not cells([other], STUDIES["comparison"], TASK, base)
 
 
 def fake_environment(folder: Path, script: str) -> Path:

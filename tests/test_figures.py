@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 import mlp
 import statis_and_draw
 import viewer
+from mma4ctr.metrics import reliability
 from mma4ctr.report import Section, page, table_html
 from mma4ctr.tables import Layout
 from tests.conftest import call
@@ -56,10 +57,10 @@ def test_roc_reliability_and_sample():
     label = (rng.random(5000) < chance).astype(np.uint8)
     x, y = viewer.roc_points(label, chance)
     assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(label, chance), abs=1e-3)
-    said, seen, error = viewer.reliability(label, chance, 10)
+    said, seen, error = reliability(label, chance, 10)
     assert np.abs(said - seen).max() < 0.07 and error < 0.03
-    assert viewer.reliability(label, np.full(5000, 0.9), 10)[2] == pytest.approx(0.9 - label.mean(), abs=0.02)
-    assert viewer.reliability(chance, chance, 10)[2] == 0, "against the truth there is no noise of labels"
+    assert reliability(label, np.full(5000, 0.9), 10)[2] == pytest.approx(0.9 - label.mean(), abs=0.02)
+    assert reliability(chance, chance, 10)[2] == 0, "against the truth there is no noise of labels"
     chosen = viewer.balanced_sample(label, 70, 0)
     assert label[chosen].sum() == 70 and len(set(chosen)) == 140
     assert (chosen == viewer.balanced_sample(label, 70, 0)).all()
