@@ -4,7 +4,8 @@ What the rates leave of who acted on what is a table of users and items. Its lea
 it stands out of the noise, say how well an item suits a user. Who was shown what is a second such table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -34,38 +35,43 @@ def principal_items(table: sparse.csr_matrix, skipped: int = 0) -> tuple[np.ndar
     return np.nan_to_num(vectors[chosen].T), shares
 
 
-def _factors(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]],
-    user: np.ndarray,
-    item: np.ndarray,
-    size: tuple[int, int],
-    skipped: int = 0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """float32 vectors of users (users, parts, k) and items (items, k) that explain values of rows (n,).
+# Makes float64 values (n,) of rows, and their weights: what a row counts for among those of its user and its item.
+# Called as often as they are needed and held one at a time: of many targets they are the largest arrays here.
+Part = Callable[[], tuple[np.ndarray, np.ndarray]]
 
-    Args:
-        parts: float64 values (n,), and their weights: what a row counts for among those of its user and its item.
-    """
+
+def _factors(
+    parts: Sequence[Part], user: np.ndarray, item: np.ndarray, size: tuple[int, int], skipped: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """float32 vectors of users (users, parts, k) and items (items, k) that explain values of rows (n,)."""
     users, items = size
-    weights = np.mean([np.bincount(item, weight, items) for _, weight in parts], axis=0)
-    of_item: np.ndarray = FACTORS_PRIOR + weights
-    of_users = [FACTORS_PRIOR + np.bincount(user, weight, users) for _, weight in parts]
-    tables = [
-        sparse.csr_matrix((value / np.sqrt(of_user[user] * of_item[item]), (user, item)), shape=size)
-        for (value, _), of_user in zip(parts, of_users, strict=True)
-    ]
-    vectors, shares = principal_items(sparse.vstack(tables, format="csr"), skipped)
+    of_item: np.ndarray = FACTORS_PRIOR + np.mean([np.bincount(item, part()[1], items) for part in parts], axis=0)
+    tables, of_users = [], []
+    for part in parts:
+        value, weight = part()
+        of_user = FACTORS_PRIOR + np.bincount(user, weight, users)
+        tables.append(sparse.csr_matrix((value / np.sqrt(of_user[user] * of_item[item]), (user, item)), shape=size))
+        of_users.append(of_user)
+    stacked = sparse.vstack(tables, format="csr")
+    del tables, value, weight
+    vectors, shares = principal_items(stacked, skipped)
     of_pairs = [
-        table @ (vectors * shares) / np.sqrt(of_user)[:, None] for table, of_user in zip(tables, of_users, strict=True)
+        stacked[place * users : (place + 1) * users] @ (vectors * shares) / np.sqrt(of_user)[:, None]
+        for place, of_user in enumerate(of_users)
     ]
     return np.stack(of_pairs, axis=1).astype(np.float32), (vectors / np.sqrt(of_item)[:, None]).astype(np.float32)
+
+
+def _beyond_rates(label: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the rates leave of a target's labels (n,), and how much each tells."""
+    chance = sigmoid(logit)
+    return label - chance, chance * (1 - chance)
 
 
 def acted_alike(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of users, float32 (users, targets, k), and of items, (items, k), which the targets share: what those who
     acted alike say. At least one target."""
-    chances = [sigmoid(logit) for logit in signals.logits]
-    parts = [(label - chance, chance * (1 - chance)) for label, chance in zip(signals.labels, chances, strict=True)]
+    parts = [partial(_beyond_rates, label, logit) for label, logit in zip(signals.labels, signals.logits, strict=True)]
     return _factors(parts, signals.user, signals.item, (signals.users, signals.items))
 
 
@@ -74,4 +80,4 @@ def shown_alike(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     out: it says how often each item is shown."""
     once = np.ones(len(signals.user))
     size = signals.users, signals.items
-    return _factors([(once, once)], signals.user, signals.item, size, skipped=1)
+    return _factors([lambda: (once, once)], signals.user, signals.item, size, skipped=1)
