@@ -94,7 +94,7 @@ baseline: .venv/installed .venv-baseline/installed
 	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
 
-# Five seeds of the models that train in three minutes, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
+# Five seeds of the fast models, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
 EPOCHS := 1 2 3 5 10 20 30 50
 # $(1): the path.json, $(2): its tasks.
 define compared
