@@ -25,7 +25,7 @@ from mma4ctr.matrix import (
     split_variant,
     variant_kind,
 )
-from mma4ctr.network import Network
+from mma4ctr.network import Network, torch_threads
 from mma4ctr.newitems import load_new_items
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
@@ -100,13 +100,8 @@ def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
     torch splits every operation over the cores and waits for them; whole chunks need no waiting, and numpy's tanh
     would leave all cores but one idle.
     """
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)  # the threads started below take it over
-    try:
-        with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(cores)
+    with torch_threads(1) as cores, ThreadPoolExecutor(cores) as pool:  # the threads started here take them over
+        list(pool.map(work, items))
 
 
 def _stand_in(rows: torch.Tensor, artifact: Artifact, part: str) -> torch.Tensor:

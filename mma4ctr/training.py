@@ -18,7 +18,7 @@ from mma4ctr.console import Stopwatch
 from mma4ctr.distributed import ALONE, Ranks
 from mma4ctr.matrix import FactorMatrix
 from mma4ctr.metrics import auc
-from mma4ctr.network import Adam, Network, loss_and_slope
+from mma4ctr.network import ROWS_OF_A_THREAD, Adam, Network, loss_and_slope, torch_threads
 from mma4ctr.scoring import predict
 
 LOSSES = ("bce", "listwise")
@@ -180,7 +180,8 @@ class Training:
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
         watch = Stopwatch()
-        train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate, self.ranks)
+        with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD):
+            train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate, self.ranks)
         self.epoch_seconds += watch.seconds
         found = self._validate(train_loss) if self.ranks.first else (0.0, 0.0)
         valid_loss, valid_auc = self.ranks.told_by_first(found, self.matrix.valid.label.device)

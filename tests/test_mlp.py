@@ -133,6 +133,24 @@ def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
     assert rates == [3e-3, 3e-3, *[1.5e-3] * 4]
 
 
+def test_a_small_batch_takes_one_thread_whatever_torch_has(monkeypatch):
+    real, taken = training.train_epoch, []
+
+    def watched(*rest):
+        taken.append(torch.get_num_threads())
+        return real(*rest)
+
+    monkeypatch.setattr(training, "train_epoch", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for size in (256, 2048, 8192):
+            training.train(small_matrix(), replace(SETTINGS, epochs=1, batch_size=size))
+    finally:
+        torch.set_num_threads(before)
+    assert taken == [1, 2, 4]
+
+
 def test_hopeless_training_ends_with_a_message():
     matrix = small_matrix(signal=0.0)
     matrix.valid.label.copy_(1 - (torch.arange(len(matrix.valid)) % 2))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mma4ctr.network import Adam, Network, loss_and_slope, tanh_
+from mma4ctr.network import Adam, Network, loss_and_slope, tanh_, torch_threads
 from mma4ctr.training import LOSSES, MLP, fresh_models, side_by_side
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -97,3 +97,15 @@ def test_state_names_are_the_models():
     state = Network(model.state_dict()).state()
     assert list(state) == list(model.state_dict())
     MLP(11).load_state_dict(state)
+
+
+def test_threads_are_held_back_and_given_back():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for most, taken in ((0, 1), (1, 1), (2, 2), (8, 3)):
+            with torch_threads(most) as had:
+                assert (had, torch.get_num_threads()) == (3, taken)
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
