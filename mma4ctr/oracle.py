@@ -24,15 +24,20 @@ FILE_NAME = "probabilities.parquet"
 def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
     """float64 (rows,): the true probability of each row, by raw user and item id and whole-number time.
 
-    Raises `UserError` where a row is not of this simulated world.
+    Raises `UserError` where the file cannot be read or a row is not of this simulated world.
     """
+    file = folder / FILE_NAME
     keys = ["user", "item", "time"]
     wanted = pa.table({"user": user, "item": item, "time": time, "place": np.arange(len(user))})
     found = np.full(len(user), np.nan)
-    for part in pq.ParquetFile(folder / FILE_NAME).iter_batches(1 << 20, columns=[*keys, target]):
-        # A row that stands twice has the same probability both times, so it does not matter which one is taken.
-        hits = pa.table(part).join(wanted, keys, join_type="inner")
-        found[hits["place"].to_numpy()] = hits[target].to_numpy()
+    try:
+        for part in pq.ParquetFile(file).iter_batches(1 << 20, columns=[*keys, target]):
+            # A row that stands twice has the same probability both times, so it does not matter which one is taken.
+            hits = pa.table(part).join(wanted, keys, join_type="inner")
+            found[hits["place"].to_numpy()] = hits[target].to_numpy()
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file}: not readable ({reason}); make the simulated files anew with mma4ctr.world") from None
     if np.isnan(found).any():
         raise UserError(f"{folder}: does not hold every row; it belongs to another simulated world")
     return found

@@ -5,9 +5,11 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mma4ctr.console import UserError
 from mma4ctr.datasets.wechat import CLICK_WEIGHTS, click_label
 from mma4ctr.interactions import TEST, load_interactions
 from mma4ctr.metrics import auc
@@ -112,6 +114,22 @@ def test_the_oracle_is_better_than_what_is_known_and_belongs_to_the_rows(made, t
     chance = true_probabilities(where, target, *columns)
     assert chance.mean() == pytest.approx(data.label(target).mean(), rel=0.2)
     assert (chances_of_test_rows(made, task) == chance[test]).all()
+
+
+def test_damaged_truth_is_told_in_one_line(tmp_path):
+    keys = np.arange(3)
+    columns = {"user": keys, "item": keys, "time": keys, "like": np.array([0.1, 0.2, 0.3])}
+    file = tmp_path / "probabilities.parquet"
+    pq.write_table(pa.table(columns), file)
+    assert true_probabilities(tmp_path, "like", keys, keys, keys).tolist() == [0.1, 0.2, 0.3]
+    whole = file.read_bytes()
+    for target, content in (("finish", whole), ("like", whole[:-20]), ("like", b"")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"probabilities\.parquet: not readable"):
+            true_probabilities(tmp_path, target, keys, keys, keys)
+    file.unlink()
+    with pytest.raises(UserError, match=r"probabilities\.parquet: not readable"):
+        true_probabilities(tmp_path, "like", keys, keys, keys)
 
 
 def test_it_does_not_write_over_real_files(tmp_path, capsys):
