@@ -107,7 +107,7 @@ define compared_once
 endef
 REAL_IS_THERE := $(wildcard ../shared/data/tiktok-real)
 
-# With 90,000 positives of tiktok_finish the slow models take up to a minute an epoch, and all are past their best at 20.
+# With 90,000 positives of tiktok_finish BERT4Rec and GC-SAN take over half a minute an epoch, so the slow models end at 20.
 compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
 	$(call compared,demo/path.json,wechat_click tiktok_like tiktok_finish)
 	$(call compared_once,demo/path.json,wechat_click tiktok_like,$(EPOCHS))

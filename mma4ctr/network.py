@@ -16,10 +16,6 @@ from torch.nn import functional
 
 # The automatic batch size leaves at least this many steps an epoch, as the study's 8192 did on its data.
 STEPS_PER_EPOCH = 500
-# Rows of a batch that a thread is worth. Threads wait for each other, spinning, after each of a batch's many small
-# products. At batches of 256 and 512 two were 0.8 to 1.2 times as fast as one, and ten times slower where other work
-# kept the cores busy; at 8192 they are 1.5 times as fast.
-ROWS_OF_A_THREAD = 1024
 
 
 @contextmanager

@@ -38,6 +38,12 @@ class Evidence:
         return np.flatnonzero(self.fold != block)
 
 
+def beyond_rates(label: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows (n,): label less probability, and probability times its complement; both float64."""
+    chance = sigmoid(logit)
+    return label - chance, chance * (1 - chance)
+
+
 def weighted_products(content: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The sum of w x x' over items: float64 (k, k) of content float32 (items, k) and weights (items,)."""
     total = np.zeros((content.shape[1],) * 2)
@@ -96,8 +102,8 @@ def fit_rates(user: np.ndarray, item: np.ndarray, label: np.ndarray, content: np
     for _ in range(ROUNDS):
 
         def slopes(index: np.ndarray, size: int, rates: Rates) -> tuple[np.ndarray, np.ndarray]:
-            chance = sigmoid(rates.logit(user, item))
-            return np.bincount(index, label - chance, size), np.bincount(index, chance * (1 - chance), size)
+            left, weight = beyond_rates(label, rates.logit(user, item))
+            return np.bincount(index, left, size), np.bincount(index, weight, size)
 
         effect, by_user = _drawn_to_zero(found.user, *slopes(user, users, found), by_user)
         found = Rates(found.base, effect, found.item, found.content)
@@ -151,9 +157,9 @@ def signals_of(
     logits = [rates[target][block].logit(user, item) for target in labels]
     left, weight = np.zeros(len(seen)), np.zeros(len(seen))
     for label, logit in zip(labels.values(), logits, strict=True):
-        chance = sigmoid(logit)
-        left += label[seen] - chance
-        weight += chance * (1 - chance)
+        of_target, weight_of_target = beyond_rates(label[seen], logit)
+        left += of_target
+        weight += weight_of_target
     repeats = max(float(left @ left) / max(float(weight.sum()), 1e-12), 1e-3)
     told = [label[seen] for label in labels.values()]
     return Signals(user, item, evidence.users, evidence.items, told, logits, left / repeats, weight / repeats, repeats)

@@ -284,11 +284,6 @@ def published_figure(task: str, case: Case, epochs: int, metric: str) -> float |
     return float(found) if path and isinstance(found, int | float) else None
 
 
-def _is_of_these_rows(result: Result, split: str | None, base: Inputs) -> bool:
-    """False for a run of rows that step 1 has since replaced by others; how many another split has is not known."""
-    return base.train_rows is None or split != base.split or result.rows["train"] == base.train_rows
-
-
 def _is_of_baseline(result: Result, task: str, model: Baseline, base: Inputs) -> bool:
     expected: dict[str, Any] = {"split": base.split, "loss": model.loss}
     if model.features:
@@ -301,7 +296,6 @@ def _is_of_baseline(result: Result, task: str, model: Baseline, base: Inputs) ->
         folds = base.folds if base.evidence == "train" else 0
         expected |= {"evidence": base.evidence, "scaling": base.scaling, "folds": folds}
     same = all(result.protocol[name] == value for name, value in expected.items())
-    same = same and _is_of_these_rows(result, base.split, base)
     return same and (result.task, result.model) == (task, model.name)
 
 
@@ -311,6 +305,9 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
     Args:
         base: how the user's own inputs are made, in place of what the case leaves open.
     """
+    same_split = base.train_rows is not None and result.protocol["split"] == base.split
+    if same_split and result.rows["train"] != base.train_rows:  # step 1 has since made other rows
+        return False
     if case.model in BASELINES:
         return _is_of_baseline(result, task, BASELINES[case.model], base)
     inputs = case.inputs.within(base)
@@ -330,8 +327,6 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
         "loss": loss,
     }
     protocol["folds"] = inputs.folds if inputs.evidence == "train" else 0
-    if not _is_of_these_rows(result, inputs.split, base):
-        return False
     return all(getattr(result, name) == value for name, value in expected.items()) and all(
         result.protocol[name] == value for name, value in protocol.items()
     )

@@ -1,4 +1,8 @@
-"""The studies' tables as Markdown and CSV under `saved_path/tables/`, made from results.jsonl alone."""
+"""The studies' tables as Markdown and CSV under `saved_path/tables/`.
+
+They are made from results.jsonl; intervals and calibration errors also from the scores that have been kept of test rows
+and from the true probabilities where the data are simulated.
+"""
 
 import csv
 import io
