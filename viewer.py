@@ -314,7 +314,7 @@ def _roc_plot(task: str, runs: list[Predicted]) -> str:
 def _reliability_plot(task: str, runs: list[Predicted]) -> str:
     curves = {name: _lists((said, seen)) for name, said, seen in map(reliability_curve, runs)}
     figure = lines(curves, x="mean prediction", y="share of positives", diagonal=True, markers=True)
-    told = " (on the true probabilities)" if runs[0].truth is not None else ""
+    told = ", in brackets that on true probabilities" if runs[0].truth is not None else ""
     title = f"{task}: calibration, with the expected error{told} ({protocol_words([one.result for one in runs])})"
     return plot_html(figure, title, f"reliability_{task}")
 
