@@ -44,10 +44,11 @@ from mma4ctr.console import (
     whole_number,
 )
 from mma4ctr.datasets import split_task
+from mma4ctr.interactions import features_artifact, interactions_artifact, user_embedding_artifact
 from mma4ctr.matrix import MADE_BY, columns_made, split_variant, variant_kind
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.parallel import cores
-from mma4ctr.paths import Paths, load_paths
+from mma4ctr.paths import SWEEP, Paths, load_paths
 from mma4ctr.results import Result, read_results, run_id_of
 from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, cases_of, prepared_inputs
 from mma4ctr.tables import write_tables
@@ -123,11 +124,9 @@ def own_paths(paths: Paths, inputs: Inputs, base: Inputs) -> Paths:
     if inputs == base:
         return paths
     name = f"{inputs.split}-{inputs.evidence}-{inputs.length}-{inputs.scaling}"
-    own = replace(paths, user_embedding=paths.user_embedding / "sweep" / name, matrix=paths.matrix / "sweep" / name)
+    own = replace(paths, user_embedding=paths.user_embedding / SWEEP / name, matrix=paths.matrix / SWEEP / name)
     if inputs.split != base.split:
-        own = replace(
-            own, graph=paths.graph / "sweep" / str(inputs.split), modal=paths.modal / "sweep" / str(inputs.split)
-        )
+        own = replace(own, graph=paths.graph / SWEEP / str(inputs.split), modal=paths.modal / SWEEP / str(inputs.split))
     return own
 
 
@@ -144,8 +143,8 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
     """Steps 1 to 3 for a protocol, where they are not made yet; returns its folders."""
     dataset, _ = split_task(task)
     own = own_paths(paths, inputs, base)
-    graph = read_artifact(paths.graph / dataset, "preprocess_inter.py")
-    modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
+    graph = interactions_artifact(paths, dataset)
+    modal = features_artifact(paths, dataset)
     if own.graph != paths.graph:
         split, folder = str(inputs.split), own.graph / dataset
         other = finished(folder, {"split": split}, {"interactions": graph.fingerprint})
@@ -167,9 +166,9 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
     """Step 4 for one variant, where it is not made yet."""
     dataset, _ = split_task(task)
     inputs = {
-        "interactions": read_artifact(own.graph / dataset, "preprocess_inter.py").fingerprint,
-        "modalities": read_artifact(own.modal / dataset, "preprocess_multimodal.py").fingerprint,
-        "user embedding": read_artifact(own.user_embedding / task, "get_user_embedding.py").fingerprint,
+        "interactions": interactions_artifact(own, dataset).fingerprint,
+        "modalities": features_artifact(own, dataset).fingerprint,
+        "user embedding": user_embedding_artifact(own, task).fingerprint,
     }
     folder = own.matrix / task / variant
     if not finished(folder, {"scaling": scaling, **columns_made(variant)}, inputs):
@@ -348,7 +347,7 @@ def main() -> int:
     training_rows = {}
     for task in tasks:
         dataset, _ = split_task(task)
-        modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
+        modal = features_artifact(paths, dataset)
         base = prepared_inputs(paths, task)
         training_rows[task] = base.train_rows or 0
         known = variants_for(paths, task)

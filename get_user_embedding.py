@@ -26,7 +26,7 @@ from scipy import sparse
 from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
 from mma4ctr.datasets import split_task
-from mma4ctr.interactions import TRAIN, Interactions, load_interactions, sums_of_others
+from mma4ctr.interactions import TRAIN, Interactions, features_artifact, load_interactions, sums_of_others
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.reduce import column_range
@@ -211,7 +211,7 @@ def write_user_embedding(
     """Do the whole step for one task; returns the artifact and the number of users."""
     dataset, target = split_task(task)
     data = load_interactions(paths, dataset)
-    modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
+    modal = features_artifact(paths, dataset)
     check_made_from(modal, interactions=data.artifact)
     label = data.label(target)
     labels_seen = np.unique(label[data.split == TRAIN])

@@ -24,12 +24,13 @@ Started by torchrun, several processes train together, each with its share of ev
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import torch
 from safetensors.torch import save_file
 
@@ -47,8 +48,9 @@ from mma4ctr.console import (
     whole_number,
 )
 from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
-from mma4ctr.export import export_onnx
-from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, load_step_inputs, variant_kind, with_features
+from mma4ctr.export import onnx_model
+from mma4ctr.files import own_file_replaced
+from mma4ctr.matrix import FactorMatrix, load_matrix, load_step_inputs, read_matrix, with_features
 from mma4ctr.metrics import Scores, score_predictions
 from mma4ctr.network import Network, automatic_batch_size
 from mma4ctr.paths import Paths, load_paths
@@ -66,6 +68,7 @@ from mma4ctr.tasks import (
     variants_for,
 )
 from mma4ctr.training import INTERRUPTS, LOSSES, MLP, Epoch, Outcome, TrainSettings, train
+from mma4ctr.user_output import user_output
 
 # With fewer positives among the test rows AUC is told with its interval.
 FEW_POSITIVES = 100
@@ -84,6 +87,30 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
     return {"model": "MMa4CTR", **features, **training}
 
 
+def _predictions_kept(names: Iterable[str]) -> int:
+    """How much a run keeps of its test predictions: 2 all arrays, 1 the scores alone, 0 nothing."""
+    return 2 if "predictions" in names else int("scores" in names)
+
+
+def fuller_run(
+    folder: Path, settings: dict[str, Any], inputs: dict[str, str], arrays: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """The test predictions of a finished run of the same settings that keeps more than `arrays`; else None.
+
+    A sweep keeps less of a run than mlp.py does, so it must not replace the folder of one.
+    """
+    try:
+        run = read_artifact(folder, "mlp.py")
+        same = run.settings == orjson.loads(orjson.dumps(settings)) and run.manifest["inputs"] == inputs
+        if same and _predictions_kept(run.array_names) > _predictions_kept(arrays):
+            for name in run.manifest["files"]:
+                run.file(name)
+            return run.array("predictions" if "predictions" in run.array_names else "scores")
+    except UserError:
+        pass  # not there, or damaged: it is written anew
+    return None
+
+
 def finish_run(
     paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str, *, keep: str = "all"
 ) -> Result:
@@ -98,33 +125,34 @@ def finish_run(
     identity = run_settings(matrix.settings, settings)
     run_id = run_id_of(identity, matrix.fingerprint)
     label = test.label.cpu().numpy()
+    folder = run_folder(paths, matrix.settings["task"], run_id)
+    inputs = {"matrix": matrix.fingerprint}
     scores: Scores | None = None
     test_seconds = 0.0
+    arrays: dict[str, np.ndarray] = {}
     if outcome.weights:
         watch = Stopwatch()
         logits, hidden = predict(Network(outcome.weights), matrix, test)
         probability = torch.sigmoid(logits).cpu().numpy()
         test_seconds = watch.seconds
+        if keep == "scores":
+            arrays = {"scores": probability}
+        if keep == "all":
+            arrays = {"rows": test.rows, "predictions": probability, "hidden": hidden.cpu().numpy()}
+    fuller = fuller_run(folder, identity, inputs, arrays)
+    if fuller is not None and outcome.weights:
+        probability = fuller  # so that the line in results.jsonl is about the predictions that are kept
+    if outcome.weights:
         scores = score_predictions(label, probability, user[test.rows])
-    with ArtifactWriter(
-        run_folder(paths, matrix.settings["task"], run_id),
-        step=5,
-        made_by="mlp.py",
-        settings=identity,
-        inputs={"matrix": matrix.fingerprint},
-    ) as writer:
-        writer.json("history", [asdict(epoch) for epoch in outcome.history])
-        if outcome.weights:
-            save_file(
-                {name: value.cpu() for name, value in outcome.weights.items()}, writer.building / "model.safetensors"
-            )
-        if outcome.weights and keep == "scores":
-            writer.array("scores", probability)
-        if outcome.weights and keep == "all":
-            writer.array("rows", test.rows)
-            writer.array("predictions", probability)
-            writer.array("hidden", hidden.cpu().numpy())
-        writer.manifest["rows"] = {"test": len(test)}
+    if fuller is None:
+        with ArtifactWriter(folder, step=5, made_by="mlp.py", settings=identity, inputs=inputs) as writer:
+            writer.json("history", [asdict(epoch) for epoch in outcome.history])
+            if outcome.weights:
+                weights = {name: value.cpu() for name, value in outcome.weights.items()}
+                save_file(weights, writer.building / "model.safetensors")
+            for name, values in arrays.items():
+                writer.array(name, values)
+            writer.manifest["rows"] = {"test": len(test)}
     groups = {"train": matrix.train, "valid": matrix.valid, "test": test}
     result = Result(
         run_id=run_id,
@@ -240,18 +268,25 @@ def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
     watch = Stopwatch()
     result = find_run(paths, arguments.run)
     if arguments.onnx:
-        matrix = read_artifact(paths.matrix / result.task / result.variant, MADE_BY[variant_kind(result.variant)])
-        export_onnx(load_network(paths, result), matrix, arguments.onnx)
+        matrix = read_matrix(paths, result.task, result.variant)
+        model = onnx_model(load_network(paths, result), matrix)
+        with user_output(arguments.onnx, paths, "--onnx") as file:
+            file.write(model)
         note(f"wrote {arguments.onnx}: {matrix.manifest['in_features']} unscaled features to a probability")
     if arguments.predict:
         if not arguments.predict.is_file():
             raise UserError(f"--predict {arguments.predict}: there is no such file")
         written = arguments.output or paths.saved / "predictions" / f"{result.run_id}-{arguments.predict.stem}.tsv"
         scorer = load_scorer(paths, result)
-        if arguments.top:
-            count, unknown = top_items(scorer, arguments.predict, arguments.top, written)
+        if arguments.output:
+            output = user_output(written, paths, "--output", reads=[arguments.predict])
         else:
-            count, unknown = score_pairs(scorer, arguments.predict, written)
+            output = own_file_replaced(written)
+        with output as file:
+            if arguments.top:
+                count, unknown = top_items(scorer, arguments.predict, arguments.top, file)
+            else:
+                count, unknown = score_pairs(scorer, arguments.predict, file)
         if unknown:
             warn(f"{arguments.predict}: {unknown:,} have a user or an item that no kept row has; the mean one stood in")
         closing_line(5, str(written), count, watch, unit="users" if arguments.top else "pairs")

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, demand_space, read_artifact, write_values
+from mma4ctr.arrays import StoredArray, write_values
+from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
 from mma4ctr.datasets import find_datasets

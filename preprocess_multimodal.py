@@ -10,7 +10,7 @@ held. An item without a modality gets the column mean and is marked. No label is
     python preprocess_multimodal.py --dataset wechat --width visual=128 textual=73
 
 Items that came later have features and no row in step 1. Those that a file asks for are reduced in the same way, into
-modal_path/<dataset>.new/, and mlp.py --predict scores them by their content:
+modal_path/new-items/<dataset>/, and mlp.py --predict scores them by their content:
 
     python preprocess_multimodal.py --dataset wechat --new-items pairs.tsv
 """
@@ -24,13 +24,14 @@ import pyarrow as pa
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, check_made_from, demand_space, read_artifact
+from mma4ctr.arrays import StoredArray
+from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, unknown_name, warn, whole_number
 from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
 from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, shown_id
 from mma4ctr.datasets.columns import Ids, ids_of
-from mma4ctr.interactions import IdIndex, id_names
+from mma4ctr.interactions import IdIndex, features_artifact, id_names, interactions_artifact
 from mma4ctr.newitems import new_items_folder
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
@@ -269,7 +270,7 @@ def new_items(file: Path, known: IdIndex) -> Ids:
 def write_new_features(raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines) -> int:
     """The features of the items in a TSV that step 1 has no row of, reduced as those of its items are: the same files
     are read, the same items fitted. Returns how many have features; raises `UserError`."""
-    modal = read_artifact(paths.modal / raw.name, "preprocess_multimodal.py")
+    modal = features_artifact(paths, raw.name)
     check_made_from(modal, interactions=interactions)
     kept = interactions.array("item_ids")
     new = new_items(file, IdIndex(kept))
@@ -378,7 +379,7 @@ def main() -> None:
     workers = workers_at(arguments.ray, Path(__file__).parent)
     rows, written = 0, []
     for present in find_datasets(paths, arguments.dataset):
-        interactions = read_artifact(paths.graph / present.name, "preprocess_inter.py")
+        interactions = interactions_artifact(paths, present.name)
         # The track is step 1's choice.
         raw = open_dataset(kinds[present.name], paths, interactions.settings["track"])
         assert raw is not None

@@ -17,10 +17,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
+from mma4ctr.artifacts import MANIFEST, Artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, print_table, run
 from mma4ctr.datasets import known_datasets
-from mma4ctr.interactions import load_interactions
+from mma4ctr.interactions import interactions_artifact, load_interactions
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.plotting import COLORS, line_styles, panels, save_figure, set_title
 from mma4ctr.results import Result, read_history, read_results
@@ -160,7 +160,7 @@ def main() -> None:
     paths = load_paths(arguments.paths)
     names = [name for name in prepared_datasets(paths) if not arguments.dataset or name in arguments.dataset]
     tasks = chosen_tasks(paths, arguments)
-    artifacts = {name: read_artifact(paths.graph / name, "preprocess_inter.py") for name in names}
+    artifacts = {name: interactions_artifact(paths, name) for name in names}
     layout = statistics_layout(artifacts)
     write_layout(paths.saved / "tables" / "statistics", "statistics", layout)
     print_table("Data as step 1 keeps them", layout.header, [[text for text, _ in row] for row in layout.rows])

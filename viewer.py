@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_curve
 
-from mma4ctr.artifacts import read_artifact, write_file
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
 from mma4ctr.datasets import split_task
-from mma4ctr.interactions import Interactions
-from mma4ctr.matrix import load_matrix, load_step_inputs
+from mma4ctr.files import write_own_file
+from mma4ctr.interactions import Interactions, interactions_artifact
+from mma4ctr.matrix import load_matrix, load_step_inputs, read_matrix
 from mma4ctr.metrics import reliability
 from mma4ctr.oracle import chances_of_test_rows
 from mma4ctr.paths import Paths, load_paths
@@ -36,8 +36,8 @@ from mma4ctr.results import (
     newest_of_each,
     read_history,
     read_results,
+    read_run,
     results_rows,
-    run_folder,
 )
 from mma4ctr.studies import STUDIES
 from mma4ctr.tables import Layout, layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
@@ -84,8 +84,8 @@ def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[P
     for result in newest_of_each(
         [r for r in results if r.task == task and r.model == "MMa4CTR"], keeps_predictions(paths)
     ):
-        artifact = read_artifact(run_folder(paths, task, result.run_id), "mlp.py")
-        matrix = read_artifact(paths.matrix / task / result.variant, "cross_matrix.py")
+        artifact = read_run(paths, result)
+        matrix = read_matrix(paths, task, result.variant)
         if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint or matrix.manifest["inputs"] != made_from:
             note(f"{task} {result.variant}: run {result.run_id} is of other data than those there now, left out")
             continue
@@ -269,7 +269,7 @@ def write_report(
     shown = Layout(
         "The newest run of each task, model, variant and protocol.", header, [[(c, False) for c in r] for r in rows]
     )
-    graphs = {name: read_artifact(paths.graph / name, "preprocess_inter.py") for name in datasets}
+    graphs = {name: interactions_artifact(paths, name) for name in datasets}
     sections = [
         Section(
             "Protocol",
@@ -296,7 +296,7 @@ def write_report(
     ]
     path = paths.saved / "report.html"
     about = "Made from results.jsonl and the artifacts of the steps. A result without its protocol is not a result."
-    write_file(path, page("MMa4CTR report", about, sections).encode())
+    write_own_file(path, page("MMa4CTR report", about, sections).encode())
     return path
 
 

@@ -106,17 +106,26 @@ class Training:
         own = HERE / f"{self.model.name.lower()}.yaml"
         return [HERE / f"{of_data}.yaml", *([own] if own.is_file() else [])]
 
-    def run_id(self, mark: int) -> str:
-        """The run's name, made from its settings and the fingerprint of its inputs."""
-        identity = {
+    def settings(self, mark: int) -> dict[str, Any]:
+        """Everything that decides a result, besides its inputs."""
+        return {
             "model": self.model.name,
             "task": self.prepared.task,
             "epochs": mark,
             "seed": self.seed,
             "yaml": [path.read_text() for path in self.yaml],
         }
-        inputs = self.prepared.matrix_of(self.model) or self.prepared.data.artifact
-        return run_id_of(identity, inputs.fingerprint)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The fingerprint of what it learns from: the matrix, or where it sees ids only the interactions."""
+        matrix = self.prepared.matrix_of(self.model)
+        name, artifact = ("matrix", matrix) if matrix else ("interactions", self.prepared.data.artifact)
+        return {name: artifact.fingerprint}
+
+    def run_id(self, mark: int) -> str:
+        """The run's name, made from its settings and the fingerprint of its inputs."""
+        return run_id_of(self.settings(mark), *self.inputs.values())
 
 
 def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
@@ -303,8 +312,8 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         run_folder(prepared.paths, prepared.task, result.run_id),
         step=5,
         made_by="comp.py",
-        settings={"model": model.name, "seed": training.seed, "epochs": mark},
-        inputs={"interactions": data.artifact.fingerprint},
+        settings=training.settings(mark),
+        inputs=training.inputs,
     ) as writer:
         writer.array("scores", score)
         writer.manifest["rows"] = {"test": len(test)}

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mma4ctr.artifacts import write_file
 from mma4ctr.console import UserError, note, parser, run
 from mma4ctr.datasets import known_datasets, tasks_of
+from mma4ctr.files import write_file
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results

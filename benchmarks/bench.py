@@ -32,9 +32,9 @@ from pyarrow import csv
 import get_user_embedding
 import preprocess_multimodal
 from benchmarks import plain
-from mma4ctr.artifacts import write_file
 from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, print_table, progress, run, whole_number
 from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
+from mma4ctr.files import write_file
 from mma4ctr.interactions import IdIndex, Interactions
 from mma4ctr.matrix import FactorMatrix, load_matrix
 from mma4ctr.network import Adam, Network
@@ -342,7 +342,8 @@ def score_drawn(paths: Paths, pairs: Path, written: Path) -> float:
         csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none"),
     )
     watch = Stopwatch()
-    score_pairs(scorer, pairs, written)
+    with written.open("wb") as file:
+        score_pairs(scorer, pairs, file)
     return watch.seconds
 
 

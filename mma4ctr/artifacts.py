@@ -1,41 +1,46 @@
 """Artifact folders: arrays and a manifest.json, written whole or not at all.
 
-A folder is built under a temporary name beside its final one, every file is synced, and only then renamed, so
-whatever bears the final name is complete. The manifest records the settings, the row counts, the hash of every file
-and the fingerprint of each input artifact. A step that reads two artifacts checks that one was made from the other as
-it is now; a file is hashed before it is used, and refused where it is not what was written.
+A folder is built under a temporary name beside its final one, every file is synced, and only then it takes its final
+name, so whatever bears the final name is complete. The manifest records the settings, the row counts, the hash of
+every file and the fingerprint of each input artifact. A step that reads two artifacts checks that one was made from
+the other as it is now; a file is hashed before it is used, and refused where it is not what was written.
+
+An artifact replaces only an artifact of the same step for the same data set, task and variant, and only where no other
+file lies in its folder. Everything else in its place is refused, so a wrong path.json destroys nothing.
 """
 
-import fcntl
 import hashlib
-import math
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TextIO, cast
+from typing import Any, Self
 
 import numpy as np
 import orjson
 
+from mma4ctr.arrays import ArrayStream
 from mma4ctr.console import UserError
+from mma4ctr.files import sync
+from mma4ctr.folders import (
+    UNDER_CONSTRUCTION,
+    abandon_building,
+    building_of,
+    finish_building,
+    retired_of,
+    start_building,
+)
+from mma4ctr.locks import locked
 from mma4ctr.parallel import in_order
 
 MANIFEST = "manifest.json"
 # What the fingerprint stands for. Sources (paths and dates of raw files) stay out: same content, same artifact.
-SEALED = ("step", "settings", "inputs", "files")
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+FINGERPRINTED = ("step", "settings", "inputs", "files")
+# Settings that say what an artifact is of; its folder is named after them.
+IDENTITY = ("dataset", "task", "variant")
 
 
 def _sha256(path: Path) -> str:
@@ -43,9 +48,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _seal(path: Path) -> dict[str, Any]:
+def sync_and_hash(path: Path) -> dict[str, Any]:
     """Bring a file to disk; its size and hash."""
-    _sync(path)
+    sync(path)
     return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
@@ -60,26 +65,11 @@ def fingerprint_of(content: Any) -> str:
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-@contextmanager
-def file_replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written that takes the place of `path` in one go when the block ends well: temporary name, sync,
-    rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Replace one file in one go, see `file_replaced`."""
-    with file_replaced(path) as handle:
-        handle.write(content)
+def seal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with its fingerprint, which stands for the content, and its seal, which covers every key."""
+    sealed = {key: value for key, value in manifest.items() if key not in ("fingerprint", "seal")}
+    sealed["fingerprint"] = fingerprint_of({key: sealed.get(key) for key in FINGERPRINTED})
+    return sealed | {"seal": fingerprint_of(sealed)}
 
 
 def demand_space(folder: Path, needed: int, what: str) -> None:
@@ -98,124 +88,76 @@ def demand_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def write_values(file: Any, values: np.ndarray) -> None:
-    """Write the bytes of an array. Unlike `ndarray.tofile` it says why it fails (no space left, file too large)."""
-    file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder; None where there is none of this project."""
+    try:
+        manifest = orjson.loads((folder / MANIFEST).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    right = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict) and "fingerprint" in manifest
+    return manifest if right else None
 
 
-class ArrayStream:
-    """A `.npy` file that grows by rows; its shape is filled in when it is closed."""
+def check_replaceable(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
+    """Demand that nothing but an artifact of the same step, data set, task and variant is in a folder.
 
-    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...] = ()) -> None:
-        self.rows = 0
-        self._dtype = np.dtype(dtype)
-        self._row_shape = row_shape
-        self._file: BinaryIO = path.open("wb")
-        self._header_bytes = self._write_header()
-
-    def _write_header(self) -> int:
-        # numpy leaves room for the first dimension to grow, so the length does not depend on `rows`.
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (self.rows, *self._row_shape),
-        }
-        self._file.seek(0)
-        np.lib.format.write_array_header_1_0(self._file, header)
-        return self._file.tell()
-
-    def append(self, values: np.ndarray) -> None:
-        """Add rows; `values` is cast to the stream's dtype."""
-        write_values(self._file, np.asarray(values, dtype=self._dtype))
-        self.rows += len(values)
-
-    def close(self) -> None:
-        """Write the final shape; nothing more can be appended. Closing twice is harmless."""
-        if self._file.closed:
-            return
-        if self._write_header() != self._header_bytes:
-            raise AssertionError("the .npy header grew")
-        self._file.close()
-
-
-class StoredArray:
-    """An array in a file, of which slices of rows are read (and, of a `scratch` one, written) as they are asked for, by
-    any thread.
-
-    Unlike those of a memory map they do not stay in the process's memory. The file may lose its name meanwhile.
+    Raises:
+        UserError: Names what else is there.
     """
-
-    def __init__(self, file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self._file, self._start = file, start
-        self.shape, self.dtype = shape, dtype
-        self._row_bytes = dtype.itemsize * math.prod(shape[1:])
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        """That of a `.npy` file."""
-        file = path.open("rb")
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return cls(file, file.tell(), shape, dtype)
-
-    @classmethod
-    def scratch(cls, folder: Path, shape: tuple[int, ...], dtype: Any) -> Self:
-        """One in a file without a name that goes with it; rows must be written before they are read."""
-        folder.mkdir(parents=True, exist_ok=True)
-        return cls(cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0)), 0, shape, np.dtype(dtype))
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def _bytes_of(self, rows: slice) -> tuple[int, int]:
-        """How many rows, and where they begin in the file."""
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
-            raise IndexError("rows are read one after the other")
-        return max(0, stop - start), self._start + start * self._row_bytes
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        count, offset = self._bytes_of(rows)
-        values = np.empty((count, *self.shape[1:]), self.dtype)
-        left = memoryview(values.reshape(-1).view(np.uint8).data)
-        while left:
-            done = os.preadv(self._file.fileno(), [left], offset)
-            if not done:
-                raise OSError(f"{self._file.name}: ends before its last row")
-            left, offset = left[done:], offset + done
-        return values
-
-    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
-        count, offset = self._bytes_of(rows)
-        if values.shape != (count, *self.shape[1:]) or values.dtype != self.dtype:
-            raise ValueError(f"{values.dtype} {values.shape} for {count} rows of {self.dtype} {self.shape}")
-        left = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
-        while left:
-            done = os.pwrite(self._file.fileno(), left, offset)
-            left, offset = left[done:], offset + done
+    if not os.path.lexists(folder):
+        return
+    advice = "move it, or name another folder in path.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is no folder, and output goes there; {advice}")
+    names = {path.name for path in folder.iterdir()}
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        if names:
+            shown = min(names - {MANIFEST}, default=MANIFEST)
+            raise UserError(f"{folder}: holds {shown!r} and no manifest.json of this project; {advice}")
+        return
+    other = names - set(manifest["files"]) - {MANIFEST}
+    other |= {name for name in names if (folder / name).is_dir() and not (folder / name).is_symlink()}
+    if other:
+        raise UserError(f"{folder}: holds {min(other)!r}, which this project did not write there; {advice}")
+    if manifest.get("step") != step:
+        raise UserError(f"{folder}: holds the output of step {manifest.get('step')}, not of step {step}; {advice}")
+    known = manifest.get("settings")
+    for key in IDENTITY:
+        if isinstance(known, dict) and key in settings and known.get(key, settings[key]) != settings[key]:
+            raise UserError(f"{folder}: holds the {key} {known[key]!r}, not {settings[key]!r}; {advice}")
 
 
-def _lock(folder: Path) -> TextIO:
-    """Take the right to write a folder, for as long as the lock file `.<name>.lock` is open; raises `UserError` where
-    another process has it."""
-    path = folder.with_name(f".{folder.name}.lock")
-    while True:
-        lock = path.open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise UserError(f"{folder}: another process is writing it; wait for it to end") from None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                return lock
-        lock.close()  # its owner has removed it since it was opened
+def _remove_artifact(folder: Path) -> None:
+    """Remove an artifact that was replaced: its own files, then the folder where nothing else is left in it."""
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        return
+    for path in folder.iterdir():
+        if path.name == MANIFEST or path.name in manifest["files"]:
+            path.unlink()
+    with suppress(OSError):  # a file that someone has put there meanwhile stays
+        folder.rmdir()
+
+
+def _restore(folder: Path) -> None:
+    """Bring back the artifact of a run that was killed between the two renames of a replacement.
+
+    To be called with the lock of the folder.
+    """
+    retired = retired_of(folder)
+    if not folder.exists() and not retired.is_symlink() and _read_manifest(retired) is not None:
+        retired.rename(folder)
 
 
 class ArtifactWriter:
     """Builds one artifact folder; use as a context manager, the folder appears when the block ends well.
 
-    Raises `UserError` where another process is writing the same folder.
+    A folder that is a symbolic link is written where the link points to.
+
+    Raises:
+        UserError: Another process is writing the same folder, or something that is not an earlier output of the same
+            step is in its place.
     """
 
     def __init__(
@@ -228,8 +170,10 @@ class ArtifactWriter:
         inputs: Mapping[str, str],
         sources: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder = folder
-        self.building = folder.with_name(f".{folder.name}.partial")
+        if folder.is_symlink() and not folder.exists():
+            raise UserError(f"{folder}: is a link to a folder that is not there; correct or remove the link")
+        self.folder = folder.resolve() if folder.is_symlink() else folder
+        self.building = building_of(self.folder)
         self.manifest: dict[str, Any] = {
             "step": step,
             "made_by": made_by,
@@ -239,21 +183,20 @@ class ArtifactWriter:
             "rows": {},
         }
         self._streams: list[ArrayStream] = []
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(self.folder)
-        try:
-            shutil.rmtree(self.building, ignore_errors=True)  # left by a run that was killed
-            self.building.mkdir()
-        except OSError:
-            self._unlock()
-            raise
+        with ExitStack() as held:
+            held.enter_context(locked(self.folder))
+            _restore(self.folder)
+            self._check_place()
+            start_building(self.folder, _remove_artifact)
+            self._held = held.pop_all()
         return self
 
-    def _unlock(self) -> None:
-        Path(self._lock.name).unlink(missing_ok=True)  # before it is let go, so that nobody's new lock is removed
-        self._lock.close()
+    def _check_place(self) -> None:
+        check_replaceable(self.folder, self.manifest["step"], self.manifest["settings"])
 
     def array(self, name: str, values: np.ndarray) -> None:
         """Write one array as `<name>.npy`."""
@@ -283,33 +226,27 @@ class ArtifactWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-            else:
-                shutil.rmtree(self.building, ignore_errors=True)
-        finally:
-            self._unlock()
+        with self._held:
+            finished = False
+            try:
+                if kind is None:
+                    self._finish()
+                    finished = True
+            finally:
+                if not finished:
+                    abandon_building(self.folder)
 
     def _finish(self) -> None:
         for stream in self._streams:
             stream.close()
-        paths = sorted(self.building.iterdir())
-        self.manifest["files"] = {path.name: future.result() for path, future in in_order(_seal, paths)}
-        self.manifest["fingerprint"] = fingerprint_of({key: self.manifest[key] for key in SEALED})
+        paths = sorted(path for path in self.building.iterdir() if path.name != UNDER_CONSTRUCTION)
+        self.manifest["files"] = {path.name: future.result() for path, future in in_order(sync_and_hash, paths)}
+        self.manifest = seal(self.manifest)
         manifest = self.building / MANIFEST
         manifest.write_bytes(orjson.dumps(self.manifest, option=orjson.OPT_INDENT_2))
-        _sync(manifest)
-        _sync(self.building)
-        if self.folder.exists():
-            retired = self.folder.with_name(f".{self.folder.name}.retired")
-            shutil.rmtree(retired, ignore_errors=True)
-            self.folder.rename(retired)
-            self.building.rename(self.folder)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            self.building.rename(self.folder)
-        _sync(self.folder.parent)
+        sync(manifest)
+        self._check_place()  # once more: the building may have taken an hour
+        finish_building(self.folder, _remove_artifact)
 
 
 class Artifact:
@@ -357,23 +294,41 @@ class Artifact:
         return orjson.loads(self.file(f"{name}.json").read_bytes())
 
 
-def read_artifact(folder: Path, made_by: str) -> Artifact:
+def read_artifact(folder: Path, made_by: str, **expected: str) -> Artifact:
     """Open an artifact folder.
 
-    Raises `UserError`, naming the script `made_by` to run, where the folder or its manifest is missing, damaged, or
-    another than was written: the settings, inputs and hashes of files must have the fingerprint that it records.
+    Args:
+        folder: Where it lies.
+        made_by: The script that makes it, for messages.
+        expected: Settings that it must have, such as `task`: what the folder is named after.
+
+    Raises:
+        UserError: The folder or its manifest is missing, damaged, or another than was written (the manifest has a seal
+            over all its keys), or it is the artifact of another data set, task or variant. The message names the
+            script to run.
     """
     path = folder / MANIFEST
+    if not path.exists() and retired_of(folder).is_dir():
+        with locked(folder):
+            _restore(folder)
     try:
         manifest = orjson.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{folder}: not there yet; run {made_by} first") from None
     except (orjson.JSONDecodeError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run {made_by} again") from None
+        raise UserError(f"{path}: cannot be read ({error}); remove {folder} and run {made_by} again") from None
     if not isinstance(manifest, dict) or "fingerprint" not in manifest:
-        raise UserError(f"{path}: not a manifest of this project; run {made_by} again")
-    if manifest["fingerprint"] != fingerprint_of({key: manifest.get(key) for key in SEALED}):
+        raise UserError(f"{path}: not a manifest of this project; move {folder} and run {made_by} again")
+    if "seal" not in manifest:
+        raise UserError(f"{path}: was written by an earlier version of this project; run {made_by} again")
+    if seal(manifest) != manifest:
         raise UserError(f"{path}: was changed since it was written, its fingerprint is another; run {made_by} again")
+    for key, value in expected.items():
+        if manifest["settings"].get(key) != value:
+            raise UserError(
+                f"{folder}: holds the {key} {manifest['settings'].get(key)!r} where {value!r} belongs; move it to its "
+                f"own folder, or remove it and run {made_by} again"
+            )
     return Artifact(folder, manifest)
 
 

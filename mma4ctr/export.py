@@ -1,10 +1,8 @@
 """A trained network as ONNX, for services that have no torch: from unscaled feature rows to probabilities."""
 
-from pathlib import Path
-
 import numpy as np
 
-from mma4ctr.artifacts import Artifact, write_file
+from mma4ctr.artifacts import Artifact
 from mma4ctr.console import UserError
 from mma4ctr.network import Network
 
@@ -18,8 +16,8 @@ def scaling_of(matrix: Artifact) -> tuple[np.ndarray, np.ndarray]:
     return shift.astype(np.float32), scale.astype(np.float32)
 
 
-def export_onnx(network: Network, matrix: Artifact, written: Path) -> None:
-    """Write `written`: input `features` float32 (batch, in_features), the columns before scaling; output `probability`
+def onnx_model(network: Network, matrix: Artifact) -> bytes:
+    """An ONNX model: input `features` float32 (batch, in_features), the columns before scaling; output `probability`
     float32 (batch,).
 
     Raises `UserError` where the onnx package is not there.
@@ -61,4 +59,5 @@ def export_onnx(network: Network, matrix: Artifact, written: Path) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
     onnx.checker.check_model(model)
-    write_file(written, model.SerializeToString())
+    content: bytes = model.SerializeToString()
+    return content

@@ -129,9 +129,24 @@ class Interactions:
         return len(self.user)
 
 
+def interactions_artifact(paths: Paths, dataset: str) -> Artifact:
+    """The output of step 1 for a data set; raises `UserError` as `read_artifact` does."""
+    return read_artifact(paths.graph / dataset, "preprocess_inter.py", dataset=dataset)
+
+
+def features_artifact(paths: Paths, dataset: str) -> Artifact:
+    """The output of step 2 for a data set; raises `UserError` as `read_artifact` does."""
+    return read_artifact(paths.modal / dataset, "preprocess_multimodal.py", dataset=dataset)
+
+
+def user_embedding_artifact(paths: Paths, task: str) -> Artifact:
+    """The output of step 3 for a task; raises `UserError` as `read_artifact` does."""
+    return read_artifact(paths.user_embedding / task, "get_user_embedding.py", task=task)
+
+
 def load_interactions(paths: Paths, dataset: str) -> Interactions:
     """Read the arrays of step 1; raises `UserError` where they are missing or not what step 1 wrote."""
-    artifact = read_artifact(paths.graph / dataset, "preprocess_inter.py")
+    artifact = interactions_artifact(paths, dataset)
     names = ("user", "item", "device", "time", "split", "user_ids", "item_ids")
     reads = dict(in_order(artifact.array, names))  # all of them done, so that no thread is left where one is refused
     return Interactions(artifact, **{name: read.result() for name, read in reads.items()})

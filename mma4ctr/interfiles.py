@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from mma4ctr.artifacts import StoredArray
+from mma4ctr.arrays import StoredArray
 from mma4ctr.interactions import SPLIT_NAMES
 from mma4ctr.parallel import in_order
 

@@ -23,7 +23,15 @@ import torch
 from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.console import UserError, unknown_name
 from mma4ctr.datasets import split_task
-from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions, load_interactions
+from mma4ctr.interactions import (
+    TEST,
+    TRAIN,
+    VALID,
+    Interactions,
+    features_artifact,
+    load_interactions,
+    user_embedding_artifact,
+)
 from mma4ctr.paths import Paths
 from mma4ctr.plus import COLUMNS, GROUPS, PairTable, plus_tables
 from mma4ctr.rates import Evidence
@@ -221,8 +229,8 @@ def load_step_inputs(paths: Paths, task: str) -> StepInputs:
     """Steps 1 to 3 of a task; raises `UserError` where one is missing or made from something else."""
     dataset, _ = split_task(task)
     data = load_interactions(paths, dataset)
-    modal = read_artifact(paths.modal / dataset, "preprocess_multimodal.py")
-    embedding = read_artifact(paths.user_embedding / task, "get_user_embedding.py")
+    modal = features_artifact(paths, dataset)
+    embedding = user_embedding_artifact(paths, task)
     check_made_from(modal, interactions=data.artifact)
     check_made_from(embedding, interactions=data.artifact, modalities=modal)
     return StepInputs(task, data, modal, embedding)
@@ -365,13 +373,19 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
     return in_features
 
 
+def read_matrix(paths: Paths, task: str, variant: str) -> Artifact:
+    """The artifact of a feature matrix; raises `UserError` as `read_artifact` does."""
+    made_by = MADE_BY[variant_kind(variant)]
+    return read_artifact(paths.matrix / task / variant, made_by, task=task, variant=variant)
+
+
 def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> FactorMatrix:
     """Read a feature matrix and the rows of the split onto a device.
 
     Raises `UserError` where it is missing, was made from something else, or a part of the split has one class only.
     """
     _, target = split_task(task)
-    artifact = read_artifact(paths.matrix / task / variant, MADE_BY[variant_kind(variant)])
+    artifact = read_matrix(paths, task, variant)
     inputs = load_step_inputs(paths, task)
     data = inputs.data
     check_made_from(

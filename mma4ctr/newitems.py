@@ -14,7 +14,7 @@ from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
 from mma4ctr.console import warn
 from mma4ctr.datasets import split_task
 from mma4ctr.matrix import StepInputs, split_variant
-from mma4ctr.paths import Paths
+from mma4ctr.paths import NEW_ITEMS, Paths
 from mma4ctr.plus import item_content
 from mma4ctr.reduce import WIDEST_ITEM_PART, at_most, concat, cross
 from mma4ctr.tasks import content_modalities, variants_for
@@ -23,7 +23,7 @@ from mma4ctr.tastes import placed
 
 def new_items_folder(paths: Paths, dataset: str) -> Path:
     """Where step 2 leaves their features."""
-    return paths.modal / f"{dataset}.new"
+    return paths.modal / NEW_ITEMS / dataset
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
     folder = new_items_folder(paths, split_task(inputs.task)[0])
     if not (folder / MANIFEST).is_file():
         return None
-    artifact = read_artifact(folder, "preprocess_multimodal.py --new-items")
+    artifact = read_artifact(folder, "preprocess_multimodal.py --new-items", dataset=folder.name)
     if artifact.manifest["inputs"]["modalities"] != inputs.modal.fingerprint:
         warn(f"{folder}: passed over, step 2 has run since; run preprocess_multimodal.py --new-items again")
         return None

@@ -6,6 +6,7 @@ each described in a TOML file or in place; see mma4ctr/datasets/description.py.
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,9 @@ OPTIONAL = {"temp_path": "temp", "feed_embedding": "feed_embeddings.csv"}
 # Without these, and with data sets of one's own, there are only the latter.
 BUILT_IN = {"wechat": "wechat_dataset_path", "tiktok": "tiktok_dataset_path"}
 OWN = "datasets"
+# Where step 2 keeps the features of new items, below modal_path; the sweep's own artifacts lie below `sweep` in each.
+NEW_ITEMS = "new-items"
+SWEEP = "sweep"
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,82 @@ class Paths:
         """The file with one line per finished run."""
         return self.saved / "results.jsonl"
 
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """The folders that the steps write to, by their key in path.json."""
+        return {
+            "graph_path": self.graph,
+            "modal_path": self.modal,
+            "user_embedding_path": self.user_embedding,
+            "matrix_path": self.matrix,
+            "torch_model_path": self.torch_model,
+            "saved_path": self.saved,
+            "temp_path": self.temp,
+        }
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The study's raw files that path.json names, and path.json itself, by key."""
+        named = {BUILT_IN[name]: getattr(self, name) for name in self.built_in}
+        if "wechat" in self.built_in:
+            named["feed_embedding"] = self.feed_embedding
+        return named | {"path.json": self.file}
+
+    def refuse_input(self, key: str, place: Path) -> None:
+        """Demand that raw data do not lie in a folder that a step writes to.
+
+        Args:
+            key: What names the data, for the message.
+            place: A file or folder that is read.
+
+        Raises:
+            UserError: Names both keys.
+        """
+        for output, folder in self.outputs.items():
+            if holds(folder, place):
+                raise UserError(
+                    f"{self.file}: {output!r} ({folder}) holds what {key!r} reads ({place}); name another folder"
+                )
+
+
+def _identity(place: Path) -> object:
+    """What tells a file or folder: its inode where it is there, else its path without links."""
+    try:
+        status = place.stat()
+    except (OSError, ValueError):
+        return os.path.normcase(os.path.realpath(place))
+    return status.st_dev, status.st_ino
+
+
+def holds(folder: Path, place: Path) -> bool:
+    """True where `place` is the folder, or lies in it, by whatever names and links both are given."""
+    inside = Path(os.path.realpath(place))
+    return _identity(folder) in map(_identity, (inside, *inside.parents))
+
+
+def _check_folders(paths: Paths) -> None:
+    """Demand a folder of its own for each output, and none that holds what is read; raises `UserError`."""
+    outputs = list(paths.outputs.items())
+    for number, (key, folder) in enumerate(outputs):
+        for other, place in outputs[number + 1 :]:
+            outside, inside = holds(folder, place), holds(place, folder)
+            if outside and inside:
+                raise UserError(f"{paths.file}: {key!r} and {other!r} are one folder ({folder}); give each its own")
+            if outside or inside:
+                inner, outer = (other, key) if outside else (key, other)
+                raise UserError(
+                    f"{paths.file}: {inner!r} ({paths.outputs[inner]}) lies inside {outer!r} "
+                    f"({paths.outputs[outer]}); give each a folder of its own"
+                )
+    for key, place in paths.inputs.items():
+        paths.refuse_input(key, place)
+
 
 def load_paths(file: str | Path) -> Paths:
     """Read a path.json.
 
     Raises `UserError` for a file that cannot be read, a missing key (with the nearest spelling that is there) or
-    a value that is no path.
+    a value that is no path, and where two outputs share a folder, lie in each other, or hold raw data.
     """
     file = Path(file).absolute()
     try:
@@ -100,7 +174,7 @@ def load_paths(file: str | Path) -> Paths:
     parent = file.parent / values["parent_folder"]
     dataset = parent / values["dataset_path"]
     wechat = dataset / values["wechat_dataset_path"]
-    return Paths(
+    paths = Paths(
         file=file,
         wechat=wechat,
         tiktok=dataset / values["tiktok_dataset_path"],
@@ -115,3 +189,5 @@ def load_paths(file: str | Path) -> Paths:
         built_in=tuple(name for name, key in BUILT_IN.items() if key in content),
         described=described,
     )
+    _check_folders(paths)
+    return paths

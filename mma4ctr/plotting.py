@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mma4ctr.artifacts import write_file
+from mma4ctr.files import write_own_file
 from mma4ctr.paths import Paths
 from mma4ctr.results import Result
 
@@ -91,5 +91,5 @@ def save_figure(figure: Figure, paths: Paths, name: str) -> Path:
     for kind in ("png", "svg"):
         content = io.BytesIO()
         figure.savefig(content, format=kind, metadata={"Date": None} if kind == "svg" else None)
-        write_file(path.with_suffix(f".{kind}"), content.getvalue())
+        write_own_file(path.with_suffix(f".{kind}"), content.getvalue())
     return path

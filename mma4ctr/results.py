@@ -5,7 +5,6 @@
 prints the newest result of every task, model and variant.
 """
 
-import fcntl
 import os
 import re
 import subprocess
@@ -19,10 +18,11 @@ from typing import Any, get_origin, get_type_hints
 import numpy as np
 import orjson
 
-from mma4ctr.artifacts import fingerprint_of, read_artifact
+from mma4ctr.artifacts import Artifact, fingerprint_of, read_artifact
 from mma4ctr.console import UserError, parser, print_table, run, warn
 from mma4ctr.datasets import split_task
-from mma4ctr.interactions import SPLIT_NAMES
+from mma4ctr.interactions import SPLIT_NAMES, interactions_artifact
+from mma4ctr.locks import locked
 from mma4ctr.oracle import oracle_auc
 from mma4ctr.paths import Paths, load_paths
 
@@ -113,8 +113,7 @@ def append_result(path: Path, result: Result) -> None:
     """Add one line, whole and synced, however many processes write at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = orjson.dumps(asdict(result)) + b"\n"
-    with path.open("a+b") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(path, wait=True), path.open("a+b") as handle:
         size = handle.seek(0, os.SEEK_END)
         if size:
             handle.seek(size - 1)
@@ -191,10 +190,24 @@ def run_folder(paths: Paths, task: str, run_id: str) -> Path:
     return paths.torch_model / task / run_id
 
 
+def read_run(paths: Paths, result: Result) -> Artifact:
+    """The folder of a run.
+
+    Raises:
+        UserError: It is missing or damaged, or holds another run: a run's id is made from its settings and inputs.
+    """
+    folder = run_folder(paths, result.task, result.run_id)
+    artifact = read_artifact(folder, "mlp.py" if result.model == "MMa4CTR" else "comp.py")
+    found = run_id_of(artifact.settings, *artifact.manifest["inputs"].values())
+    if found != result.run_id:
+        raise UserError(f"{folder}: holds the run {found}, not {result.run_id}; move it to its own folder or remove it")
+    return artifact
+
+
 def read_history(paths: Paths, result: Result) -> list[dict[str, Any]]:
     """The epochs of a run of mlp.py; empty where its folder is gone."""
-    folder = run_folder(paths, result.task, result.run_id)
-    return list(read_artifact(folder, "mlp.py").json("history")) if folder.is_dir() else []
+    there = run_folder(paths, result.task, result.run_id).is_dir()
+    return list(read_run(paths, result).json("history")) if there else []
 
 
 def test_scores(paths: Paths, result: Result) -> np.ndarray | None:
@@ -202,7 +215,7 @@ def test_scores(paths: Paths, result: Result) -> np.ndarray | None:
     folder = run_folder(paths, result.task, result.run_id)
     for name in ("predictions", "scores"):
         if (folder / f"{name}.npy").is_file():
-            return read_artifact(folder, "mlp.py").array(name)
+            return read_run(paths, result).array(name)
     return None
 
 
@@ -242,7 +255,7 @@ def results_rows(paths: Paths, results: Sequence[Result]) -> tuple[list[str], li
 
 def split_of(paths: Paths, task: str) -> str:
     """The split of the rows that step 1 has prepared, to which the oracle belongs."""
-    return str(read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py").settings["split"])
+    return str(interactions_artifact(paths, split_task(task)[0]).settings["split"])
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,24 +14,23 @@ from pyarrow import csv
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from mma4ctr.artifacts import Artifact, file_replaced, read_artifact
+from mma4ctr.artifacts import Artifact
 from mma4ctr.console import UserError, progress
 from mma4ctr.matrix import (
-    MADE_BY,
     FactorMatrix,
     Pairs,
     RowGroup,
     load_matrix,
     load_step_inputs,
+    read_matrix,
     split_variant,
-    variant_kind,
 )
 from mma4ctr.network import Network, torch_threads
 from mma4ctr.newitems import load_new_items
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import read_tsv
-from mma4ctr.results import Result, keeps_predictions, read_results, run_folder
+from mma4ctr.results import Result, keeps_predictions, read_results, read_run
 
 # Rows that are scored at a time by one network: on a CPU 4 MB of first-layer outputs, which stay in its cache.
 SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
@@ -158,21 +158,21 @@ def find_run(paths: Paths, run_id: str) -> Result:
 
 def load_network(paths: Paths, result: Result) -> Network:
     """The weights of a run; raises `UserError` where they are gone, or not those that were written."""
-    artifact = read_artifact(run_folder(paths, result.task, result.run_id), "mlp.py")
+    artifact = read_run(paths, result)
     return Network(load_file(artifact.file("model.safetensors")))
 
 
 def load_scorer(paths: Paths, result: Result) -> Scorer:
     """A run's network and its tables; raises `UserError` where the matrix has been made anew since."""
     matrix = load_matrix(paths, result.task, result.variant, torch.device("cpu"))
-    run = read_artifact(run_folder(paths, result.task, result.run_id), "mlp.py")
+    run = read_run(paths, result)
     if run.manifest["inputs"]["matrix"] != matrix.fingerprint:
         raise UserError(
             f"--run {result.run_id}: was trained on another matrix than the one now in "
             f"{paths.matrix / result.task / result.variant}; train again with mlp.py, or name a newer run"
         )
     inputs = load_step_inputs(paths, result.task)
-    artifact = read_artifact(paths.matrix / result.task / result.variant, MADE_BY[variant_kind(result.variant)])
+    artifact = read_matrix(paths, result.task, result.variant)
     users, items = len(inputs.data.user_ids), len(inputs.data.item_ids)
     user_part, item_part = matrix.user_part[-users:], matrix.item_part[-items:]
     names, new_part = pa.array(inputs.data.item_names), item_part[:0]
@@ -206,7 +206,7 @@ def load_scorer(paths: Paths, result: Result) -> Scorer:
     return Scorer(load_network(paths, result), whole, pa.array(inputs.data.user_names), names)
 
 
-def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:
+def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
     """Score a TSV with the columns `user` and `item`, block by block, into a TSV `user item score` in its order.
 
     Returns: pairs, and how many of them have a user or an item that is not known. Raises `UserError`.
@@ -220,13 +220,12 @@ def score_pairs(scorer: Scorer, pairs: Path, written: Path) -> tuple[int, int]:
             yield _scores(table["user"], table["item"], scorer.score(user, item)), missing
 
     count = unknown = 0
-    with file_replaced(written) as file:
-        file.write(HEADER)
-        # A block is turned into text while the next one is scored.
-        for (table, missing), text in in_order(lambda block: _text(block[0]), scored()):
-            file.write(text.result())
-            count += len(table)
-            unknown += missing
+    file.write(HEADER)
+    # A block is turned into text while the next one is scored.
+    for (table, missing), text in in_order(lambda block: _text(block[0]), scored()):
+        file.write(text.result())
+        count += len(table)
+        unknown += missing
     return count, unknown
 
 
@@ -245,7 +244,7 @@ def _text(table: pa.Table) -> pa.Buffer:
     return text.getvalue()
 
 
-def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[int, int]:
+def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[int, int]:
     """For each user of a TSV with the column `user` the `count` best of all items, best first, as `score_pairs` writes.
 
     Returns: users, and how many of them are not known. Raises `UserError`.
@@ -257,8 +256,8 @@ def top_items(scorer: Scorer, users: Path, count: int, written: Path) -> tuple[i
     items = len(scorer.items)
     count = min(count, items)
     at_a_time = max(1, PAIRS_AT_A_TIME // items)
-    with file_replaced(written) as file, progress("scoring", len(place)) as advance:
-        file.write(HEADER)
+    file.write(HEADER)
+    with progress("scoring", len(place)) as advance:
         for chosen in _slices(len(place), at_a_time):
             one = place[chosen]
             score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one))).reshape(-1, items)

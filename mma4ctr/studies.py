@@ -17,6 +17,7 @@ import orjson
 from mma4ctr.artifacts import MANIFEST, read_artifact
 from mma4ctr.baselines import BASELINES, Baseline
 from mma4ctr.datasets import split_task
+from mma4ctr.interactions import interactions_artifact
 from mma4ctr.matrix import with_features
 from mma4ctr.network import automatic_batch_size
 from mma4ctr.paths import Paths
@@ -360,7 +361,7 @@ class Cell:
 
 def prepared_inputs(paths: Paths, task: str) -> Inputs:
     """How the user's own inputs of a task are made: what the manifests of steps 1, 3 and 4 say, else the defaults."""
-    graph = read_artifact(paths.graph / split_task(task)[0], "preprocess_inter.py")
+    graph = interactions_artifact(paths, split_task(task)[0])
     found: dict[str, Any] = {"evidence": "train", "length": 21, "scaling": "zscore", "folds": 5}
     modal = paths.modal / split_task(task)[0]
     known = variants_for(paths, task)

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mma4ctr.artifacts import Artifact, write_file
+from mma4ctr.artifacts import Artifact
 from mma4ctr.baselines import BASELINES
 from mma4ctr.datasets import split_task
+from mma4ctr.files import write_own_file
 from mma4ctr.interactions import TEST, load_interactions
 from mma4ctr.metrics import auc_difference, reliability
 from mma4ctr.oracle import chances_of_test_rows
@@ -312,8 +313,8 @@ def to_csv(rows: Iterable[Sequence[object]]) -> bytes:
 
 def write_layout(path: Path, title: str, shown: Layout) -> None:
     """Write a table as `<path>.md` and `<path>.csv`."""
-    write_file(path.with_suffix(".md"), f"# {title}\n\n{to_markdown(shown)}".encode())
-    write_file(path.with_suffix(".csv"), to_csv([shown.header, *([text for text, _ in row] for row in shown.rows)]))
+    write_own_file(path.with_suffix(".md"), f"# {title}\n\n{to_markdown(shown)}".encode())
+    write_own_file(path.with_suffix(".csv"), to_csv([shown.header, *([text for text, _ in row] for row in shown.rows)]))
 
 
 def statistics_layout(artifacts: dict[str, Artifact]) -> Layout:
@@ -420,7 +421,7 @@ def write_tables(paths: Paths, results: Sequence[Result], studies: Sequence[Stud
         tables = study_tables(paths, results, study, tasks)
         if tables:
             path = paths.saved / "tables" / f"{study.name}.md"
-            write_file(path, study_markdown(paths, study, tables).encode())
-            write_file(path.with_suffix(".csv"), to_csv(tidy(study, tables)))
+            write_own_file(path, study_markdown(paths, study, tables).encode())
+            write_own_file(path.with_suffix(".csv"), to_csv(tidy(study, tables)))
             written.append(path)
     return written

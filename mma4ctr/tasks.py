@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from mma4ctr.artifacts import read_artifact
 from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, unknown_name
 from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
+from mma4ctr.interactions import interactions_artifact
 from mma4ctr.matrix import (
     FEATURES,
     SCALINGS,
@@ -153,7 +153,7 @@ def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
         if (paths.graph / dataset).is_dir():
             tasks.extend(f"{dataset}_{target}" for target in kind.default_targets)
         elif arguments.dataset:
-            read_artifact(paths.graph / dataset, "preprocess_inter.py")
+            interactions_artifact(paths, dataset)
     if not tasks:
         raise UserError(f"{paths.graph}: holds no data set yet; run preprocess_inter.py first")
     return tasks

@@ -14,7 +14,7 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import MANIFEST, SEALED, _seal, fingerprint_of
+from mma4ctr.artifacts import MANIFEST, seal, sync_and_hash
 from mma4ctr.console import run
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.world import __main__ as world
@@ -27,14 +27,11 @@ def reseal(folder: Path) -> None:
     manifests = {path: orjson.loads(path.read_bytes()) for path in folder.rglob(MANIFEST)}
     now_called: dict[str, str] = {}
     for path, manifest in sorted(manifests.items(), key=lambda item: item[1]["step"]):
-        manifest["files"] = {name: _seal(path.parent / name) for name in manifest["files"]}
+        manifest["files"] = {name: sync_and_hash(path.parent / name) for name in manifest["files"]}
         manifest["inputs"] = {name: now_called.get(one, one) for name, one in manifest["inputs"].items()}
-        before, manifest["fingerprint"] = (
-            manifest["fingerprint"],
-            fingerprint_of({key: manifest[key] for key in SEALED}),
-        )
-        now_called[before] = manifest["fingerprint"]
-        path.write_bytes(orjson.dumps(manifest))
+        resealed = seal(manifest)
+        now_called[manifest["fingerprint"]] = resealed["fingerprint"]
+        path.write_bytes(orjson.dumps(resealed))
 
 
 def call(main: Callable[[], int | None], *arguments: object) -> int:

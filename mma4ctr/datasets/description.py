@@ -51,13 +51,16 @@ from mma4ctr.console import UserError, nearest, unknown_name
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.sources import FORMATS, Source
-from mma4ctr.paths import Paths
+from mma4ctr.paths import NEW_ITEMS, SWEEP, Paths
 
 READY = Path(__file__).parent.parent / "descriptions"
 DEFAULT_WIDTH = 128
 DEFAULT_MIN_INTERACTIONS = 5
 # Names become parts of paths and of the names of tasks and variants.
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+RESERVED_DATASETS = ("wechat", "tiktok", SWEEP, NEW_ITEMS)
+# Without a dot: `words.plus` would be the folder of features plus of a modality `words`.
+MODALITY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = re.compile(r"block|all|default|.*_(present|concat|cross)")
 ENCODINGS = ("text", "tokens", "vector", "vectors")
@@ -115,6 +118,17 @@ class Description:
     @property
     def targets(self) -> tuple[str, ...]:
         return tuple(self.rules)
+
+    @property
+    def tables(self) -> list[Source]:
+        """Every source of files that it names."""
+        ids = [one.ids for one in self.sources if isinstance(one.ids, Source)]
+        return [self.interactions.source, *(one.source for one in self.sources), *ids]
+
+    @property
+    def places(self) -> list[Path]:
+        """Each file that it names; of a pattern, the folder that its files lie in or below."""
+        return [place for table in self.tables for place in table.places]
 
     @property
     def default_targets(self) -> tuple[str, ...]:
@@ -203,9 +217,10 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
         content, where, folder = _find(name, paths)
     except UserError as error:
         return None, [str(error)]
-    if not DATASET_NAME.fullmatch(name) or name in ("wechat", "tiktok", "sweep"):
-        what = "the name of another" if name in ("wechat", "tiktok", "sweep") else "letters, digits, - and . only"
-        problems.append(f"{paths.file}: datasets: {name!r} is no name for a data set of one's own ({what})")
+    if not DATASET_NAME.fullmatch(name) or name.lower() in RESERVED_DATASETS:
+        what = "is reserved" if name.lower() in RESERVED_DATASETS else "may have letters, digits, - and . only"
+        problems.append(f"{paths.file}: datasets: the name {name!r} {what}; choose another")
+    problems += _same_folder(f"{paths.file}: datasets", name, paths.described)
     top = Part(content, where, problems)
     folder = folder / (top.text("folder") or ".")
     least, negatives = top.number("min_interactions", 1), top.number("negatives", 0)
@@ -216,8 +231,9 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
     if isinstance(tables, dict):
         for key, table in tables.items():
             part = Part(table, f"{where} [modalities.{key}]", problems)
-            if not NAME.fullmatch(key) or RESERVED.fullmatch(key):
-                part.wrong(f"{key!r} is no name for a modality; letters, digits, _ - . and no word of the steps")
+            if not MODALITY_NAME.fullmatch(key) or RESERVED.fullmatch(key):
+                part.wrong(f"{key!r} is no name for a modality; letters, digits, _ - and no word of the steps")
+            problems += _same_folder(f"{where} [modalities]", key, tables)
             sources.append(_modality(key, part, folder))
     if not sources:
         top.wrong("needs a modality: a table such as [modalities.text]")
@@ -226,7 +242,19 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
         return None, list(dict.fromkeys(problems))
     least = DEFAULT_MIN_INTERACTIONS if least is None else least
     assert interactions is not None
-    return Description(name, where, folder, interactions, rules, tuple(sources), least, negatives or 0), []
+    found = Description(name, where, folder, interactions, rules, tuple(sources), least, negatives or 0)
+    try:
+        for place in found.places:
+            paths.refuse_input(f"datasets.{name}", place)
+    except UserError as error:
+        return None, [str(error)]
+    return found, []
+
+
+def _same_folder(where: str, name: str, names: Iterable[str]) -> list[str]:
+    """The mistake of two names that are one folder where the file system does not tell capital letters apart."""
+    others = [other for other in names if other != name and other.lower() == name.lower()]
+    return [f"{where}: {name!r} and {others[0]!r} differ only in capital letters; rename one"] if others else []
 
 
 def _find(name: str, paths: Paths) -> tuple[dict[str, Any], str, Path]:

@@ -8,6 +8,7 @@ and can be passed over with --skip-bad-lines.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,6 +74,15 @@ class Source:
                 raise UserError(f"{self.where}: there is no file {path}{_nearest_file(path)}")
             found |= dict.fromkeys(sorted(matches, key=lambda match: (len(match.name), str(match))))
         return list(found)
+
+    @property
+    def places(self) -> list[Path]:
+        """Each file that is named; of a pattern, the folder that its files lie in or below."""
+        found = []
+        for pattern in self.patterns:
+            fixed = list(takewhile(lambda part: not set(part) & set("*?["), Path(pattern).parts))
+            found.append(self.folder.joinpath(*fixed))
+        return found
 
     def format_of(self, path: Path) -> str:
         """One of FORMATS; raises `UserError` where neither the description nor the name tells it."""

@@ -10,12 +10,15 @@ Rows are streamed: memory does not grow with them.
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
 
-from mma4ctr.artifacts import write_file
 from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, run, whole_number
+from mma4ctr.files import write_file
+from mma4ctr.folders import UNDER_CONSTRUCTION, abandon_building, finish_building, start_building
+from mma4ctr.locks import locked
 from mma4ctr.oracle import TRUTH
 from mma4ctr.world import tiktok, wechat
 from mma4ctr.world.law import make_world
@@ -55,22 +58,55 @@ def write_world(
     The folder appears under its name when everything is written. Raises `UserError` where something that is no
     simulated world stands there.
     """
-    if folder.exists() and not (folder / TRUTH / MARK).is_file() and any(folder.iterdir()):
-        raise UserError(f"{folder}: holds files that are not a simulated world; name another folder")
+    check_simulated(folder)
     module = wechat if dataset == "wechat" else tiktok
     ratios = module.REAL_NEGATIVES_PER_POSITIVE if real_rates else module.NEGATIVES_PER_POSITIVE
     law = make_world(ratios, users=users, items=items, seed=seed)
     world = wechat.WeChatWorld(law, seed) if dataset == "wechat" else tiktok.TikTokWorld(law, seed, track)
-    building = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    write_rows(world, building, rows, "," if dataset == "wechat" else "\t")
-    with_features = world.write_features(building) if features else 0
-    made = {"dataset": dataset, "rows": rows, "users": users, "items": items, "seed": seed, "ratios": dict(ratios)}
-    write_file(building / TRUTH / MARK, orjson.dumps(made, option=orjson.OPT_INDENT_2))
-    shutil.rmtree(folder, ignore_errors=True)
-    building.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        building = start_building(folder, remove_simulated)
+        try:
+            write_rows(world, building, rows, "," if dataset == "wechat" else "\t")
+            with_features = world.write_features(building) if features else 0
+            made = {"dataset": dataset, "rows": rows, "users": users, "items": items, "seed": seed}
+            made |= {"ratios": dict(ratios), "files": sorted(_files_in(building) - {UNDER_CONSTRUCTION})}
+            write_file(building / TRUTH / MARK, orjson.dumps(made, option=orjson.OPT_INDENT_2))
+            check_simulated(folder)
+            finish_building(folder, remove_simulated)
+        finally:
+            abandon_building(folder)
     return with_features
+
+
+def _files_in(folder: Path) -> set[str]:
+    """The files and links below a folder, from it on."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+
+
+def check_simulated(folder: Path) -> None:
+    """Demand that nothing but a simulated world is in a folder; raises `UserError`."""
+    if not folder.exists() and not folder.is_symlink():
+        return
+    if folder.is_symlink() or not folder.is_dir():
+        raise UserError(f"{folder}: is no folder, and the simulated files go there; name another folder")
+    try:
+        known = {*orjson.loads((folder / TRUTH / MARK).read_bytes())["files"], f"{TRUTH}/{MARK}"}
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        known = set()
+    other = _files_in(folder) - known
+    if other:
+        raise UserError(
+            f"{folder}: holds {min(other)!r}, which is no file of the simulated world there; move it, or name another "
+            "folder"
+        )
+
+
+def remove_simulated(folder: Path) -> None:
+    """Remove a simulated world that was replaced; where other files are in its folder, nothing."""
+    with suppress(UserError):
+        check_simulated(folder)
+        shutil.rmtree(folder)
 
 
 def main() -> None:

@@ -1,0 +1,123 @@
+"""Arrays in `.npy` files: written row by row, and read in slices without a memory map."""
+
+import math
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+
+
+def write_values(file: Any, values: np.ndarray) -> None:
+    """Write the bytes of an array. Unlike `ndarray.tofile` it says why it fails (no space left, file too large)."""
+    file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+
+
+class ArrayStream:
+    """A `.npy` file that grows by rows; its shape is filled in when it is closed."""
+
+    def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...] = ()) -> None:
+        self.rows = 0
+        self._dtype = np.dtype(dtype)
+        self._row_shape = row_shape
+        self._file: BinaryIO = path.open("wb")
+        self._header_bytes = self._write_header()
+
+    def _write_header(self) -> int:
+        # numpy leaves room for the first dimension to grow, so the length does not depend on `rows`.
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self.rows, *self._row_shape),
+        }
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, header)
+        return self._file.tell()
+
+    def append(self, values: np.ndarray) -> None:
+        """Add rows; `values` is cast to the stream's dtype."""
+        write_values(self._file, np.asarray(values, dtype=self._dtype))
+        self.rows += len(values)
+
+    def close(self) -> None:
+        """Write the final shape; nothing more can be appended. Closing twice is harmless."""
+        if self._file.closed:
+            return
+        if self._write_header() != self._header_bytes:
+            raise AssertionError("the .npy header grew")
+        self._file.close()
+
+
+class StoredArray:
+    """An array in a file, of which slices of rows are read (and, of a `scratch` one, written) as they are asked for, by
+    any thread.
+
+    Unlike those of a memory map they do not stay in the process's memory. The file may lose its name meanwhile.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._file, self._start = file, start
+        self.shape, self.dtype = shape, dtype
+        self._row_bytes = dtype.itemsize * math.prod(shape[1:])
+        self._position = threading.Lock()
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """That of a `.npy` file."""
+        file = path.open("rb")
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return cls(file, file.tell(), shape, dtype)
+
+    @classmethod
+    def scratch(cls, folder: Path, shape: tuple[int, ...], dtype: Any) -> Self:
+        """One in a file without a name that goes with it; rows must be written before they are read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0)), 0, shape, np.dtype(dtype))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def _bytes_of(self, rows: slice) -> tuple[int, int]:
+        """How many rows, and where they begin in the file."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise IndexError("rows are read one after the other")
+        return max(0, stop - start), self._start + start * self._row_bytes
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        count, offset = self._bytes_of(rows)
+        values = np.empty((count, *self.shape[1:]), self.dtype)
+        rest = memoryview(values.reshape(-1).view(np.uint8).data)
+        while rest:
+            done = self._read_at(rest, offset)
+            if not done:
+                raise OSError(f"{self._file.name}: ends before its last row")
+            rest, offset = rest[done:], offset + done
+        return values
+
+    def __setitem__(self, rows: slice, values: np.ndarray) -> None:
+        count, offset = self._bytes_of(rows)
+        if values.shape != (count, *self.shape[1:]) or values.dtype != self.dtype:
+            raise ValueError(f"{values.dtype} {values.shape} for {count} rows of {self.dtype} {self.shape}")
+        rest = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        while rest:
+            done = self._write_at(rest, offset)
+            rest, offset = rest[done:], offset + done
+
+    # Reads and writes at a position of their own need no lock; Windows has only the file's one position.
+    def _read_at(self, into: memoryview, offset: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._file.fileno(), [into], offset)
+        with self._position:
+            self._file.seek(offset)
+            return int(self._file.readinto(into))  # type: ignore[attr-defined]
+
+    def _write_at(self, values: memoryview, offset: int) -> int:
+        if hasattr(os, "pwrite"):
+            return os.pwrite(self._file.fileno(), values, offset)
+        with self._position:
+            self._file.seek(offset)
+            return self._file.write(values)
