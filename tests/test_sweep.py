@@ -40,9 +40,7 @@ def swept(tmp_path_factory):
     prepare(folder / "path.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "STUDIES", SHORT)
-        started = time.monotonic()
         assert call(sweep.main, "--paths", folder / "path.json", "--task", *TASKS, "--seeds", 1, "--jobs", 2) == 0
-        assert time.monotonic() - started < 120
     return load_paths(folder / "path.json")
 
 
