@@ -794,9 +794,8 @@ def test_bad_rows_are_passed_over_in_every_format(folder, kind):
 
 def test_names_of_data_sets(folder, capsys):
     for name in ("my_set", "tiktok", "../x", "sweep", ""):
-        assert "no name for a data set" in refused(
-            write_paths(folder, described("array"), name), preprocess_inter, capsys
-        )
+        paths = write_paths(folder, described("array"), name)
+        assert f"the name {name!r}" in refused(paths, preprocess_inter, capsys)
     paths = write_paths(folder, described("array"), "my-set.2")
     steps(paths, preprocess_inter)
     assert split_task("my-set.2_a_like") == ("my-set.2", "a_like")

@@ -137,5 +137,5 @@ def test_it_does_not_write_over_real_files(tmp_path, capsys):
     real.mkdir(parents=True)
     (real / "user_action.csv").write_text("precious")
     assert call(command.main, tmp_path, "--dataset", "wechat", "--rows", 1000) == 2
-    assert "not a simulated world" in capsys.readouterr().err
+    assert "which is no file of the simulated world" in capsys.readouterr().err
     assert (real / "user_action.csv").read_text() == "precious"
