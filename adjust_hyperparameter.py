@@ -13,8 +13,7 @@ same command goes on where it was.
 
 import multiprocessing
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty
@@ -46,7 +45,7 @@ from mma4ctr.console import (
 from mma4ctr.datasets import split_task
 from mma4ctr.matrix import MADE_BY, columns_made, split_variant, variant_kind
 from mma4ctr.network import automatic_batch_size
-from mma4ctr.parallel import cores
+from mma4ctr.parallel import Processes, cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, read_results, run_id_of
 from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, cases_of, prepared_inputs
@@ -205,10 +204,21 @@ def train_group(paths: Paths, group: Group, device: str, threads: int, tell: Cal
     return [result for result, _ in runs]
 
 
-def train_and_tell(paths: Paths, group: Group, device: str, threads: int, news: Any) -> list[Result]:
-    """`train_group`, telling each epoch to the queue `news` (name, epoch, validation AUC)."""
+# In a worker process: where it tells of its epochs. A queue can only be given to a process at its start.
+_news: Any = None
+
+
+def hear_news(news: Any) -> None:
+    """Let this worker process tell its epochs to the queue `news`."""
+    global _news
+    _news = news
+    news.cancel_join_thread()  # the process may end before its last news are read
+
+
+def train_and_tell(paths: Paths, group: Group, device: str, threads: int) -> list[Result]:
+    """`train_group`, telling each epoch (name, epoch, validation AUC)."""
     return train_group(
-        paths, group, device, threads, lambda epoch: news.put((group.name, epoch.epoch, epoch.valid_auc))
+        paths, group, device, threads, lambda epoch: _news.put((group.name, epoch.epoch, epoch.valid_auc))
     )
 
 
@@ -217,31 +227,23 @@ def sweep(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], jobs:
     failed = 0
     total = sum(cost(group) for _, group in work)
     threads = max(1, cores() // jobs)
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, RunsDisplay(total) as display:
-        news = manager.Queue()
-        pool = ProcessPoolExecutor(jobs, mp_context=context)
+    news = multiprocessing.get_context("spawn").Queue()
+    with RunsDisplay(total) as display, Processes(jobs, hear_news, (news,)) as pool:
         waiting: dict[Future[list[Result]], Group] = {}
         for paths, group in sorted(work, key=lambda item: -cost(item[1])):
-            waiting[pool.submit(train_and_tell, paths, group, device, threads, news)] = group
+            waiting[pool.submit(train_and_tell, paths, group, device, threads)] = group
         last = {group.name: max(group.marks) for group in waiting.values()}
-        try:
-            while waiting:
-                done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
-                while True:
-                    try:
-                        name, epoch, valid_auc = news.get_nowait()
-                    except Empty:
-                        break
-                    display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
-                for future in done:
-                    failed += _finished(future, waiting.pop(future), cost, display)
-        except (KeyboardInterrupt, BrokenProcessPool):
-            for process in list(pool._processes.values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
+            while True:
+                try:
+                    name, epoch, valid_auc = news.get_nowait()
+                except Empty:
+                    break
+                display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
+            for future in done:
+                failed += _finished(future, waiting.pop(future), cost, display)
+    news.close()
     return failed
 
 
@@ -263,19 +265,20 @@ def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float]
     ray = connect(address, Path(__file__).parent)
     failed = 0
     remote = ray.remote(num_cpus=1, max_retries=3)(_train_quietly)
-    with RunsDisplay(sum(cost(group) for _, group in work)) as display:
-        waiting = {
-            remote.remote(paths, group, device): group for paths, group in sorted(work, key=lambda item: -cost(item[1]))
-        }
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            future: Future[list[Result]] = Future()
-            try:
-                future.set_result(ray.get(done))
-            except ray.exceptions.RayTaskError as error:
-                future.set_exception(UserError(str(error.cause)))
-            failed += _finished(future, waiting.pop(done), cost, display)
-    ray.shutdown()
+    try:
+        with RunsDisplay(sum(cost(group) for _, group in work)) as display:
+            longest_first = sorted(work, key=lambda item: -cost(item[1]))
+            waiting = {remote.remote(paths, group, device): group for paths, group in longest_first}
+            while waiting:
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                future: Future[list[Result]] = Future()
+                try:
+                    future.set_result(ray.get(done))
+                except ray.exceptions.RayTaskError as error:
+                    future.set_exception(UserError(str(error.cause)))
+                failed += _finished(future, waiting.pop(done), cost, display)
+    finally:
+        ray.shutdown()
     return failed
 
 

@@ -11,9 +11,8 @@ time. Kept rows go to disk in parts of consecutive users, so memory does not gro
     python preprocess_inter.py --dataset tiktok --min-interactions 4000 --split chronological
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +32,7 @@ from mma4ctr.negatives import by_first_split, draw_unseen
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
+from mma4ctr.scratch import scratch_folder
 
 Rows = np.ndarray | StoredArray
 SPLITS = ("chronological", "random", "user")
@@ -246,13 +246,12 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
 
 def kept_parts(
     raw: RawDataset, users: IdIndex, rows_of_user: np.ndarray, bad: BadLines, temp: Path
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """The columns of the kept rows without duplicates, in order, one part of users at a time."""
     starts = part_starts(rows_of_user, PART_ROWS)
     kind = record_type(raw.targets)
-    temp.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=temp, prefix=f"{raw.name}-inter-") as folder:
-        paths = spill(raw.read_interactions(users, bad), starts, kind, Path(folder))
+    with scratch_folder(temp, f"{raw.name}-inter-") as folder:
+        paths = spill(raw.read_interactions(users, bad), starts, kind, folder)
 
         def sort(path: Path) -> dict[str, np.ndarray]:
             records = np.fromfile(path, kind)
@@ -311,12 +310,13 @@ def write_interactions(
         kinds += [np.uint8] * len(raw.targets)
         streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
         found_items = IdCollector()
-        for part in kept_parts(raw, index, rows_of_user[kept], bad, paths.temp):
-            found_items.add(part["item"])
-            if raw.time_is_day:
-                part["time"] = day_and_position(part["user"], part["time"])
-            for name in names:
-                streams[name].append(part[name])
+        with closing(kept_parts(raw, index, rows_of_user[kept], bad, paths.temp)) as kept_rows:
+            for part in kept_rows:
+                found_items.add(part["item"])
+                if raw.time_is_day:
+                    part["time"] = day_and_position(part["user"], part["time"])
+                for name in names:
+                    streams[name].append(part[name])
         item_ids = found_items.ids()
         if not len(item_ids):
             raise UserError(f"{source}: no row of a kept user has a known item")

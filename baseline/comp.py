@@ -17,7 +17,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -48,6 +47,8 @@ from mma4ctr.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
+from mma4ctr.scratch import scratch_folder
+from mma4ctr.signals import FOLLOW
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
 from mma4ctr.tables import comparison_layout, study_tables, write_tables
 from mma4ctr.tasks import add_task_options, chosen_tasks
@@ -189,19 +190,23 @@ def train(
 
     Raises `TrainingFailed`.
     """
-    temp = training.prepared.paths.temp
-    temp.mkdir(parents=True, exist_ok=True)
     found: list[Result] = []
     started = now()
-    with tempfile.TemporaryDirectory(dir=temp, prefix="baseline-") as name:
-        folder = Path(name)
+    with scratch_folder(training.prepared.paths.temp, "baseline-") as folder:
         command = write_job(training, folder, threads)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", FOLLOW: "1"}
         log = folder / "log"
         with (
             log.open("w") as errors,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment
+                # It ends when its standard input does: with this process, whatever ends that.
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=folder,
+                env=environment,
             ) as process,
         ):
             running.add(process)
@@ -384,7 +389,12 @@ def train_ours(paths: Paths, tasks: Sequence[str], seeds: int, jobs: int) -> int
     command = [sys.executable, str(HERE.parent / "adjust_hyperparameter.py"), "--paths", str(paths.file)]
     command += ["--study", COMPARISON, COMPARISON_BY_EPOCH, "--task", *tasks]
     command += ["--seeds", str(seeds), "--jobs", str(jobs)]
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command, env=os.environ | {FOLLOW: "1"}) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def chosen_models(names: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from mma4ctr.console import UserError
 from mma4ctr.parallel import Threads, Workers
 from mma4ctr.rawfiles import BadLine
+from mma4ctr.signals import signals_kept
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,13 +88,14 @@ def connect(address: str, code: Path) -> Any:
     # the built-in one only, then compiles nothing that prints.
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     environment = {"env_vars": {"PYTHONPATH": str(code)}}
-    ray.init(
-        address=None if address == LOCAL else address,
-        runtime_env=environment,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with signals_kept():
+        ray.init(
+            address=address,
+            runtime_env=environment,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     return ray
 
 

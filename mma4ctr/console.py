@@ -7,13 +7,11 @@ standard error and exit code 2. Anything else that goes wrong is a defect of our
 import argparse
 import difflib
 import errno
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Self
 
 from rich.console import Console
@@ -28,6 +26,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from mma4ctr.signals import Stopped, follow_parent, stopped_by_signals
+from mma4ctr.system import peak_memory_mb
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -55,27 +56,40 @@ def nearest(name: str, there: Iterable[str], to_be: str = "") -> str:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call a script's `main` and leave with its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C."""
+    """Call a script's `main` and leave with its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C, 143 for SIGTERM,
+    129 for SIGHUP."""
+    with stopped_by_signals():
+        try:
+            follow_parent()
+            code = _exit_code(main)
+        except Stopped as stop:
+            _tell_stopped(str(stop))
+            code = stop.code
+    sys.exit(code)
+
+
+def _tell_stopped(why: str) -> None:
+    err.print(f"[bold red]{why}:[/] nothing half-written is left as finished; run the command again")
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
     try:
-        code = main() or 0
+        return main() or 0
     except UserError as error:
         tell_error(str(error))
-        code = 2
     except KeyboardInterrupt:
-        err.print("[bold red]interrupted:[/] nothing half-written is left as finished; run the command again")
-        code = 130
+        _tell_stopped("interrupted")
+        return 130
     except BrokenProcessPool:
         err.print(
             "[bold red]error:[/] a worker process was killed, most likely for want of memory; close what else runs"
         )
-        code = 2
     except OSError as error:
         if error.errno not in FULL and error.errno not in OCCUPIED:
             raise
         hint = "; something else stands where output goes, move it" if error.errno in OCCUPIED else ""
         err.print(f"[bold red]error:[/] {escape(str(error.filename or 'output'))}: {error.strerror}{hint}")
-        code = 2
-    sys.exit(code)
+    return 2
 
 
 def silence() -> None:
@@ -148,16 +162,6 @@ class RunsDisplay:
         self._bars.advance(self._all, amount)
         if not err.is_terminal:
             note(line)
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB (10^6 bytes)."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process was before it became this program
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / 1e6
-    scale = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
 
 
 class Stopwatch:

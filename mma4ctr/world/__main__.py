@@ -15,7 +15,7 @@ from pathlib import Path
 import orjson
 
 from mma4ctr.artifacts import write_file
-from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, run, whole_number
+from mma4ctr.console import Stopwatch, UserError, note, parser, run, whole_number
 from mma4ctr.oracle import TRUTH
 from mma4ctr.world import tiktok, wechat
 from mma4ctr.world.law import make_world
