@@ -11,7 +11,7 @@ time. Kept rows go to disk in parts of consecutive users, so memory does not gro
     python preprocess_inter.py --dataset tiktok --min-interactions 4000 --split chronological
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,6 +33,7 @@ from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
 from mma4ctr.scratch import scratch_folder
+from mma4ctr.unchanged import unchanged
 
 Rows = np.ndarray | StoredArray
 SPLITS = ("chronological", "random", "user")
@@ -166,9 +167,9 @@ def order_statistics(values: Rows, ranks: Sequence[int]) -> list[Any]:
     """The values that would stand at `ranks` if all were sorted; one part of the rows in memory at a time.
 
     Args:
-        values: (rows,) int64, or float64 from 0 on, whose bits as integers have the same order.
+        values: (rows,) int64 or float64.
     """
-    ends = [(int(bits.min()), int(bits.max())) for bits in (part.view(np.int64) for part in parts_of(values))]
+    ends = [(int(bits.min()), int(bits.max())) for bits in (_ordered_bits(part) for part in parts_of(values))]
     found = []
     for rank in ranks:
         low, high, before = min(low for low, _ in ends), max(high for _, high in ends), 0
@@ -176,17 +177,30 @@ def order_statistics(values: Rows, ranks: Sequence[int]) -> list[Any]:
             width = -((low - high - 1) // HISTOGRAM_BINS)  # values in one bin, rounded up
             counts = np.zeros(HISTOGRAM_BINS + 1, np.int64)
             for part in parts_of(values):
-                bits = part.view(np.int64)
-                inside = bits[(bits >= low) & (bits <= high)]
-                counts += np.bincount((inside - low) // width, minlength=len(counts))
+                bits = _ordered_bits(part)
+                inside = bits[(bits >= low) & (bits <= high)].view(np.uint64)
+                # Without a sign: two numbers of 64 bits can be further apart than one with a sign can tell.
+                places = (inside - np.uint64(low % 2**64)) // np.uint64(width)
+                counts += np.bincount(places.astype(np.int64), minlength=len(counts))
             upto = before + np.cumsum(counts)
             chosen = int(np.searchsorted(upto, rank, side="right"))
             before = int(upto[chosen - 1]) if chosen else before
             low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
             if width == 1:
                 break
-        found.append(np.array([low]).view(values.dtype)[0])
+        found.append(_from_ordered_bits(np.array([low], np.int64), values.dtype)[0])
     return found
+
+
+def _ordered_bits(values: np.ndarray) -> np.ndarray:
+    """int64 (n,) in the order of the values: themselves, or the bits of float64, of negative ones turned round."""
+    bits = values.view(np.int64)
+    return bits if values.dtype.kind == "i" else bits ^ ((bits >> 63) & np.int64(2**63 - 1))
+
+
+def _from_ordered_bits(bits: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """The opposite."""
+    return bits if kind.kind == "i" else (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(kind)
 
 
 def split_rows(split: str, user: Rows, time: Rows, seed: int) -> np.ndarray:
@@ -267,7 +281,24 @@ def kept_parts(
 def write_interactions(
     raw: RawDataset, paths: Paths, *, min_interactions: int, split: str, seed: int, bad: BadLines
 ) -> int:
-    """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input."""
+    """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input, and for files
+    that change meanwhile."""
+    with unchanged(raw.interaction_files) as check:
+        return _write_interactions(
+            raw, paths, min_interactions=min_interactions, split=split, seed=seed, bad=bad, check=check
+        )
+
+
+def _write_interactions(
+    raw: RawDataset,
+    paths: Paths,
+    *,
+    min_interactions: int,
+    split: str,
+    seed: int,
+    bad: BadLines,
+    check: Callable[[], None],
+) -> int:
     files = raw.interaction_files()
     source = files[0]
     users, rows_of_user = count_rows(raw.read_users(bad))
@@ -317,6 +348,7 @@ def write_interactions(
                     part["time"] = day_and_position(part["user"], part["time"])
                 for name in names:
                     streams[name].append(part[name])
+        check()
         item_ids = found_items.ids()
         if not len(item_ids):
             raise UserError(f"{source}: no row of a kept user has a known item")
@@ -325,6 +357,9 @@ def write_interactions(
         # From here on the columns are read from their files as they are needed.
         column = {name: StoredArray.of(writer.building / f"{name}.npy") for name in names}
         rows = len(column["user"])
+        duplicates = int(rows_of_user[kept].sum()) - rows
+        if duplicates < 0:
+            raise AssertionError(f"{source}: {-duplicates:,} rows more were read than counted")
         items = IdIndex(item_ids)
         (writer.building / "item.npy").unlink()  # it can still be read
         placed = writer.stream("item", np.int32)
@@ -361,7 +396,7 @@ def write_interactions(
         writer.manifest["rows"] = {
             "raw": int(rows_of_user.sum()),
             "kept": len(parts),
-            "duplicates": int(rows_of_user[kept].sum()) - rows,
+            "duplicates": duplicates,
             "users": len(index),
             "items": len(item_ids),
             **sizes,

@@ -318,7 +318,7 @@ def _modality(name: str, part: Part, folder: Path) -> ModalitySource:
 
 
 def _are_ids(value: Any) -> bool:
-    return _is_whole(value) or _are_texts(value)
+    return (_is_whole(value) and abs(value) < 2**62) or _are_texts(value)
 
 
 def _are_texts(value: Any) -> bool:

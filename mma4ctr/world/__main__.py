@@ -17,6 +17,7 @@ import orjson
 from mma4ctr.artifacts import write_file
 from mma4ctr.console import Stopwatch, UserError, note, parser, run, whole_number
 from mma4ctr.oracle import TRUTH
+from mma4ctr.system import peak_memory_mb
 from mma4ctr.world import tiktok, wechat
 from mma4ctr.world.law import make_world
 from mma4ctr.world.rows import write_rows
