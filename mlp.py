@@ -51,6 +51,7 @@ from mma4ctr.export import export_onnx
 from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, load_step_inputs, variant_kind, with_features
 from mma4ctr.metrics import Scores, score_predictions
 from mma4ctr.network import Network, automatic_batch_size
+from mma4ctr.outputs import demand_room_for_results
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
 from mma4ctr.scoring import find_run, load_network, load_scorer, predict, score_pairs, top_items
@@ -321,8 +322,10 @@ def main() -> int:
         seed=arguments.seed,
         **TRAINING[arguments.features] | {name: value for name, value in asked.items() if value is not None},
     )
+    tasks = chosen_tasks(paths, arguments)
+    demand_room_for_results(paths)
     results = []
-    for task in chosen_tasks(paths, arguments):
+    for task in tasks:
         modalities = load_step_inputs(paths, task).modalities
         known = variants_for(paths, task)
         for name in chosen_variants(arguments.variant, known, known.all, modalities, task):

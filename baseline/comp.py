@@ -44,6 +44,7 @@ from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
 from mma4ctr.matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind, with_features
 from mma4ctr.metrics import auc, platt_scaled, score_predictions
+from mma4ctr.outputs import demand_room_for_results
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
@@ -434,6 +435,7 @@ def main() -> int:
             "without it: --models "
             + " ".join([MODEL, *(model.name for model in BASELINES.values() if not model.recbole)])
         )
+    demand_room_for_results(paths, tables=True)
     jobs = arguments.jobs or (1 if torch.cuda.is_available() else cores())
     failed = 0
     if MODEL in models and train_ours(paths, tasks, arguments.seeds, jobs):

@@ -5,15 +5,19 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import comp
 import pytest
 
+import adjust_hyperparameter
 import mlp
 import preprocess_inter
 import preprocess_multimodal
 from mma4ctr import scoring
 from mma4ctr.console import UserError
+from mma4ctr.studies import STUDIES
 from mma4ctr.unchanged import unchanged
 from tests.conftest import call
 
@@ -169,3 +173,93 @@ def test_an_error_of_a_file_that_has_changed_is_told_by_its_cause(tmp_path):
         raise ValueError("the last line is cut")
     with pytest.raises(ValueError), unchanged(lambda: [file]):
         raise ValueError("its own")
+
+
+@pytest.fixture
+def swept_copy(made, tmp_path):
+    """The steps' output, with a sweep of two lengths in it: folder, options."""
+    folder = tmp_path / "swept"
+    shutil.copytree(made.file.parent, folder)
+    study = replace(STUDIES["embedding-length"], epochs=(1,), cases=STUDIES["embedding-length"].cases[:1])
+    options = ("--paths", folder / "path.json", "--task", "tiktok_like", "--seeds", 1, "--jobs", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adjust_hyperparameter, "STUDIES", {study.name: study})
+        patch.setattr(adjust_hyperparameter, "sweep", train_here)
+        assert call(adjust_hyperparameter.main, *options) == 0
+        yield folder, options
+
+
+def train_here(work, cost, jobs, device):
+    """`sweep` without processes."""
+    for paths, group in work:
+        adjust_hyperparameter.train_group(paths, group, device, 1, lambda epoch: None)
+    return 0
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.unlink()  # it may be a link to another artifact's file
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "a byte": lambda folder: flip(
+        folder / "item_part.npy" if (folder / "item_part.npy").exists() else folder / "block.npy"
+    ),
+    "a file gone": lambda folder: next(folder.glob("*.npy")).unlink(),
+    "no manifest": lambda folder: (folder / "manifest.json").write_text("{"),
+    "another kind of manifest": lambda folder: (folder / "manifest.json").write_text('{"fingerprint": 1}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_artifact_of_the_sweep_is_made_again(swept_copy, capsys, damage):
+    folder, options = swept_copy
+    (matrix,) = (folder / "matrix/sweep").glob("*/tiktok_like/*/")
+    (embedding,) = (folder / "user_embedding/sweep").glob("*/tiktok_like/")
+    before = state(matrix), state(embedding), (folder / "saved/results.jsonl").read_text()
+    for place in (matrix, embedding):
+        DAMAGES[damage](place)
+    assert call(adjust_hyperparameter.main, *options, "--dry-run") == 0
+    assert call(adjust_hyperparameter.main, *options) == 0
+    assert "made again" in capsys.readouterr().out
+    after = state(matrix), state(embedding), (folder / "saved/results.jsonl").read_text()
+    assert {name for name in after[0] if after[0][name] != before[0].get(name)} <= {"manifest.json"}
+    assert after[2] == before[2], "the runs are the same, so none is repeated"
+    # What the user's own commands have made is left to the user.
+    flip(folder / "matrix/tiktok_like/vat_concat/item_part.npy")
+    assert call(mlp.main, *options[:4]) == 2
+    one_error(capsys, "run cross_matrix.py again")
+
+
+PLACES = {
+    "saved is a file": lambda folder: (folder / "saved").write_text(""),
+    "results.jsonl is a folder": lambda folder: (folder / "saved/results.jsonl").mkdir(parents=True),
+    "a link to nowhere": lambda folder: (folder / "saved").symlink_to(folder / "gone/saved"),
+    "models are a file": lambda folder: (folder / "torch_model").write_text(""),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("script", [mlp, adjust_hyperparameter, comp])
+def test_results_that_cannot_be_written_are_told_before_training(made, tmp_path, monkeypatch, capsys, place, script):
+    content = json.loads(made.file.read_text()) | {"parent_folder": str(made.file.parent)}
+    content |= {key: str(tmp_path / key.removesuffix("_path")) for key in ("saved_path", "torch_model_path")}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    PLACES[place](tmp_path)
+
+    def trained(*arguments, **options):
+        raise AssertionError("training has started")
+
+    for where, name in (
+        (mlp, "run_marks"),
+        (adjust_hyperparameter, "sweep"),
+        (comp, "train_all"),
+        (comp, "train_ours"),
+    ):
+        monkeypatch.setattr(where, name, trained)
+    more = ("--models", "rates") if script is comp else ()
+    assert call(script.main, "--paths", tmp_path / "path.json", "--task", "tiktok_like", *more) == 2
+    line = one_error(capsys)
+    assert str(tmp_path / ("torch_model" if place.startswith("models") else "saved")) in line
