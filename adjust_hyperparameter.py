@@ -289,8 +289,10 @@ def main() -> int:
     options = parser(__doc__)
     add_task_options(options)
     options.add_argument("--study", nargs="+", default=["all"], metavar="S", help=f"all, or of {', '.join(STUDIES)}")
-    options.add_argument("--seeds", type=whole_number(1), default=5, help="runs of each case, with seeds 0, 1, ...")
-    options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
+    options.add_argument(
+        "--seeds", type=whole_number(1, 10_000), default=5, help="runs of each case, with seeds 0, 1, ..."
+    )
+    options.add_argument("--jobs", type=whole_number(1, 1000), help="processes; none: one per core, on CUDA one")
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, ...")
     options.add_argument("--dry-run", action="store_true", help="list the runs, what is done and the estimated time")
     add_ray_option(options, "the runs")

@@ -43,6 +43,7 @@ from mma4ctr.console import (
     positive_number,
     progress,
     run,
+    seed_number,
     warn,
     whole_number,
 )
@@ -287,9 +288,9 @@ def main() -> int:
     options.add_argument(
         "--loss", choices=LOSSES, default="bce", help="listwise: a softmax over the batch, as published"
     )
-    options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
+    options.add_argument("--seed", type=seed_number, default=0, help="of the weights and the order of rows")
     options.add_argument(
-        "--networks", type=whole_number(1), metavar="N", help=f"learn side by side and are averaged{as_fits}"
+        "--networks", type=whole_number(1, 1000), metavar="N", help=f"learn side by side and are averaged{as_fits}"
     )
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
     options.add_argument("--run", metavar="RUN_ID", help="use this run, or the last, in place of training")

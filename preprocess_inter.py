@@ -23,7 +23,18 @@ import pyarrow as pa
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, StoredArray, demand_space, read_artifact, write_values
 from mma4ctr.cluster import add_ray_option, workers_at
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
+from mma4ctr.console import (
+    Stopwatch,
+    UserError,
+    closing_line,
+    note,
+    parser,
+    progress,
+    run,
+    seed_number,
+    warn,
+    whole_number,
+)
 from mma4ctr.datasets import find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.interactions import SPLIT_NAMES, IdCollector, IdIndex
@@ -489,7 +500,7 @@ def main() -> None:
         "own data what their description says",
     )
     options.add_argument("--split", choices=SPLITS, default="chronological", help="how rows become 8 : 1 : 1")
-    options.add_argument("--seed", type=whole_number(0), default=0, help="for the random and the user split")
+    options.add_argument("--seed", type=seed_number, default=0, help="for the random and the user split")
     options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
     add_ray_option(options, "the reading of the raw file")
     arguments = options.parse_args()

@@ -357,7 +357,7 @@ def width_option(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     if not name or not number:
         raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=N")
-    return name, whole_number(1)(number)
+    return name, whole_number(1, 100_000)(number)
 
 
 def check_widths(widths: dict[str, int], kinds: Iterable[Kind]) -> None:

@@ -21,7 +21,7 @@ import torch
 from sklearn.metrics import roc_curve
 
 from mma4ctr.artifacts import read_artifact, write_file
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import Interactions
 from mma4ctr.matrix import load_matrix, load_step_inputs
@@ -323,7 +323,7 @@ def main() -> None:
     options = parser(__doc__)
     add_task_options(options)
     options.add_argument("--points", type=whole_number(10), default=5000, help="of each class, in the UMAP pictures")
-    options.add_argument("--seed", type=whole_number(0), default=0, help="of the sample and of UMAP")
+    options.add_argument("--seed", type=seed_number, default=0, help="of the sample and of UMAP")
     arguments = options.parse_args()
 
     watch = Stopwatch()

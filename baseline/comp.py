@@ -374,7 +374,7 @@ def train_all(work: Sequence[Training], cost: Callable[[Training], float], jobs:
                 except (TrainingFailed, UserError) as error:
                     failed += 1
                     display.finish(training.name, cost(training), f"{training.name}: failed")
-                    warn(f"{training.name} failed:\n{error}")
+                    warn(f"{training.name} failed:", *str(error).splitlines())
                     continue
                 shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
                 display.finish(training.name, cost(training), f"{training.name}: test AUC {shown}")
@@ -420,8 +420,10 @@ def main() -> int:
         metavar="E",
         help="results after each",
     )
-    options.add_argument("--seeds", type=whole_number(1), default=1, help="runs of each model, with seeds 0, 1, ...")
-    options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
+    options.add_argument(
+        "--seeds", type=whole_number(1, 10_000), default=1, help="runs of each model, with seeds 0, 1, ..."
+    )
+    options.add_argument("--jobs", type=whole_number(1, 1000), help="processes; none: one per core, on CUDA one")
     arguments = options.parse_args()
 
     watch = Stopwatch()
