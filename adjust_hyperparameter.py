@@ -19,6 +19,8 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import mma4ctr.environment
+
 import torch
 
 import cross_matrix

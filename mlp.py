@@ -29,9 +29,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import mma4ctr.environment
+
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from mma4ctr.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.console import (
@@ -51,7 +52,7 @@ from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
 from mma4ctr.export import export_onnx
 from mma4ctr.matrix import MADE_BY, FactorMatrix, load_matrix, load_step_inputs, variant_kind, with_features
 from mma4ctr.metrics import Scores, score_predictions
-from mma4ctr.network import Network, automatic_batch_size
+from mma4ctr.network import Network, automatic_batch_size, save_weights
 from mma4ctr.outputs import demand_room_for_results
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
@@ -117,9 +118,7 @@ def finish_run(
     ) as writer:
         writer.json("history", [asdict(epoch) for epoch in outcome.history])
         if outcome.weights:
-            save_file(
-                {name: value.cpu() for name, value in outcome.weights.items()}, writer.building / "model.safetensors"
-            )
+            save_weights(writer.building / "model.safetensors", outcome.weights)
         if outcome.weights and keep == "scores":
             writer.array("scores", probability)
         if outcome.weights and keep == "all":

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mma4ctr.environment
+
 import numpy as np
 import torch
 from sklearn.metrics import roc_curve

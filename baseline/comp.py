@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import mma4ctr.environment
+
 import numpy as np
 import torch
 

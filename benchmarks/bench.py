@@ -23,6 +23,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mma4ctr.environment
+
 import numpy as np
 import orjson
 import pyarrow as pa

@@ -146,11 +146,11 @@ import sys
 from mma4ctr.console import UserError, note, print_table, run, warn
 
 def main():
-    note("größe 视频 " * 10)
-    print_table("größe", ["a", "b"], [["视频", "1"]])
-    warn("größe")
+    note("gr\\u00f6\\u00dfe \\u89c6\\u9891 " * 10)
+    print_table("gr\\u00f6\\u00dfe", ["a", "b"], [["\\u89c6", "1"]])
+    warn("gr\\u00f6\\u00dfe")
     if len(sys.argv) > 1:
-        raise UserError("größe: 视频")
+        raise UserError("gr\\u00f6\\u00dfe")
 
 run(main)
 """

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mma4ctr.console import UserError
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.rawfiles import LONGEST_LINE, BadLine
 
 # An array of pyarrow, or a chunked one; pyarrow tells no types.
 Column: TypeAlias = Any
@@ -35,7 +35,12 @@ def whole(column: Column) -> pa.Array:
         raise BadLine("a block of over 2 GB of text")
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    text = is_text(array.type) or pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
+    if text and array.nbytes > LONGEST_LINE and pc.max(pc.binary_length(array)).as_py() > LONGEST_LINE:
+        raise BadLine(f"a cell of over {LONGEST_LINE >> 20} MB")
+    return array
 
 
 def is_text(kind: pa.DataType) -> bool:
