@@ -12,13 +12,14 @@ same command goes on where it was.
 """
 
 import multiprocessing
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
+
+import mma4ctr.environment
 
 import torch
 
@@ -46,77 +47,18 @@ from mma4ctr.console import (
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import features_artifact, interactions_artifact, user_embedding_artifact
 from mma4ctr.matrix import MADE_BY, columns_made, split_variant, variant_kind
-from mma4ctr.network import automatic_batch_size
-from mma4ctr.parallel import cores
+from mma4ctr.outputs import demand_room_for_results
+from mma4ctr.parallel import Processes, cores
 from mma4ctr.paths import SWEEP, Paths, load_paths
+from mma4ctr.plans import Group, plan
 from mma4ctr.results import Result, read_results, run_id_of
-from mma4ctr.studies import BASE_TRAINING, COMPARISON, MODEL, STUDIES, Inputs, Study, cases_of, prepared_inputs
+from mma4ctr.studies import MODEL, STUDIES, Inputs, Study, prepared_inputs
 from mma4ctr.tables import write_tables
-from mma4ctr.tasks import STUDY, Variants, add_task_options, chosen_tasks, variants_for
-from mma4ctr.training import Epoch, TrainSettings
+from mma4ctr.tasks import add_task_options, chosen_tasks, variants_for
+from mma4ctr.training import Epoch
 
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0
-
-
-@dataclass(frozen=True)
-class Group:
-    """One training: a task's variant and inputs, how it is trained, and the marks at which results are taken."""
-
-    task: str
-    variant: str
-    inputs: Inputs
-    settings: TrainSettings
-    marks: tuple[int, ...]
-    compared: bool = field(default=False, compare=False)  # its scores of the test rows are kept for paired tests
-
-    @property
-    def name(self) -> str:
-        """What tells it from other groups, for people."""
-        own = self.settings
-        words = [self.task, self.variant, *(str(value) for value in (self.inputs.split, self.inputs.evidence))]
-        words += [f"length {self.inputs.length}", f"{own.loss}", f"rate {own.learning_rate:g}"]
-        words += [f"batch {own.batch_size or 'auto'}", f"halving {own.halve_every}", f"seed {own.seed}"]
-        return " ".join(words + (["no interrupts"] if not own.max_interrupts else []))
-
-
-def plan(
-    studies: Iterable[Study],
-    task: str,
-    base: Inputs,
-    modalities: Iterable[str],
-    seeds: int,
-    known: Variants = STUDY,
-) -> list[Group]:
-    """The trainings that the studies need for a task: equal ones once, with all their marks.
-
-    Args:
-        modalities: cases that need another one are left out.
-        known: the variants of its data set.
-    """
-    marks: dict[Group, set[int]] = {}
-    compared: set[Group] = set()
-    for study in studies:
-        for case in cases_of(study, known):
-            if case.model != MODEL:
-                continue  # baseline/comp.py trains it
-            variant = str(case.variant_name(base.variant or known.default))
-            needed = known.all[split_variant(variant)[0]]
-            if not set(needed) <= set(modalities):
-                note(f"{task}: {study.name} {case.label} is skipped, it needs {', '.join(needed)}")
-                continue
-            if case.features != "paper" and case.inputs.within(base).evidence != "train":
-                note(f"{task}: {study.name} {case.label} is skipped, it needs a user embedding of --evidence train")
-                continue
-            options: dict[str, Any] = BASE_TRAINING | case.training
-            options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
-            for seed in range(seeds):
-                settings = TrainSettings(epochs=0, seed=seed, **options)
-                group = Group(task, variant, case.inputs.within(base), settings, ())
-                marks.setdefault(group, set()).update(study.epochs)
-                if study.name == COMPARISON:
-                    compared.add(group)
-    return [replace(group, marks=tuple(sorted(found)), compared=group in compared) for group, found in marks.items()]
 
 
 def own_paths(paths: Paths, inputs: Inputs, base: Inputs) -> Paths:
@@ -130,13 +72,32 @@ def own_paths(paths: Paths, inputs: Inputs, base: Inputs) -> Paths:
     return own
 
 
-def finished(folder: Path, settings: dict[str, Any], inputs: dict[str, str]) -> Artifact | None:
-    """The artifact in a folder, where it has these settings and inputs."""
+def finished(folder: Path, settings: dict[str, Any], inputs: dict[str, str], *, ours: bool) -> Artifact | None:
+    """The artifact in a folder, where it has these settings and inputs.
+
+    Args:
+        ours: the folder is below `sweep/`, so that a damaged artifact in it counts as none and is made again; in the
+            user's own folders it is an error.
+    """
     if not (folder / MANIFEST).is_file():
         return None
-    artifact = read_artifact(folder, "adjust_hyperparameter.py")
+    artifact = undamaged(folder) if ours else read_artifact(folder, "adjust_hyperparameter.py")
+    if artifact is None:
+        return None
     right = all(artifact.settings.get(key) == value for key, value in settings.items())
     return artifact if right and artifact.manifest["inputs"] == inputs else None
+
+
+def undamaged(folder: Path) -> Artifact | None:
+    """An artifact with every file as it was written; None, with a note, where it is damaged."""
+    try:
+        artifact = read_artifact(folder, "adjust_hyperparameter.py")
+        for name in artifact.manifest["files"]:
+            artifact.file(name)
+    except (UserError, KeyError, TypeError, AttributeError) as error:
+        note(f"{folder}: damaged, so it is made again ({error})")
+        return None
+    return artifact
 
 
 def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Paths:
@@ -147,23 +108,23 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
     modal = features_artifact(paths, dataset)
     if own.graph != paths.graph:
         split, folder = str(inputs.split), own.graph / dataset
-        other = finished(folder, {"split": split}, {"interactions": graph.fingerprint})
+        other = finished(folder, {"split": split}, {"interactions": graph.fingerprint}, ours=True)
         graph = other or preprocess_inter.write_other_split(graph, folder, split=split, seed=0)
         made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
-        same = finished(own.modal / dataset, {}, made_from)
+        same = finished(own.modal / dataset, {}, made_from, ours=True)
         modal = same or preprocess_multimodal.write_same_features(modal, graph, own.modal / dataset)
     folds = inputs.folds if inputs.evidence == "train" else 0
     wanted = {"length": inputs.length, "evidence": inputs.evidence, "folds": folds}
     made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
-    if not finished(own.user_embedding / task, wanted, made_from):
+    if not finished(own.user_embedding / task, wanted, made_from, ours=own != paths):
         get_user_embedding.write_user_embedding(
             task, own, length=inputs.length or 0, evidence=str(inputs.evidence), folds=inputs.folds or 0, seed=0
         )
     return own
 
 
-def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
-    """Step 4 for one variant, where it is not made yet."""
+def make_matrix(own: Paths, task: str, variant: str, scaling: str, *, ours: bool = False) -> Artifact:
+    """Step 4 for one variant, where it is not made yet; `ours`: in a folder of the sweep's own."""
     dataset, _ = split_task(task)
     inputs = {
         "interactions": interactions_artifact(own, dataset).fingerprint,
@@ -171,7 +132,7 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str) -> Artifact:
         "user embedding": user_embedding_artifact(own, task).fingerprint,
     }
     folder = own.matrix / task / variant
-    if not finished(folder, {"scaling": scaling, **columns_made(variant)}, inputs):
+    if not finished(folder, {"scaling": scaling, **columns_made(variant)}, inputs, ours=ours):
         write = gen_matrix.write_single if variant_kind(variant) == "single" else cross_matrix.write_mixed
         modalities, features, without = split_variant(variant)
         write(own, task, [modalities], scaling=scaling, features=f"{features}-{without}" if without else features)
@@ -204,10 +165,21 @@ def train_group(paths: Paths, group: Group, device: str, threads: int, tell: Cal
     return [result for result, _ in runs]
 
 
-def train_and_tell(paths: Paths, group: Group, device: str, threads: int, news: Any) -> list[Result]:
-    """`train_group`, telling each epoch to the queue `news` (name, epoch, validation AUC)."""
+# In a worker process: where it tells of its epochs. A queue can only be given to a process at its start.
+_news: Any = None
+
+
+def hear_news(news: Any) -> None:
+    """Let this worker process tell its epochs to the queue `news`."""
+    global _news
+    _news = news
+    news.cancel_join_thread()  # the process may end before its last news are read
+
+
+def train_and_tell(paths: Paths, group: Group, device: str, threads: int) -> list[Result]:
+    """`train_group`, telling each epoch (name, epoch, validation AUC)."""
     return train_group(
-        paths, group, device, threads, lambda epoch: news.put((group.name, epoch.epoch, epoch.valid_auc))
+        paths, group, device, threads, lambda epoch: _news.put((group.name, epoch.epoch, epoch.valid_auc))
     )
 
 
@@ -216,31 +188,23 @@ def sweep(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], jobs:
     failed = 0
     total = sum(cost(group) for _, group in work)
     threads = max(1, cores() // jobs)
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, RunsDisplay(total) as display:
-        news = manager.Queue()
-        pool = ProcessPoolExecutor(jobs, mp_context=context)
+    news = multiprocessing.get_context("spawn").Queue()
+    with RunsDisplay(total) as display, Processes(jobs, hear_news, (news,)) as pool:
         waiting: dict[Future[list[Result]], Group] = {}
         for paths, group in sorted(work, key=lambda item: -cost(item[1])):
-            waiting[pool.submit(train_and_tell, paths, group, device, threads, news)] = group
+            waiting[pool.submit(train_and_tell, paths, group, device, threads)] = group
         last = {group.name: max(group.marks) for group in waiting.values()}
-        try:
-            while waiting:
-                done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
-                while True:
-                    try:
-                        name, epoch, valid_auc = news.get_nowait()
-                    except Empty:
-                        break
-                    display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
-                for future in done:
-                    failed += _finished(future, waiting.pop(future), cost, display)
-        except (KeyboardInterrupt, BrokenProcessPool):
-            for process in list(pool._processes.values()):
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
+            while True:
+                try:
+                    name, epoch, valid_auc = news.get_nowait()
+                except Empty:
+                    break
+                display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
+            for future in done:
+                failed += _finished(future, waiting.pop(future), cost, display)
+    news.close()
     return failed
 
 
@@ -262,19 +226,20 @@ def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float]
     ray = connect(address, Path(__file__).parent)
     failed = 0
     remote = ray.remote(num_cpus=1, max_retries=3)(_train_quietly)
-    with RunsDisplay(sum(cost(group) for _, group in work)) as display:
-        waiting = {
-            remote.remote(paths, group, device): group for paths, group in sorted(work, key=lambda item: -cost(item[1]))
-        }
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            future: Future[list[Result]] = Future()
-            try:
-                future.set_result(ray.get(done))
-            except ray.exceptions.RayTaskError as error:
-                future.set_exception(UserError(str(error.cause)))
-            failed += _finished(future, waiting.pop(done), cost, display)
-    ray.shutdown()
+    try:
+        with RunsDisplay(sum(cost(group) for _, group in work)) as display:
+            longest_first = sorted(work, key=lambda item: -cost(item[1]))
+            waiting = {remote.remote(paths, group, device): group for paths, group in longest_first}
+            while waiting:
+                (done,), _ = ray.wait(list(waiting), num_returns=1)
+                future: Future[list[Result]] = Future()
+                try:
+                    future.set_result(ray.get(done))
+                except ray.exceptions.RayTaskError as error:
+                    future.set_exception(UserError(str(error.cause)))
+                failed += _finished(future, waiting.pop(done), cost, display)
+    finally:
+        ray.shutdown()
     return failed
 
 
@@ -325,8 +290,10 @@ def main() -> int:
     options = parser(__doc__)
     add_task_options(options)
     options.add_argument("--study", nargs="+", default=["all"], metavar="S", help=f"all, or of {', '.join(STUDIES)}")
-    options.add_argument("--seeds", type=whole_number(1), default=5, help="runs of each case, with seeds 0, 1, ...")
-    options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
+    options.add_argument(
+        "--seeds", type=whole_number(1, 10_000), default=5, help="runs of each case, with seeds 0, 1, ..."
+    )
+    options.add_argument("--jobs", type=whole_number(1, 1000), help="processes; none: one per core, on CUDA one")
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, ...")
     options.add_argument("--dry-run", action="store_true", help="list the runs, what is done and the estimated time")
     add_ray_option(options, "the runs")
@@ -337,6 +304,8 @@ def main() -> int:
     studies = chosen_studies(arguments.study)
     tasks = chosen_tasks(paths, arguments)
     device = mlp.choose_device(arguments.device)
+    if not arguments.dry_run:
+        demand_room_for_results(paths, tables=True)
     jobs = arguments.jobs or (1 if device.type == "cuda" else cores())
     results = read_results(paths.results) if paths.results.exists() else []
     done = {result.run_id for result in results}
@@ -356,10 +325,13 @@ def main() -> int:
             folder = own.matrix / task / whole.variant
             if not arguments.dry_run:
                 own = make_features(paths, task, whole.inputs, base)
-                matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling))
+                matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), ours=own != paths)
                 rest = missing_marks(whole, matrix, done)
             elif (folder / MANIFEST).is_file():
-                rest = missing_marks(whole, read_artifact(folder, ""), done)
+                there = (
+                    undamaged(folder) if own != paths else read_artifact(folder, MADE_BY[variant_kind(whole.variant)])
+                )
+                rest = missing_marks(whole, there, done) if there else whole
             else:
                 rest = whole
             groups.append((whole, rest))

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.datasets import split_task
 from mma4ctr.interactions import TRAIN, Interactions, features_artifact, load_interactions, sums_of_others
 from mma4ctr.parallel import in_order
@@ -255,13 +255,15 @@ def write_user_embedding(
 def main() -> None:
     options = parser(__doc__)
     add_task_options(options)
-    options.add_argument("--length", type=whole_number(0), default=21, help="numbers per modality; 0: no embedding")
+    options.add_argument(
+        "--length", type=whole_number(0, 10_000), default=21, help="numbers per modality; 0: no embedding"
+    )
     options.add_argument("--evidence", choices=EVIDENCE, default="train", help="labelled rows that may be looked at")
-    options.add_argument("--folds", type=whole_number(2), default=5, help="folds of the training rows, at most 200")
-    options.add_argument("--seed", type=whole_number(0), default=0, help="draws the folds")
+    options.add_argument(
+        "--folds", type=whole_number(2, 200), default=5, help="folds of the training rows, at most 200"
+    )
+    options.add_argument("--seed", type=seed_number, default=0, help="draws the folds")
     arguments = options.parse_args()
-    if arguments.folds > 200:
-        raise UserError(f"--folds {arguments.folds}: at most 200")
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)

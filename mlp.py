@@ -29,10 +29,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import mma4ctr.environment
+
 import numpy as np
 import orjson
 import torch
-from safetensors.torch import save_file
 
 from mma4ctr.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.console import (
@@ -44,6 +45,7 @@ from mma4ctr.console import (
     positive_number,
     progress,
     run,
+    seed_number,
     warn,
     whole_number,
 )
@@ -52,7 +54,8 @@ from mma4ctr.export import onnx_model
 from mma4ctr.files import own_file_replaced
 from mma4ctr.matrix import FactorMatrix, load_matrix, load_step_inputs, read_matrix, with_features
 from mma4ctr.metrics import Scores, score_predictions
-from mma4ctr.network import Network, automatic_batch_size
+from mma4ctr.network import Network, automatic_batch_size, save_weights
+from mma4ctr.outputs import demand_room_for_results
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
 from mma4ctr.scoring import find_run, load_network, load_scorer, predict, score_pairs, top_items
@@ -148,8 +151,7 @@ def finish_run(
         with ArtifactWriter(folder, step=5, made_by="mlp.py", settings=identity, inputs=inputs) as writer:
             writer.json("history", [asdict(epoch) for epoch in outcome.history])
             if outcome.weights:
-                weights = {name: value.cpu() for name, value in outcome.weights.items()}
-                save_file(weights, writer.building / "model.safetensors")
+                save_weights(writer.building / "model.safetensors", outcome.weights)
             for name, values in arrays.items():
                 writer.array(name, values)
             writer.manifest["rows"] = {"test": len(test)}
@@ -321,9 +323,9 @@ def main() -> int:
     options.add_argument(
         "--loss", choices=LOSSES, default="bce", help="listwise: a softmax over the batch, as published"
     )
-    options.add_argument("--seed", type=whole_number(0), default=0, help="of the weights and the order of rows")
+    options.add_argument("--seed", type=seed_number, default=0, help="of the weights and the order of rows")
     options.add_argument(
-        "--networks", type=whole_number(1), metavar="N", help=f"learn side by side and are averaged{as_fits}"
+        "--networks", type=whole_number(1, 1000), metavar="N", help=f"learn side by side and are averaged{as_fits}"
     )
     options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, cuda:1, ...")
     options.add_argument("--run", metavar="RUN_ID", help="use this run, or the last, in place of training")
@@ -356,8 +358,10 @@ def main() -> int:
         seed=arguments.seed,
         **TRAINING[arguments.features] | {name: value for name, value in asked.items() if value is not None},
     )
+    tasks = chosen_tasks(paths, arguments)
+    demand_room_for_results(paths)
     results = []
-    for task in chosen_tasks(paths, arguments):
+    for task in tasks:
         modalities = load_step_inputs(paths, task).modalities
         known = variants_for(paths, task)
         for name in chosen_variants(arguments.variant, known, known.all, modalities, task):

@@ -11,9 +11,8 @@ time. Kept rows go to disk in parts of consecutive users, so memory does not gro
     python preprocess_inter.py --dataset tiktok --min-interactions 4000 --split chronological
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +24,18 @@ import pyarrow as pa
 from mma4ctr.arrays import StoredArray, write_values
 from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
 from mma4ctr.cluster import add_ray_option, workers_at
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, warn, whole_number
+from mma4ctr.console import (
+    Stopwatch,
+    UserError,
+    closing_line,
+    note,
+    parser,
+    progress,
+    run,
+    seed_number,
+    warn,
+    whole_number,
+)
 from mma4ctr.datasets import find_datasets
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.interactions import SPLIT_NAMES, IdCollector, IdIndex
@@ -34,6 +44,8 @@ from mma4ctr.negatives import by_first_split, draw_unseen
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines
+from mma4ctr.scratch import scratch_folder
+from mma4ctr.unchanged import unchanged
 
 Rows = np.ndarray | StoredArray
 SPLITS = ("chronological", "random", "user")
@@ -167,9 +179,9 @@ def order_statistics(values: Rows, ranks: Sequence[int]) -> list[Any]:
     """The values that would stand at `ranks` if all were sorted; one part of the rows in memory at a time.
 
     Args:
-        values: (rows,) int64, or float64 from 0 on, whose bits as integers have the same order.
+        values: (rows,) int64 or float64.
     """
-    ends = [(int(bits.min()), int(bits.max())) for bits in (part.view(np.int64) for part in parts_of(values))]
+    ends = [(int(bits.min()), int(bits.max())) for bits in (_ordered_bits(part) for part in parts_of(values))]
     found = []
     for rank in ranks:
         low, high, before = min(low for low, _ in ends), max(high for _, high in ends), 0
@@ -177,17 +189,30 @@ def order_statistics(values: Rows, ranks: Sequence[int]) -> list[Any]:
             width = -((low - high - 1) // HISTOGRAM_BINS)  # values in one bin, rounded up
             counts = np.zeros(HISTOGRAM_BINS + 1, np.int64)
             for part in parts_of(values):
-                bits = part.view(np.int64)
-                inside = bits[(bits >= low) & (bits <= high)]
-                counts += np.bincount((inside - low) // width, minlength=len(counts))
+                bits = _ordered_bits(part)
+                inside = bits[(bits >= low) & (bits <= high)].view(np.uint64)
+                # Without a sign: two numbers of 64 bits can be further apart than one with a sign can tell.
+                places = (inside - np.uint64(low % 2**64)) // np.uint64(width)
+                counts += np.bincount(places.astype(np.int64), minlength=len(counts))
             upto = before + np.cumsum(counts)
             chosen = int(np.searchsorted(upto, rank, side="right"))
             before = int(upto[chosen - 1]) if chosen else before
             low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
             if width == 1:
                 break
-        found.append(np.array([low]).view(values.dtype)[0])
+        found.append(_from_ordered_bits(np.array([low], np.int64), values.dtype)[0])
     return found
+
+
+def _ordered_bits(values: np.ndarray) -> np.ndarray:
+    """int64 (n,) in the order of the values: themselves, or the bits of float64, of negative ones turned round."""
+    bits = values.view(np.int64)
+    return bits if values.dtype.kind == "i" else bits ^ ((bits >> 63) & np.int64(2**63 - 1))
+
+
+def _from_ordered_bits(bits: np.ndarray, kind: np.dtype) -> np.ndarray:
+    """The opposite."""
+    return bits if kind.kind == "i" else (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(kind)
 
 
 def split_rows(split: str, user: Rows, time: Rows, seed: int) -> np.ndarray:
@@ -247,13 +272,12 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
 
 def kept_parts(
     raw: RawDataset, users: IdIndex, rows_of_user: np.ndarray, bad: BadLines, temp: Path
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """The columns of the kept rows without duplicates, in order, one part of users at a time."""
     starts = part_starts(rows_of_user, PART_ROWS)
     kind = record_type(raw.targets)
-    temp.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=temp, prefix=f"{raw.name}-inter-") as folder:
-        paths = spill(raw.read_interactions(users, bad), starts, kind, Path(folder))
+    with scratch_folder(temp, f"{raw.name}-inter-") as folder:
+        paths = spill(raw.read_interactions(users, bad), starts, kind, folder)
 
         def sort(path: Path) -> dict[str, np.ndarray]:
             records = np.fromfile(path, kind)
@@ -269,7 +293,24 @@ def kept_parts(
 def write_interactions(
     raw: RawDataset, paths: Paths, *, min_interactions: int, split: str, seed: int, bad: BadLines
 ) -> int:
-    """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input."""
+    """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input, and for files
+    that change meanwhile."""
+    with unchanged(raw.interaction_files) as check:
+        return _write_interactions(
+            raw, paths, min_interactions=min_interactions, split=split, seed=seed, bad=bad, check=check
+        )
+
+
+def _write_interactions(
+    raw: RawDataset,
+    paths: Paths,
+    *,
+    min_interactions: int,
+    split: str,
+    seed: int,
+    bad: BadLines,
+    check: Callable[[], None],
+) -> int:
     files = raw.interaction_files()
     source = files[0]
     users, rows_of_user = count_rows(raw.read_users(bad))
@@ -312,12 +353,14 @@ def write_interactions(
         kinds += [np.uint8] * len(raw.targets)
         streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
         found_items = IdCollector()
-        for part in kept_parts(raw, index, rows_of_user[kept], bad, paths.temp):
-            found_items.add(part["item"])
-            if raw.time_is_day:
-                part["time"] = day_and_position(part["user"], part["time"])
-            for name in names:
-                streams[name].append(part[name])
+        with closing(kept_parts(raw, index, rows_of_user[kept], bad, paths.temp)) as kept_rows:
+            for part in kept_rows:
+                found_items.add(part["item"])
+                if raw.time_is_day:
+                    part["time"] = day_and_position(part["user"], part["time"])
+                for name in names:
+                    streams[name].append(part[name])
+        check()
         item_ids = found_items.ids()
         if not len(item_ids):
             raise UserError(f"{source}: no row of a kept user has a known item")
@@ -326,6 +369,9 @@ def write_interactions(
         # From here on the columns are read from their files as they are needed.
         column = {name: StoredArray.of(writer.building / f"{name}.npy") for name in names}
         rows = len(column["user"])
+        duplicates = int(rows_of_user[kept].sum()) - rows
+        if duplicates < 0:
+            raise AssertionError(f"{source}: {-duplicates:,} rows more were read than counted")
         items = IdIndex(item_ids)
         (writer.building / "item.npy").unlink()  # it can still be read
         placed = writer.stream("item", np.int32)
@@ -362,7 +408,7 @@ def write_interactions(
         writer.manifest["rows"] = {
             "raw": int(rows_of_user.sum()),
             "kept": len(parts),
-            "duplicates": int(rows_of_user[kept].sum()) - rows,
+            "duplicates": duplicates,
             "users": len(index),
             "items": len(item_ids),
             **sizes,
@@ -455,7 +501,7 @@ def main() -> None:
         "own data what their description says",
     )
     options.add_argument("--split", choices=SPLITS, default="chronological", help="how rows become 8 : 1 : 1")
-    options.add_argument("--seed", type=whole_number(0), default=0, help="for the random and the user split")
+    options.add_argument("--seed", type=seed_number, default=0, help="for the random and the user split")
     options.add_argument("--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="go on past up to N")
     add_ray_option(options, "the reading of the raw file")
     arguments = options.parse_args()

@@ -16,7 +16,8 @@ modal_path/new-items/<dataset>/, and mlp.py --predict scores them by their conte
 """
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.rawfiles import BadLines, read_tsv
 from mma4ctr.reduce import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
+from mma4ctr.unchanged import unchanged
 
 
 class SeenItems:
@@ -224,11 +226,28 @@ def modality_features(
 
 
 def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, int], paths: Paths, bad: BadLines) -> int:
-    """Do the whole step for one data set; returns the number of items."""
+    """Do the whole step for one data set; returns the number of items. Raises `UserError`."""
+    with unchanged(partial(feature_files, raw)) as check:
+        return _write_features(raw, interactions, widths, paths, bad, check)
+
+
+def feature_files(raw: RawDataset) -> list[Path]:
+    """The files of all modalities."""
+    return [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
+
+
+def _write_features(
+    raw: RawDataset,
+    interactions: Artifact,
+    widths: dict[str, int],
+    paths: Paths,
+    bad: BadLines,
+    check: Callable[[], None],
+) -> int:
     items = IdIndex(interactions.array("item_ids"))
     names = id_names(interactions, "item")
     chosen = {modality.name: widths.get(modality.name, modality.width) for modality in raw.modalities}
-    files = [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
+    files = feature_files(raw)
     demand_space(paths.modal, 4 * len(items) * sum(chosen.values()), f"the features of {len(items):,} items")
     widest = max((modality.raw_width for modality in raw.modalities if raw.feature_files(modality.name)), default=0)
     demand_space(paths.temp, 4 * len(items) * widest, f"the vectors of {len(items):,} items, until they are reduced,")
@@ -247,6 +266,7 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
                 writer.array(modality.name, found[0])
                 writer.array(f"{modality.name}_present", found[1])
                 made[modality.name] = found[0].shape[1]
+        check()
         if not made:
             raise UserError(f"{raw.folder}: no modality of {raw.name} has any feature; see the warnings above")
         writer.manifest["modalities"] = made
@@ -270,6 +290,13 @@ def new_items(file: Path, known: IdIndex) -> Ids:
 def write_new_features(raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines) -> int:
     """The features of the items in a TSV that step 1 has no row of, reduced as those of its items are: the same files
     are read, the same items fitted. Returns how many have features; raises `UserError`."""
+    with unchanged(lambda: [file, *feature_files(raw)]) as check:
+        return _write_new_features(raw, interactions, file, paths, bad, check)
+
+
+def _write_new_features(
+    raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines, check: Callable[[], None]
+) -> int:
     modal = features_artifact(paths, raw.name)
     check_made_from(modal, interactions=interactions)
     kept = interactions.array("item_ids")
@@ -294,6 +321,7 @@ def write_new_features(raw: RawDataset, interactions: Artifact, file: Path, path
         found[name] = features[~fitted]
         somewhere |= present[~fitted]
         note(f"{raw.name}: {present[~fitted].mean():.1%} of {len(new.values):,} new items have {name}")
+    check()
     with ArtifactWriter(
         new_items_folder(paths, raw.name),
         step=2,
@@ -330,7 +358,7 @@ def width_option(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     if not name or not number:
         raise argparse.ArgumentTypeError(f"{text!r} is not MODALITY=N")
-    return name, whole_number(1)(number)
+    return name, whole_number(1, 100_000)(number)
 
 
 def check_widths(widths: dict[str, int], kinds: Iterable[Kind]) -> None:

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mma4ctr.environment
+
 import numpy as np
 import torch
 from sklearn.metrics import roc_curve
 
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, whole_number
+from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.datasets import split_task
 from mma4ctr.files import write_own_file
 from mma4ctr.interactions import Interactions, interactions_artifact
@@ -323,7 +325,7 @@ def main() -> None:
     options = parser(__doc__)
     add_task_options(options)
     options.add_argument("--points", type=whole_number(10), default=5000, help="of each class, in the UMAP pictures")
-    options.add_argument("--seed", type=whole_number(0), default=0, help="of the sample and of UMAP")
+    options.add_argument("--seed", type=seed_number, default=0, help="of the sample and of UMAP")
     arguments = options.parse_args()
 
     watch = Stopwatch()

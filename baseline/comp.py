@@ -17,12 +17,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import mma4ctr.environment
 
 import numpy as np
 import torch
@@ -45,9 +46,12 @@ from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
 from mma4ctr.matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind, with_features
 from mma4ctr.metrics import auc, platt_scaled, score_predictions
+from mma4ctr.outputs import demand_room_for_results
 from mma4ctr.parallel import cores
 from mma4ctr.paths import Paths, load_paths
 from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
+from mma4ctr.scratch import scratch_folder
+from mma4ctr.signals import FOLLOW
 from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
 from mma4ctr.tables import comparison_layout, study_tables, write_tables
 from mma4ctr.tasks import add_task_options, chosen_tasks
@@ -198,19 +202,23 @@ def train(
 
     Raises `TrainingFailed`.
     """
-    temp = training.prepared.paths.temp
-    temp.mkdir(parents=True, exist_ok=True)
     found: list[Result] = []
     started = now()
-    with tempfile.TemporaryDirectory(dir=temp, prefix="baseline-") as name:
-        folder = Path(name)
+    with scratch_folder(training.prepared.paths.temp, "baseline-") as folder:
         command = write_job(training, folder, threads)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore", FOLLOW: "1"}
         log = folder / "log"
         with (
             log.open("w") as errors,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, env=environment
+                # It ends when its standard input does: with this process, whatever ends that.
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=folder,
+                env=environment,
             ) as process,
         ):
             running.add(process)
@@ -377,7 +385,7 @@ def train_all(work: Sequence[Training], cost: Callable[[Training], float], jobs:
                 except (TrainingFailed, UserError) as error:
                     failed += 1
                     display.finish(training.name, cost(training), f"{training.name}: failed")
-                    warn(f"{training.name} failed:\n{error}")
+                    warn(f"{training.name} failed:", *str(error).splitlines())
                     continue
                 shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
                 display.finish(training.name, cost(training), f"{training.name}: test AUC {shown}")
@@ -393,7 +401,12 @@ def train_ours(paths: Paths, tasks: Sequence[str], seeds: int, jobs: int) -> int
     command = [sys.executable, str(HERE.parent / "adjust_hyperparameter.py"), "--paths", str(paths.file)]
     command += ["--study", COMPARISON, COMPARISON_BY_EPOCH, "--task", *tasks]
     command += ["--seeds", str(seeds), "--jobs", str(jobs)]
-    return subprocess.run(command, check=False).returncode
+    with subprocess.Popen(command, env=os.environ | {FOLLOW: "1"}) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def chosen_models(names: Sequence[str]) -> list[str]:
@@ -418,8 +431,10 @@ def main() -> int:
         metavar="E",
         help="results after each",
     )
-    options.add_argument("--seeds", type=whole_number(1), default=1, help="runs of each model, with seeds 0, 1, ...")
-    options.add_argument("--jobs", type=whole_number(1), help="processes; none: one per core, on CUDA one")
+    options.add_argument(
+        "--seeds", type=whole_number(1, 10_000), default=1, help="runs of each model, with seeds 0, 1, ..."
+    )
+    options.add_argument("--jobs", type=whole_number(1, 1000), help="processes; none: one per core, on CUDA one")
     arguments = options.parse_args()
 
     watch = Stopwatch()
@@ -433,6 +448,7 @@ def main() -> int:
             "without it: --models "
             + " ".join([MODEL, *(model.name for model in BASELINES.values() if not model.recbole)])
         )
+    demand_room_for_results(paths, tables=True)
     jobs = arguments.jobs or (1 if torch.cuda.is_available() else cores())
     failed = 0
     if MODEL in models and train_ours(paths, tasks, arguments.seeds, jobs):

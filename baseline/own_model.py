@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mma4ctr.environment
+
 import lightgbm
 import numpy as np
 import torch

@@ -23,6 +23,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import mma4ctr.environment
+
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -32,7 +34,7 @@ from pyarrow import csv
 import get_user_embedding
 import preprocess_multimodal
 from benchmarks import plain
-from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, print_table, progress, run, whole_number
+from mma4ctr.console import Stopwatch, UserError, note, parser, print_table, progress, run, whole_number
 from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
 from mma4ctr.files import write_file
 from mma4ctr.interactions import IdIndex, Interactions
@@ -43,6 +45,7 @@ from mma4ctr.plotting import COLORS, panels
 from mma4ctr.rawfiles import BadLines
 from mma4ctr.results import read_results
 from mma4ctr.scoring import find_run, load_scorer, predict, score_pairs
+from mma4ctr.system import peak_memory_mb
 from mma4ctr.training import HIDDEN, TrainSettings, fresh_models, train_epoch
 
 T = TypeVar("T")

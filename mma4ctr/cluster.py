@@ -4,15 +4,19 @@ import argparse
 import logging
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mma4ctr.environment import PASSIVE
+
 from mma4ctr.console import UserError
 from mma4ctr.parallel import Threads, Workers
 from mma4ctr.rawfiles import BadLine
+from mma4ctr.signals import signals_kept
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,6 +24,10 @@ R = TypeVar("R")
 # An address that does not answer is given up after so many seconds.
 PATIENCE = 10.0
 LOCAL = "local"
+# The first bytes of an HTTP/2 connection, a frame of settings, and the byte of a frame that tells that it is one.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+_SETTINGS = b"\4"
 
 
 class RayTasks:
@@ -86,14 +94,16 @@ def connect(address: str, code: Path) -> Any:
     # Ray puts a function of its own in the place of print, for progress bars that are not used here; numba, which knows
     # the built-in one only, then compiles nothing that prints.
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
-    environment = {"env_vars": {"PYTHONPATH": str(code)}}
-    ray.init(
-        address=None if address == LOCAL else address,
-        runtime_env=environment,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    variables = {name: os.environ[name] for name in PASSIVE if name in os.environ}
+    environment = {"env_vars": {"PYTHONPATH": str(code), **variables}}
+    with signals_kept():
+        ray.init(
+            address=address,
+            runtime_env=environment,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     return ray
 
 
@@ -102,6 +112,28 @@ def _demand_answer(address: str) -> None:
     if not host or not port.isdigit():
         raise UserError(f"--ray {address}: not host:port; give the address that 'ray start --head' prints, or local")
     try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-    except OSError as error:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+            # Ray speaks gRPC, which is HTTP/2; with TLS this greeting would not be understood. ray.init itself waits
+            # for minutes for an answer from anything that takes the connection.
+            greeted = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
+    except (OSError, OverflowError) as error:
         raise UserError(f"--ray {address}: no Ray cluster answers there ({error})") from None
+    if not greeted:
+        raise UserError(f"--ray {address}: something answers there, and it is no Ray cluster; give Ray's own address")
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether whoever listens answers HTTP/2's greeting (RFC 9113, 3.4) with its settings."""
+    connection.sendall(_GREETING + _EMPTY_SETTINGS)
+    deadline = time.monotonic() + PATIENCE
+    answer = b""
+    while len(answer) < len(_EMPTY_SETTINGS) and (left := deadline - time.monotonic()) > 0:
+        connection.settimeout(left)
+        try:
+            part = connection.recv(len(_EMPTY_SETTINGS) - len(answer))
+        except TimeoutError:
+            return False
+        if not part:
+            return False
+        answer += part
+    return answer[3:4] == _SETTINGS

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from mma4ctr.console import silence
+from mma4ctr.console import UserError, silence
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,18 @@ ALONE = Ranks()
 
 def join_ranks(device: torch.device) -> Ranks:
     """The ranks that torchrun has started, connected (nccl on GPUs, gloo on CPUs); alone where it has not."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = _whole("WORLD_SIZE", 1, 1)
     if world == 1:
         return ALONE
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE is {world} in the environment, and {' and '.join(missing)} not set; start with torchrun, or "
+            "unset WORLD_SIZE to train alone"
+        )
+    if _whole("RANK", 0, 0) >= world:
+        raise UserError(
+            f"RANK {os.environ['RANK']} is not below WORLD_SIZE {world}; start with torchrun, or unset both"
+        )
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(distributed.destroy_process_group)
@@ -65,8 +74,18 @@ def join_ranks(device: torch.device) -> Ranks:
     return ranks
 
 
+def _whole(name: str, least: int, default: int) -> int:
+    """A whole number that torchrun sets in the environment; raises `UserError` for anything else there."""
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise UserError(
+            f"{name} is {text!r} in the environment, where torchrun sets a whole number from {least} on; unset it"
+        )
+    return int(text)
+
+
 def local_device(device: torch.device) -> torch.device:
     """Of several GPUs the one of this rank."""
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", _whole("LOCAL_RANK", 0, 0))
     return device

@@ -62,10 +62,10 @@ class IdIndex:
     def positions(self, values: np.ndarray) -> np.ndarray:
         """int32 position of each value, -1 where it is not in the table."""
         if self._table is not None:
-            # Everything outside of the range goes to the last entry, which is -1.
-            offset = values - self._low
-            outside = (values < self._low) | (offset >= len(self._table) - 1)
-            return self._table[np.where(outside, len(self._table) - 1, offset)]
+            # Everything outside of the range goes to the last entry, which is -1. What is compared are the ids: the
+            # difference of two that are far apart does not fit into 64 bits.
+            outside = (values < self.ids[0]) | (values > self.ids[-1])
+            return self._table[np.where(outside, len(self._table) - 1, values - self._low)]
         if not len(self.ids):
             return np.full(len(values), -1, np.int32)
         place = np.minimum(np.searchsorted(self.ids, values), len(self.ids) - 1)

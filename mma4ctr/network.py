@@ -9,9 +9,11 @@ numpy's took a sixth of its time.
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch.nn import functional
 
 # The automatic batch size leaves at least this many steps an epoch, as the study's 8192 did on its data.
@@ -32,6 +34,11 @@ def torch_threads(most: int) -> Iterator[int]:
 def automatic_batch_size(train_rows: int) -> int:
     """The power of two from 256 to 8192 that gives at least 500 steps an epoch (design section 7)."""
     return min(8192, max(256, 1 << max(0, (train_rows // STEPS_PER_EPOCH).bit_length() - 1)))
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Write a `.safetensors` file. Unlike the library's own writer it fails as any file does, with an `OSError`."""
+    path.write_bytes(save({name: value.cpu() for name, value in weights.items()}))
 
 
 def tanh_(values: torch.Tensor) -> torch.Tensor:

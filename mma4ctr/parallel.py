@@ -1,19 +1,16 @@
 """Work spread over threads or processes, results in order. A Ray cluster does the same: see cluster.py."""
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
+
+from mma4ctr.signals import do_work, start_worker
+from mma4ctr.system import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def cores() -> int:
-    """The processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers(Protocol):
@@ -34,26 +31,51 @@ class Threads:
 
 
 class Processes:
-    """One process per core: for work in Python itself. `work`, items and results travel, so they must be picklable.
+    """Processes for work in Python itself, one per core or `count`. `work`, items and results travel, so they must be
+    picklable.
 
-    A context manager: the processes are started once and serve until the block ends.
+    A context manager: the processes are started once and serve until the block ends; where an error ends it they are
+    told to stop. They end with this process, whatever ends it.
+
+    Args:
+        prepare: called in each process at its start, with `arguments`: what a process can only be given then.
     """
 
-    def __init__(self) -> None:
-        self._pool = ProcessPoolExecutor(cores(), mp_context=multiprocessing.get_context("spawn"))
+    def __init__(
+        self, count: int | None = None, prepare: Callable[..., object] | None = None, arguments: tuple[Any, ...] = ()
+    ) -> None:
+        self._pool = ProcessPoolExecutor(
+            count or cores(),
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_prepare,
+            initargs=(prepare, arguments),
+        )
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if kind is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
         self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, work: Callable[..., R], *arguments: Any) -> Future[R]:
+        """The future of `work(*arguments)`."""
+        return self._pool.submit(do_work, work, *arguments)
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
         """See `Workers`."""
-        return _in_order(self._pool, work, items)
+        return _in_order(self, work, items)
 
 
-def _in_order(pool: Executor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+def _prepare(prepare: Callable[..., object] | None, arguments: tuple[Any, ...]) -> None:
+    start_worker()
+    if prepare:
+        prepare(*arguments)
+
+
+def _in_order(pool: Executor | Processes, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
     ahead = cores()
     waiting: deque[tuple[T, Future[R]]] = deque()
     try:

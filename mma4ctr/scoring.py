@@ -31,6 +31,7 @@ from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
 from mma4ctr.rawfiles import read_tsv
 from mma4ctr.results import Result, keeps_predictions, read_results, read_run
+from mma4ctr.unchanged import unchanged
 
 # Rows that are scored at a time by one network: on a CPU 4 MB of first-layer outputs, which stay in its cache.
 SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
@@ -220,12 +221,14 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
             yield _scores(table["user"], table["item"], scorer.score(user, item)), missing
 
     count = unknown = 0
-    file.write(HEADER)
-    # A block is turned into text while the next one is scored.
-    for (table, missing), text in in_order(lambda block: _text(block[0]), scored()):
-        file.write(text.result())
-        count += len(table)
-        unknown += missing
+    with unchanged(lambda: [pairs]) as check:
+        file.write(HEADER)
+        # A block is turned into text while the next one is scored.
+        for (table, missing), text in in_order(lambda block: _text(block[0]), scored()):
+            file.write(text.result())
+            count += len(table)
+            unknown += missing
+        check()
     return count, unknown
 
 
@@ -249,8 +252,10 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
 
     Returns: users, and how many of them are not known. Raises `UserError`.
     """
-    blocks = read_tsv(users, {"user": scorer.users.type}, lambda table: table, description="users")
-    asked = pa.chunked_array([chunk for table in blocks for chunk in table["user"].chunks], scorer.users.type)
+    with unchanged(lambda: [users]) as check:
+        blocks = read_tsv(users, {"user": scorer.users.type}, lambda table: table, description="users")
+        asked = pa.chunked_array([chunk for table in blocks for chunk in table["user"].chunks], scorer.users.type)
+        check()
     asked = asked.combine_chunks()
     place = positions(asked, scorer.users)
     items = len(scorer.items)

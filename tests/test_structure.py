@@ -20,7 +20,7 @@ TRAIN_A_MILLION = """
 import json
 import numpy as np
 import torch
-from mma4ctr.console import peak_memory_mb
+from mma4ctr.system import peak_memory_mb
 from mma4ctr.matrix import FactorMatrix, RowGroup
 from mma4ctr.network import Network
 from mma4ctr.scoring import predict

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mma4ctr.console import UserError
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.rawfiles import LONGEST_LINE, BadLine
 
 # An array of pyarrow, or a chunked one; pyarrow tells no types.
 Column: TypeAlias = Any
@@ -35,7 +35,12 @@ def whole(column: Column) -> pa.Array:
         raise BadLine("a block of over 2 GB of text")
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    text = is_text(array.type) or pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
+    if text and array.nbytes > LONGEST_LINE and pc.max(pc.binary_length(array)).as_py() > LONGEST_LINE:
+        raise BadLine(f"a cell of over {LONGEST_LINE >> 20} MB")
+    return array
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -148,6 +153,7 @@ def _text_as_ids(text: pa.Array, name: str) -> Ids:
     number = pc.match_substring_regex(text, r"^(0|-?[1-9][0-9]{0,18})$")
     size = pc.utf8_ltrim(text, "-")
     fits = pc.or_(pc.less(pc.binary_length(size), 19), pc.less_equal(size, str(2**63 - 1)))
+    fits = pc.or_(fits, pc.equal(text, str(-(2**63))))  # as the cast of a column of numbers alone takes it
     number = pc.and_(number, fits).to_numpy(zero_copy_only=False)
     named = np.flatnonzero(~number)
     words = text.take(pa.array(named))
@@ -309,13 +315,22 @@ def time_of(column: Column, name: str, kind: str) -> np.ndarray:
     kinds = [pa.int64()] if kind == "whole" else [pa.timestamp("us"), pa.timestamp("us", tz="UTC")]
     for type_ in kinds:
         try:
-            # Nanoseconds are cut to microseconds.
-            found: np.ndarray = pc.cast(pc.cast(array, type_, safe=kind == "whole"), pa.int64()).to_numpy()
+            # Nanoseconds are cut to microseconds; seconds too large for it are refused.
+            cut = pa.types.is_timestamp(array.type) and array.type.unit == "ns"
+            found: np.ndarray = pc.cast(pc.cast(array, type_, safe=not cut), pa.int64()).to_numpy()
             return found
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             message = re.search("'(.*)'", str(error).splitlines()[0])
     what = {"whole": "a whole number", "date": "a date such as 2024-05-31 18:00:00"}[kind]
-    raise BadLine(f"column {name}: '{message[1] if message else array[0]}' is not {what}")
+    raise BadLine(f"column {name}: '{message[1] if message else _shown(array)}' is not {what}")
+
+
+def _shown(array: pa.Array) -> str:
+    """The first value, of a date that Python has none for its number."""
+    try:
+        return str(array[0])
+    except (OverflowError, ValueError):
+        return str(pc.cast(array[:1], pa.int64())[0])
 
 
 def vectors_of(columns: list[tuple[str, Column]], width: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -37,6 +37,8 @@ LOOK_ROWS = 1000
 # Ids that a message shows of each side, and those of the features that are remembered to choose them from.
 EXAMPLES, REMEMBERED = 3, 1000
 FEW = 0.5
+# Numbers of a vector: the square of it, their covariance, is held in memory (2 GB of it).
+WIDEST = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,11 @@ class Described(RawDataset):
     def modality_of(self, source: ModalitySource) -> Modality:
         """One modality, its files looked at; raises `UserError`."""
         raw_width = self.vector_width(source) if source.kind == "dense" else 0
+        if raw_width > WIDEST:
+            raise UserError(
+                f"{source.source.where}: vectors of {raw_width:,} numbers, at most {WIDEST:,} can be reduced; name "
+                "files of shorter ones"
+            )
         limit = min(DEFAULT_WIDTH, raw_width) if raw_width else DEFAULT_WIDTH
         return Modality(source.name, source.width or limit, source.kind, raw_width, at_most=source.width is None)
 
@@ -187,7 +194,10 @@ class Described(RawDataset):
         if len(columns) > 1:
             return len(columns)
         table = first_table(source.source, path, columns, LOOK_ROWS)
-        array = whole(table[columns[0]])
+        try:
+            array = whole(table[columns[0]])
+        except BadLine as error:
+            raise UserError(f"{path}: column {columns[0]}: {error}") from None
         if not (is_list(array.type) or is_text(array.type)):
             return 1
         # The first that is whole decides: a later one that differs is told with its line.

@@ -47,7 +47,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mma4ctr.console import UserError, nearest, unknown_name
+from mma4ctr.console import LARGEST_NUMBER, UserError, nearest, unknown_name
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.sources import FORMATS, Source
@@ -178,7 +178,8 @@ class Part:
         return (value,) if isinstance(value, str) else tuple(value or ())
 
     def number(self, key: str, least: int) -> int | None:
-        found: int | None = self.get(key, f"a whole number from {least} on", lambda v: _is_whole(v) and v >= least)
+        what = f"a whole number from {least} on, at most {LARGEST_NUMBER}"
+        found: int | None = self.get(key, what, lambda v: _is_whole(v) and least <= v <= LARGEST_NUMBER)
         return found
 
     def done(self, more: Iterable[str] = ()) -> None:
@@ -346,7 +347,7 @@ def _modality(name: str, part: Part, folder: Path) -> ModalitySource:
 
 
 def _are_ids(value: Any) -> bool:
-    return _is_whole(value) or _are_texts(value)
+    return (_is_whole(value) and abs(value) < 2**62) or _are_texts(value)
 
 
 def _are_texts(value: Any) -> bool:

@@ -303,7 +303,7 @@ class Rows(Block):
 def _parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); fetch it again") from None
 
 
@@ -334,7 +334,7 @@ def _read_parquet(
             for batch in file.iter_batches(batch_rows, columns=list(dict.fromkeys(wanted))):
                 yield Rows(path, start, start + len(batch), start + len(batch)), pa.Table.from_batches([batch])
                 start += len(batch)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             message = str(error).splitlines()[0]
             raise UserError(f"{path}: damaged after row {start:,} ({message}); fetch it again") from None
 

@@ -43,6 +43,8 @@ CLICK_WEIGHTS = {
 ACTIONS = tuple(CLICK_WEIGHTS)
 USER_ACTION_COLUMNS = ("userid", "feedid", "date_", "device", *ACTIONS)
 EMBEDDING_WIDTH = 512
+# Days are kept with the place within the day as a fraction; float64 has room for it up to here.
+LAST_DAY = 10**9
 
 # Which columns make a modality: text columns with their substitute, and lists of tags.
 TEXTS = {
@@ -121,6 +123,9 @@ class WeChat(RawDataset):
                 low, high = pc.min_max(table[action]).as_py().values()
                 if low is not None and (low < 0 or high > 1):
                     raise BadLine(f"column {action}: {low if low < 0 else high} where 0 or 1 is expected")
+            first, last = pc.min_max(table["date_"]).as_py().values()
+            if first is not None and (first < 0 or last > LAST_DAY):
+                raise BadLine(f"column date_: {first if first < 0 else last} where a day from 0 on is expected")
             user = kept.positions(table["userid"].to_numpy())
             rows = np.flatnonzero(user >= 0)
             column = {name: table[name].to_numpy()[rows] for name in wanted}

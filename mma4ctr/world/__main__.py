@@ -15,11 +15,12 @@ from pathlib import Path
 
 import orjson
 
-from mma4ctr.console import Stopwatch, UserError, note, parser, peak_memory_mb, run, whole_number
+from mma4ctr.console import Stopwatch, UserError, note, parser, run, seed_number, whole_number
 from mma4ctr.files import write_file
 from mma4ctr.folders import UNDER_CONSTRUCTION, abandon_building, finish_building, start_building
 from mma4ctr.locks import locked
 from mma4ctr.oracle import TRUTH
+from mma4ctr.system import peak_memory_mb
 from mma4ctr.world import tiktok, wechat
 from mma4ctr.world.law import make_world
 from mma4ctr.world.rows import write_rows
@@ -118,7 +119,7 @@ def main() -> None:
     options.add_argument("--rows", type=whole_number(1000), default=400_000, help="interactions")
     options.add_argument("--users", type=whole_number(10), default=1200, help="users")
     options.add_argument("--items", type=whole_number(50), default=8000, help="items that are shown")
-    options.add_argument("--seed", type=whole_number(0), default=0, help="another seed is another world")
+    options.add_argument("--seed", type=seed_number, default=0, help="another seed is another world")
     options.add_argument(
         "--real-rates",
         action="store_true",

@@ -1,0 +1,134 @@
+"""Ends that come from outside: SIGTERM, SIGHUP, and the end of the process that started this one.
+
+A signal becomes an exception, as Ctrl-C does, so that every `with` on the way out removes what is half done.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, parent_process
+from types import FrameType
+from typing import Any
+
+# SIGHUP is not there on Windows.
+SIGNALS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)))
+# `timeout` and torchrun send a signal twice: the second must not interrupt what the first has set off.
+GRACE = 5.0
+# A worker that has not ended so many seconds after it was told to is ended without being asked.
+PATIENCE = 10.0
+# Set for a script that one of our own starts and that must not outlive it.
+FOLLOW = "MMA4CTR_ENDS_WITH_PARENT"
+# torchrun sets this one for the processes that it starts.
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+
+
+class Stopped(BaseException):
+    """A signal has asked this process to end; like KeyboardInterrupt it is no error that anyone may handle."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.code = 128 + number
+
+
+def _handler() -> Callable[[int, FrameType | None], None]:
+    first = -GRACE
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        nonlocal first
+        if time.monotonic() - first < GRACE:
+            return
+        first = time.monotonic()
+        raise Stopped(number)
+
+    return stop
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise `Stopped`; one that is ignored (as under nohup) stays ignored.
+
+    Outside the main thread, where Python takes no signals, nothing is changed.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, _handler())
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Undo what a library that is started in the block does to the handlers of signals."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)} if in_main_thread else {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def _end_when(wait: Callable[[], object]) -> None:
+    """Send SIGTERM to this process when `wait` returns; it is waited for in a thread."""
+
+    def watch() -> None:
+        wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()
+
+
+def follow_parent() -> None:
+    """End with the process that started this one, where that is torchrun or a script of ours: neither can end its
+    children when it is killed with SIGKILL."""
+    if TORCHRUN not in os.environ and FOLLOW not in os.environ:
+        return
+    import psutil
+
+    with suppress(psutil.Error):
+        _end_when(psutil.Process(os.getppid()).wait)
+
+
+class _Worker:
+    busy = False
+
+
+def start_worker() -> None:
+    """Prepare a worker process: signals end it, within its work with everything put in order, and it ends when its
+    parent does, whatever ended that."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if not _Worker.busy:
+            os._exit(128 + number)
+        timer = threading.Timer(PATIENCE, os._exit, [128 + number])
+        timer.daemon = True
+        timer.start()
+        raise_once(number, None)
+
+    raise_once = _handler()
+    for number in (signal.SIGINT, *SIGNALS):
+        signal.signal(number, stop)
+    parent = parent_process()
+    if parent is not None:
+        _end_when(lambda: connection.wait([parent.sentinel]))
+
+
+def do_work(work: Callable[..., Any], *arguments: Any) -> Any:
+    """The work of a worker process; a signal ends the process, once the work has put everything in order."""
+    _Worker.busy = True
+    try:
+        return work(*arguments)
+    except Stopped as stop:
+        os._exit(stop.code)
+    finally:
+        _Worker.busy = False

@@ -1,0 +1,32 @@
+"""What the operating system tells of this process, on Linux, macOS and Windows."""
+
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    own = psutil.Process()
+    if hasattr(own, "cpu_affinity"):  # not on macOS
+        return len(own.cpu_affinity())
+    return psutil.cpu_count() or 1
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the process was before it became this program
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):  # on Windows
+        return float(memory.peak_wset) / 1e6
+    try:
+        import resource
+    except ImportError:
+        return float(memory.rss) / 1e6
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6
