@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mma4ctr.artifacts import Artifact, file_replaced, read_artifact
 from mma4ctr.console import UserError, progress
+from mma4ctr.delimited import read_tsv
 from mma4ctr.matrix import (
     MADE_BY,
     FactorMatrix,
@@ -29,7 +30,6 @@ from mma4ctr.network import Network, torch_threads
 from mma4ctr.newitems import load_new_items
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import read_tsv
 from mma4ctr.results import Result, keeps_predictions, read_results, run_folder
 
 # Rows that are scored at a time by one network: on a CPU 4 MB of first-layer outputs, which stay in its cache.

@@ -9,7 +9,8 @@ with atheris.instrument_imports(include=["mma4ctr"]):
     import pyarrow as pa
 
     from mma4ctr.datasets import tiktok, wechat
-    from mma4ctr.rawfiles import BadLine, Block, DelimitedText
+    from mma4ctr.delimited import DelimitedText
+    from mma4ctr.rawfiles import BadLine, Block
 
 BLOCK = Block(Path("fuzzed"), 0, 0, 0)
 

@@ -148,7 +148,7 @@ class Described(RawDataset):
         if own.time is None:
             return ""
         own.source.demand([own.time])
-        path = self.interaction_files()[0]
+        path = own.source.with_rows()[0]
         table = first_table(own.source, path, [own.time], LOOK_ROWS)
         try:
             return time_kind(table[own.time], own.time)
@@ -180,7 +180,7 @@ class Described(RawDataset):
 
     def vector_width(self, source: ModalitySource) -> int:
         """How many numbers a vector has; raises `UserError` where no vector is among the first."""
-        path = source.source.files()[0]
+        path = source.source.with_rows()[0]
         if source.encoding == "vectors":
             return int(_array_file(path).shape[1])
         columns = expanded(source, path)
@@ -220,7 +220,7 @@ class Described(RawDataset):
         """The features of a table."""
         assert source.item is not None
         id_column = source.item
-        for path in source.source.files():
+        for path in source.source.with_rows(bad):
             columns = expanded(source, path)
             encode = _encoder(source, columns, width)
 

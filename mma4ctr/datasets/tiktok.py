@@ -23,6 +23,7 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
+from mma4ctr.delimited import DelimitedText, integer_text
 from mma4ctr.interactions import IdIndex
 from mma4ctr.parallel import Processes, Threads
 from mma4ctr.paths import Paths
@@ -31,9 +32,7 @@ from mma4ctr.rawfiles import (
     BadLine,
     BadLines,
     Block,
-    DelimitedText,
     find_raw_file,
-    integer_text,
     parse_blocks,
 )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,20 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
+from mma4ctr.delimited import DelimitedText, integer_text, read_header
 from mma4ctr.interactions import IdIndex
+from mma4ctr.parallel import Workers
 from mma4ctr.paths import Paths
+from mma4ctr.quotedtext import QuotedText
 from mma4ctr.rawfiles import (
     BadLine,
     BadLines,
     Block,
-    DelimitedText,
     find_raw_file,
-    integer_text,
     parse_blocks,
-    read_header,
 )
 
+T = TypeVar("T")
 # The study's weights of the actions; a click is half of the greatest possible sum or more.
 CLICK_WEIGHTS = {
     "read_comment": 4,
@@ -106,7 +107,7 @@ class WeChat(RawDataset):
             counts = pc.value_counts(text.parse(data)["userid"])
             return counts.field("values").to_numpy(), counts.field("counts").to_numpy()
 
-        yield from parse_blocks(path, parse, bad, description="wechat: counting", workers=self.workers, skip_lines=1)
+        yield from _parsed(path, parse, bad, "counting", self.workers)
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
         (path,) = self.interaction_files()
@@ -134,7 +135,7 @@ class WeChat(RawDataset):
                 row_hash=hash_rows(list(column.values())),
             )
 
-        yield from parse_blocks(path, parse, bad, description="wechat: reading", workers=self.workers, skip_lines=1)
+        yield from _parsed(path, parse, bad, "reading", self.workers)
 
     def feature_files(self, modality: str) -> list[Path]:
         folder, name = self.folder, "feed_info.csv"
@@ -146,9 +147,13 @@ class WeChat(RawDataset):
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         for path in self.feature_files(modality):
             parse = _embedding_parser(path) if modality == "fused" else _feed_info_parser(path, modality)
-            yield from parse_blocks(
-                path, parse, bad, description=f"wechat: {modality}", workers=self.workers, skip_lines=1
-            )
+            yield from _parsed(path, parse, bad, modality, self.workers)
+
+
+def _parsed(path: Path, parse: Callable[[bytes, Block], T], bad: BadLines, doing: str, workers: Workers) -> Iterator[T]:
+    """See `parse_blocks`."""
+    description, quoted = f"wechat: {doing}", QuotedText(",")
+    return parse_blocks(path, parse, bad, description=description, workers=workers, skip_lines=1, quoted=quoted)
 
 
 def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
