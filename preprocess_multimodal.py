@@ -256,7 +256,7 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
 
 def new_items(file: Path, known: IdIndex) -> Ids:
     """The distinct ids in the column `item` of a TSV that are not among the known ones, sorted; raises `UserError`."""
-    blocks = read_tsv(file, {"item": pa.string()}, lambda table: ids_of(table["item"], "item"), description="items")
+    blocks = read_tsv(file, ("item",), lambda table: ids_of(table["item"], "item"), description="items")
     values, names = [np.empty(0, np.int64)], [pa.array([], pa.string())]
     for ids in blocks:
         distinct, first = np.unique(ids.values, return_index=True)

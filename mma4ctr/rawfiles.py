@@ -16,7 +16,6 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar, cast
@@ -358,26 +357,26 @@ def parse_blocks(
         quoted: the grammar of quoted CSV, in which a record may go over several lines; None: each line is a record.
     """
     blocks = read_blocks(path, skip_lines=skip_lines, closed_by_newline=closed_by_newline, quoted=quoted)
+    remaining: Iterator[Block] | None = blocks
     with progress(f"{description} {path.name}", path.stat().st_size) as advance:
         done = 0
-        # What is parsed ahead of a block that ends within a cell started within a cell: it is dropped.
-        while blocks is not None:
-            in_work, blocks = blocks, None
-            with closing(workers.in_order(ParseBlock(parse), in_work)) as parsed:
-                for block, future in parsed:
-                    try:
-                        result = future.result()
-                    except BadLine:
-                        data = block.read()
-                        if block.quoted and not block.whole_records and block.quoted.is_open(data):
-                            blocks = read_records(block)
-                            break
-                        good = b"".join(_good_records(block, data, parse, bad))
-                        result = parse(good, block) if good else None
-                    if result is not None:
-                        yield result
-                    advance(block.consumed - done)
-                    done = block.consumed
+        while remaining is not None:
+            blocks, remaining = remaining, None
+            for block, future in workers.in_order(ParseBlock(parse), blocks):
+                try:
+                    result = future.result()
+                except BadLine:
+                    data = block.read()
+                    if block.quoted and not block.whole_records and block.quoted.is_open(data):
+                        # The blocks after it, parsed ahead, start within a cell: they are dropped and cut anew.
+                        remaining = read_records(block)
+                        break
+                    good = b"".join(_good_records(block, data, parse, bad))
+                    result = parse(good, block) if good else None
+                if result is not None:
+                    yield result
+                advance(block.consumed - done)
+                done = block.consumed
 
 
 def _good_records(block: Block, data: bytes, parse: Callable[[bytes, Block], T], bad: BadLines) -> Iterator[bytes]:

@@ -31,6 +31,7 @@ from mma4ctr.rawfiles import (
 )
 
 T = TypeVar("T")
+INTERACTIONS = "user_action.csv"
 # The study's weights of the actions; a click is half of the greatest possible sum or more.
 CLICK_WEIGHTS = {
     "read_comment": 4,
@@ -90,13 +91,23 @@ class WeChat(RawDataset):
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
-        """The data set that path.json names, None where its folder is not there."""
-        return cls(paths.wechat, paths.feed_embedding) if paths.wechat.is_dir() else None
+        """The data set that path.json names: the folder of the files, or one with that folder in it, as the archive of
+        the challenge has it; None where the folder is not there."""
+        if not paths.wechat.is_dir():
+            return None
+        folder, embedding = paths.wechat, paths.feed_embedding
+        if not find_raw_file(folder, INTERACTIONS):
+            within = [one for one in sorted(folder.iterdir()) if one.is_dir() and find_raw_file(one, INTERACTIONS)]
+            if len(within) == 1:
+                folder = within[0]
+                if not find_raw_file(embedding.parent, embedding.name):
+                    embedding = folder / embedding.name
+        return cls(folder, embedding)
 
     def interaction_files(self) -> list[Path]:
-        path = find_raw_file(self.folder, "user_action.csv")
+        path = find_raw_file(self.folder, INTERACTIONS)
         if path is None:
-            raise UserError(f"{self.folder / 'user_action.csv'}: the interaction file is missing; put it there")
+            raise UserError(f"{self.folder / INTERACTIONS}: the interaction file is missing; put it there")
         return [path]
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
