@@ -1,7 +1,8 @@
 """Inputs that people have and that failed, each a folder with a description, through the steps as the README runs them.
 
 The folders lie beside this repository in shared/data/field-cases, or where FIELD_CASES says; their README tells the
-right outcome of each. test_field_families.py makes inputs of the same kinds, so a fresh clone tests them without the folders.
+right outcome of each. test_field_families.py makes inputs of the same kinds, so a fresh clone tests them without the
+folders.
 """
 
 import os
