@@ -1,5 +1,5 @@
-"""Columns of any Arrow type and JSON lines of any values, as hypothesis draws them: every reader of described data gives
-a result, `BadLine` or `UserError`, `check` and `--predict` one line. `make fuzz` does the same for longer."""
+"""Columns of any Arrow type and JSON lines of any values, as hypothesis draws them: every reader of described data
+gives a result, `BadLine` or `UserError`, `check` and `--predict` one line. `make fuzz` does the same for longer."""
 
 import datetime
 import decimal
@@ -31,7 +31,7 @@ FLOATS = st.floats() | st.integers(-5, 5).map(float)
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
     ["1", "001", "0.5 1", "[1, 2]", "2024-05-31", ""]
 )
-# By type: what its values are drawn from; None: raw bytes of the right number that may be no value at all.
+# By type: what its values are drawn from.
 TYPES = {
     pa.null(): st.none(),
     pa.bool_(): st.booleans(),
