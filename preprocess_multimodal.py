@@ -32,11 +32,12 @@ from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, ru
 from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
 from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, shown_id
 from mma4ctr.datasets.columns import Ids, ids_of
+from mma4ctr.delimited import read_tsv
 from mma4ctr.interactions import IdIndex, features_artifact, id_names, interactions_artifact
 from mma4ctr.newitems import new_items_folder
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.rawfiles import BadLines, read_tsv
+from mma4ctr.rawfiles import BadLines
 from mma4ctr.reduce import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
 from mma4ctr.unchanged import unchanged
 
@@ -62,7 +63,7 @@ class SeenItems:
         differs = (item >= 0) & (content != self._content[item])
         if differs.any():
             row = int(np.flatnonzero(differs)[0])
-            line = chunk.block.first_line + chunk.line[row]
+            line = chunk.block.line_of(int(chunk.line[row]))
             raise UserError(
                 f"{chunk.block.path}:{line}: item {shown_id(chunk, row)} stands again with other features; "
                 "remove one of the two lines"
@@ -276,7 +277,7 @@ def _write_features(
 
 def new_items(file: Path, known: IdIndex) -> Ids:
     """The distinct ids in the column `item` of a TSV that are not among the known ones, sorted; raises `UserError`."""
-    blocks = read_tsv(file, {"item": pa.string()}, lambda table: ids_of(table["item"], "item"), description="items")
+    blocks = read_tsv(file, ("item",), lambda table: ids_of(table["item"], "item"), description="items")
     values, names = [np.empty(0, np.int64)], [pa.array([], pa.string())]
     for ids in blocks:
         distinct, first = np.unique(ids.values, return_index=True)

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from mma4ctr.artifacts import Artifact
 from mma4ctr.console import UserError, progress
+from mma4ctr.datasets.columns import ids_of
+from mma4ctr.delimited import read_tsv
 from mma4ctr.matrix import (
     FactorMatrix,
     Pairs,
@@ -29,7 +31,6 @@ from mma4ctr.network import Network, torch_threads
 from mma4ctr.newitems import load_new_items
 from mma4ctr.parallel import in_order
 from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import read_tsv
 from mma4ctr.results import Result, keeps_predictions, read_results, read_run
 from mma4ctr.unchanged import unchanged
 
@@ -212,13 +213,14 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
 
     Returns: pairs, and how many of them have a user or an item that is not known. Raises `UserError`.
     """
-    kinds = {"user": scorer.users.type, "item": scorer.items.type}
+
+    def asked(table: pa.Table) -> tuple[Asked, Asked]:
+        return asked_for(table["user"], scorer.users, "user"), asked_for(table["item"], scorer.items, "item")
 
     def scored() -> Iterator[tuple[pa.Table, int]]:
-        for table in read_tsv(pairs, kinds, lambda table: table, description="scoring"):
-            user, item = (positions(table[name].combine_chunks(), known) for name, known in _known(scorer))
-            missing = int(((user == len(scorer.users)) | (item == len(scorer.items))).sum())
-            yield _scores(table["user"], table["item"], scorer.score(user, item)), missing
+        for user, item in read_tsv(pairs, ("user", "item"), asked, description="scoring"):
+            missing = int(((user.place == len(scorer.users)) | (item.place == len(scorer.items))).sum())
+            yield _scores(user.text, item.text, scorer.score(user.place, item.place)), missing
 
     count = unknown = 0
     with unchanged(lambda: [pairs]) as check:
@@ -232,19 +234,49 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
     return count, unknown
 
 
-def _known(scorer: Scorer) -> tuple[tuple[str, pa.Array], ...]:
-    return ("user", scorer.users), ("item", scorer.items)
+@dataclass(frozen=True)
+class Asked:
+    """Ids of one column of a file: `text` (n,) as they are written, without quotes and blanks around them, and `place`
+    int64 (n,), as `positions` tells it."""
+
+    text: pa.Array
+    place: np.ndarray
 
 
-def _scores(user: pa.ChunkedArray, item: pa.ChunkedArray, score: np.ndarray) -> pa.Table:
+def asked_for(column: pa.ChunkedArray, known: pa.Array, name: str) -> Asked:
+    """A column of texts as ids, alike where they are written alike: `001` is not 1, and no word is a number.
+
+    Args:
+        known: integers or strings. Raises `BadLine` for what can be no id.
+    """
+    text = pc.utf8_trim_whitespace(column.combine_chunks())
+    ids = ids_of(text, name)
+    if not pa.types.is_integer(known.type):
+        return Asked(text, positions(text, known))
+    place = positions(pa.array(ids.values), known)
+    place[ids.named] = len(known)
+    return Asked(text, place)
+
+
+def _scores(user: pa.Array, item: pa.Array, score: np.ndarray) -> pa.Table:
     return pa.table({"user": user, "item": item, "score": score})
 
 
 def _text(table: pa.Table) -> pa.Buffer:
-    """The lines of a TSV."""
+    """The lines of a TSV. A quote within an id stands as it is; an id that starts with one is put in quotes, so that no
+    reader takes it for the beginning of a quoted cell."""
+    texts = [column for column in table.columns if pa.types.is_string(column.type)]
+    if any(pc.any(pc.match_substring(column, '"')).as_py() for column in texts):
+        columns = [pc.cast(column, pa.string()).to_pylist() for column in table.columns]
+        lines = ("\t".join(map(_cell, row)) + "\n" for row in zip(*columns, strict=True))
+        return pa.py_buffer("".join(lines).encode())
     text = pa.BufferOutputStream()
     csv.write_csv(table, text, csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none"))
     return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
 
 
 def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[int, int]:
@@ -252,12 +284,15 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
 
     Returns: users, and how many of them are not known. Raises `UserError`.
     """
+
+    def asked_users(table: pa.Table) -> Asked:
+        return asked_for(table["user"], scorer.users, "user")
+
     with unchanged(lambda: [users]) as check:
-        blocks = read_tsv(users, {"user": scorer.users.type}, lambda table: table, description="users")
-        asked = pa.chunked_array([chunk for table in blocks for chunk in table["user"].chunks], scorer.users.type)
+        blocks = list(read_tsv(users, ("user",), asked_users, description="users"))
         check()
-    asked = asked.combine_chunks()
-    place = positions(asked, scorer.users)
+    asked = pa.chunked_array([block.text for block in blocks], pa.string()).combine_chunks()
+    place = np.concatenate([np.empty(0, np.int64), *(block.place for block in blocks)])
     items = len(scorer.items)
     count = min(count, items)
     at_a_time = max(1, PAIRS_AT_A_TIME // items)

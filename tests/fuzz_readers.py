@@ -1,15 +1,22 @@
-"""Fuzzes the readers of raw text: whatever the bytes, they parse or raise `BadLine`. Run by `make fuzz` (atheris)."""
+"""Fuzzes the readers of raw files: whatever the bytes or the types of columns, they give a result or raise `BadLine`
+or `UserError`. Run by `make fuzz` (atheris)."""
 
 import sys
 from pathlib import Path
 
 import atheris
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only what lies beside it
+
 with atheris.instrument_imports(include=["mma4ctr"]):
     import pyarrow as pa
 
+    from mma4ctr.console import UserError
     from mma4ctr.datasets import tiktok, wechat
-    from mma4ctr.rawfiles import BadLine, Block, DelimitedText
+    from mma4ctr.delimited import DelimitedText
+    from mma4ctr.rawfiles import BadLine, Block
+    from tests.arrow_readers import read_asked, read_lines, read_text
+    from tests.fuzz_described import check, columns, csv_blocks
 
 BLOCK = Block(Path("fuzzed"), 0, 0, 0)
 
@@ -66,6 +73,13 @@ def parsers():
     for modality in wechat.TEXTS:
         parse_info = wechat._feed_info_parser(info, modality)
         yield lambda data, parse=parse_info: parse(data, BLOCK)
+    yield columns
+    yield read_lines
+    yield read_text
+    yield lambda data: read_text(data, "\t", quoted=False)
+    yield read_asked
+    yield csv_blocks(HEADS)
+    yield check(HEADS / "own")
 
 
 PARSERS = list(parsers())
@@ -79,12 +93,20 @@ SEEDS = [
     b'{"item_id": 1, "face_attrs": [{"gender": 1, "beauty": 0.5, "relative_position": [0.1, 0.2, 0.3, 0.4]}]}\n',
     b'1,"0.5 1.5 -2 "\n',
     *[b"1,1 2 3,4 5,6;7,8,9.0,10;11,12;13,14;15,16 0.5;17 0.25\n"] * 3,
+    bytes(range(64)),
+    b'{"a": "x", "b": [1, null, "y"]}\n{"a": 1180591620717411303424, "b": {"c": true}}\n',
+    b'1,"a ""b""\nc"\n,"d"\n"x,2\n',
+    b'"1"\t"u 1"\n 2\t3\n',
+    b'"1"\t2\nu"1\t001\n',
+    b'\x071,"a ""b""\nc"\n,"d"\n"x,2\n',
+    bytes(range(64)),
 ]
 
 
 def write_seeds(folder: Path) -> None:
     """A whole input for each reader, to start from."""
     folder.mkdir(exist_ok=True)
+    assert len(SEEDS) == len(PARSERS)
     for number, text in enumerate(SEEDS):
         (folder / f"seed{number}").write_bytes(bytes([number]) + text)
 
@@ -95,7 +117,7 @@ def one_input(data: bytes) -> None:
         return
     try:
         PARSERS[data[0] % len(PARSERS)](data[1:])
-    except BadLine:
+    except (BadLine, UserError):
         return
 
 

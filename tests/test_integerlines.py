@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mma4ctr import interfiles
+from mma4ctr.delimited import DelimitedText
 from mma4ctr.integerlines import format_columns, parse_columns
-from mma4ctr.rawfiles import BadLine, DelimitedText
+from mma4ctr.rawfiles import BadLine
 
 NAMES = ["a", "b", "c"]
 

@@ -60,13 +60,14 @@ def _check_interactions(found: Found, raw: Described, rows: int) -> Ids | None:
     """The different items of the sample; None where they cannot be told."""
     source, files = raw.description.interactions.source, raw.interaction_files()
     found.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
+    bad = BadLines(allowed=rows)
+    files = source.with_rows(bad)
     for path in files[1:]:
         found.tried(partial(demand_columns, str(path), source.columns(path), raw.columns))
     path = files[0]
     names = source.columns(path)
     for column in raw.columns:
         found.tried(partial(demand_columns, str(path), names, [column]))
-    bad = BadLines(allowed=rows)
     table = first_table(source, path, [name for name in raw.columns if names.count(name) == 1], rows, bad)
     found.mistakes += bad.first
     found.rows.append(["interactions", f"{len(table):,} of {path.name} looked at"])

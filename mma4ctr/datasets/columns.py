@@ -254,9 +254,11 @@ class Rule:
             return np.asarray(COMPARISONS[self.compare](values, self.number), np.uint8)
         other = values[(values != 0) & (values != 1)]
         if len(other):
+            # A negative value stands for no: with >= it the rule would hold for every row.
+            compare = f">= {other[0]:g}" if other[0] > 0 else "> 0"
             raise BadLine(
                 f"column {self.column}: {other[0]:g} where 0 or 1 is expected (a rule such as "
-                f'"{self.column} >= {other[0]:g}" makes a label of it)'
+                f'"{self.column} {compare}" makes a label of it)'
             )
         return values.astype(np.uint8)
 

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
@@ -150,7 +151,7 @@ class Described(RawDataset):
         if own.time is None:
             return ""
         own.source.demand([own.time])
-        path = self.interaction_files()[0]
+        path = own.source.with_rows()[0]
         table = first_table(own.source, path, [own.time], LOOK_ROWS)
         try:
             return time_kind(table[own.time], own.time)
@@ -187,7 +188,7 @@ class Described(RawDataset):
 
     def vector_width(self, source: ModalitySource) -> int:
         """How many numbers a vector has; raises `UserError` where no vector is among the first."""
-        path = source.source.files()[0]
+        path = source.source.with_rows()[0]
         if source.encoding == "vectors":
             return int(_array_file(path).shape[1])
         columns = expanded(source, path)
@@ -230,7 +231,7 @@ class Described(RawDataset):
         """The features of a table."""
         assert source.item is not None
         id_column = source.item
-        for path in source.source.files():
+        for path in source.source.with_rows(bad):
             columns = expanded(source, path)
             encode = _encoder(source, columns, width)
 
@@ -289,7 +290,7 @@ class Described(RawDataset):
         if len(paths) != len(files):
             raise UserError(f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one for each")
         path = paths[number]
-        if path.suffix == ".npy":
+        if path.suffix in (".npy", ".npz"):
             return _checked_ids(path, _array_file(path, dimensions=1))
         if source.item is None:
             if given.format or path.suffix != ".txt":
@@ -326,10 +327,15 @@ class Described(RawDataset):
         known = self._feature_ids.get(modality, [])
         unknown = [name for name in known if name not in theirs]
         lacking = [str(name) for name in items[np.flatnonzero(~present)[:REMEMBERED]]]
-        text = (
-            f"{source.source.where}: {share:.1%} of the {len(items):,} items of the interactions have {modality}; ids "
-            f"there are such as {_examples(lacking)}, here such as {_examples(unknown or known)}"
-        )
+        text = f"{source.source.where}: {share:.1%} of the {len(items):,} items of the interactions have {modality}; "
+        listed = set(known)
+        empty = [name for name in lacking if name in listed]
+        if 2 * len(empty) > min(len(lacking), len(known)):  # the ids are written alike
+            text += f"{', '.join(source.columns)} is empty for others, such as {_examples(empty)}"
+            if not share:
+                raise UserError(f"{text}; name a column that is filled, or remove the modality")
+            return text
+        text += f"ids there are such as {_examples(lacking)}, here such as {_examples(unknown or known)}"
         if not share:
             raise UserError(f"{text}; name the columns and files in which they are written alike")
         return text
@@ -418,13 +424,16 @@ def _array_file(path: Path, dimensions: int = 2) -> np.ndarray:
     """A `.npy` file, memory-mapped; raises `UserError` for what is no array of numbers of that shape."""
     try:
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as an array ({str(error).splitlines()[0]})") from None
+    if not isinstance(found, np.ndarray):  # an archive of several
+        names = ", ".join(map(repr, found.files))
+        raise UserError(f"{path}: is an archive (.npz) of the arrays {names or 'none'}; save one array as .npy")
     kinds = "fiu" if dimensions == 2 else "iufUS"
-    right = isinstance(found, np.ndarray) and found.ndim == dimensions and found.dtype.kind in kinds
+    right = found.ndim == dimensions and found.dtype.kind in kinds
     if not right or not all(found.shape[1:]):
         what = "numbers, a row for each item" if dimensions == 2 else "ids, one for each item"
-        raise UserError(f"{path}: must hold {what}, and is {getattr(found, 'dtype', '')} {getattr(found, 'shape', '')}")
+        raise UserError(f"{path}: must hold {what}, and is {found.dtype} {found.shape}")
     return found
 
 

@@ -5,10 +5,11 @@ in batches of rows, so memory does not grow with a file; whatever is wrong in a 
 and can be passed over with --skip-bad-lines.
 """
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,18 +20,17 @@ import pyarrow.parquet as pq
 from pyarrow import json as arrow_json
 
 from mma4ctr.console import UserError, nearest, progress
+from mma4ctr.datasets.files import matching_files, text_holds_rows
+from mma4ctr.delimited import DelimitedText, read_header
 from mma4ctr.parallel import Workers
 from mma4ctr.rawfiles import (
     LONGEST_LINE,
     BadLine,
     BadLines,
     Block,
-    DelimitedText,
     demand_columns,
-    find_raw_file,
     parse_blocks,
     read_blocks,
-    read_header,
 )
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Source:
 
     Attributes:
         where: the description and its part, for messages.
-        patterns: paths, absolute or from `folder` on, with * and ? for any text.
+        patterns: paths, absolute or from `folder` on, or patterns of them, see `matching_files`.
         format: of FORMATS; None: as the names end.
         separator: between cells; None: as the format says.
         names: the columns of text without a header.
@@ -66,12 +66,9 @@ class Source:
         found: dict[Path, None] = {}
         for pattern in self.patterns:
             path = self.folder / pattern
-            exact = find_raw_file(path.parent, path.name)
-            path = path.absolute()
-            matches = [exact] if exact else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-            matches = [match for match in matches if match.is_file()]
+            matches = matching_files(self.folder, pattern)
             if not matches:
-                raise UserError(f"{self.where}: there is no file {path}{_nearest_file(path)}")
+                raise UserError(f"{self.where}: there is no file {path.absolute()}{_nearest_file(path.absolute())}")
             found |= dict.fromkeys(sorted(matches, key=lambda match: (len(match.name), str(match))))
         return list(found)
 
@@ -80,9 +77,39 @@ class Source:
         """Each file that is named; of a pattern, the folder that its files lie in or below."""
         found = []
         for pattern in self.patterns:
-            fixed = list(takewhile(lambda part: not set(part) & set("*?["), Path(pattern).parts))
-            found.append(self.folder.joinpath(*fixed))
+            place = self.folder
+            for part in Path(pattern).parts:
+                if set(part) & set("*?[") and not (place / part).exists():
+                    break
+                place /= part
+            found.append(place)
         return found
+
+    def with_rows(self, bad: BadLines | None = None) -> list[Path]:
+        """The files without those that hold no rows, as jobs leave them (of zero bytes, or a header only); all of them
+        where none holds any.
+
+        Args:
+            bad: notes the files that are left out. Raises `UserError`, as `files` does.
+        """
+        files = self.files()
+        found = [path for path in files if self._holds_rows(path)]
+        if found and bad is not None:
+            for path in files:
+                if path not in found:
+                    bad.pass_over_empty(path)
+        return found or files
+
+    def _holds_rows(self, path: Path) -> bool:
+        if not path.stat().st_size:
+            return False
+        kind = self.format_of(path)
+        if kind == "parquet":
+            return _parquet(path).metadata.num_rows > 0
+        if kind == "npy":
+            return True
+        delimiter = self.delimiter(kind) if kind == "csv" else None
+        return text_holds_rows(path, header=kind != "jsonl" and not self.names, delimiter=delimiter)
 
     def format_of(self, path: Path) -> str:
         """One of FORMATS; raises `UserError` where neither the description nor the name tells it."""
@@ -115,8 +142,8 @@ class Source:
         return replace(self, patterns=(str(path),))
 
     def demand(self, wanted: Sequence[str]) -> None:
-        """Raises `UserError` for a column that one of the files has not."""
-        for path in self.files():
+        """Raises `UserError` for a column that one of the files with rows has not."""
+        for path in self.with_rows():
             demand_columns(str(path), self.columns(path), wanted)
 
 
@@ -152,7 +179,7 @@ def read_tables(
         wanted: the columns of the tables that `parse` gets, with the block that their rows are of. It raises
             `BadLine` and runs wherever `workers` let it.
     """
-    for path in source.files():
+    for path in source.with_rows(bad):
         kind = source.format_of(path)
         demand_columns(str(path), source.columns(path), wanted)
         if kind == "parquet":
@@ -171,6 +198,7 @@ def read_tables(
                 description=description,
                 workers=workers,
                 skip_lines=0 if source.names else 1,
+                quoted=text.quoted,
             )
 
 
@@ -230,7 +258,7 @@ class ParseLines:
         """The table, where all lines are like the first; None where any is not."""
         first = next((line for line in data.splitlines() if line.strip()), b"")
         try:
-            item = orjson.loads(first)
+            item = _loads(first)
         except orjson.JSONDecodeError:
             return None
         kinds = {name: _kind(item.get(name)) for name in self.wanted} if isinstance(item, dict) else {"": None}
@@ -253,7 +281,7 @@ class ParseLines:
             if not line.strip():
                 continue
             try:
-                item = orjson.loads(line)
+                item = _loads(line)
             except orjson.JSONDecodeError:
                 raise BadLine("broken JSON") from None
             if not isinstance(item, dict):
@@ -263,6 +291,21 @@ class ParseLines:
                     raise BadLine(f"needs the key {name}")
                 column.append(item[name])
         return pa.table({name: _array(values, name) for name, values in cells.items()})
+
+
+_LONG_NUMBER = re.compile(rb"\d{19}")
+
+
+def _loads(line: bytes) -> Any:
+    """The value of a JSON line. Of an object, whole numbers beyond 64 bits are text, as orjson makes rounded floats of
+    them, and two ids one; those within lists stay floats, as vectors have them."""
+    value = orjson.loads(line)
+    if isinstance(value, dict) and _LONG_NUMBER.search(line):
+        rounded = [name for name, one in value.items() if isinstance(one, float) and abs(one) >= 2**63]
+        if rounded:
+            exact = json.loads(line, parse_int=str)
+            value |= {name: exact[name] for name in rounded if isinstance(exact[name], str)}
+    return value
 
 
 def _kind(value: Any) -> pa.DataType | None:

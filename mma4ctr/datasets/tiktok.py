@@ -23,6 +23,7 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
+from mma4ctr.delimited import DelimitedText, integer_text
 from mma4ctr.interactions import IdIndex
 from mma4ctr.parallel import Processes, Threads
 from mma4ctr.paths import Paths
@@ -31,9 +32,7 @@ from mma4ctr.rawfiles import (
     BadLine,
     BadLines,
     Block,
-    DelimitedText,
     find_raw_file,
-    integer_text,
     parse_blocks,
 )
 
@@ -70,17 +69,23 @@ class TikTok(RawDataset):
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
-        """The data set that path.json names, None where its folder is not there."""
+        """The data set that path.json names: the folder of the tracks, or of the files of one track; None where the
+        folder is not there. Raises `UserError` where it is another one."""
         if not paths.tiktok.is_dir():
             return None
-        for name in (track,) if track else cls.tracks:
+        names = (track,) if track else cls.tracks
+        for name in names:
             if (paths.tiktok / name).is_dir():
                 return cls(paths.tiktok / name, name)
-        wanted = track or " or ".join(cls.tracks)
-        raise UserError(f"{paths.tiktok}: has no folder {wanted}; put the TikTok files of that track there")
+        for name in names:
+            if find_raw_file(paths.tiktok, _interaction_file(name)):
+                return cls(paths.tiktok, name)
+        wanted = " or ".join(names)
+        files = " or ".join(map(_interaction_file, names))
+        raise UserError(f"{paths.tiktok}: has no folder {wanted} and no {files}; put the TikTok files of a track there")
 
     def interaction_files(self) -> list[Path]:
-        name = f"final_{self.track}_train.txt"
+        name = _interaction_file(self.track or self.tracks[0])
         path = find_raw_file(self.folder, name)
         if path is None:
             raise UserError(f"{self.folder / name}: the interaction file is missing; put it there")
@@ -153,6 +158,10 @@ class TikTok(RawDataset):
                     workers=workers,
                     closed_by_newline=False,  # JSON that was cut does not parse
                 )
+
+
+def _interaction_file(track: str) -> str:
+    return f"final_{track}_train.txt"
 
 
 def _feature_parser(modality: str, *, compiled: bool) -> Callable[[bytes, Block], DenseChunk | BagChunk]:

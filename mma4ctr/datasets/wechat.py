@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,19 +17,21 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
+from mma4ctr.delimited import DelimitedText, integer_text, read_header
 from mma4ctr.interactions import IdIndex
+from mma4ctr.parallel import Workers
 from mma4ctr.paths import Paths
+from mma4ctr.quotedtext import QuotedText
 from mma4ctr.rawfiles import (
     BadLine,
     BadLines,
     Block,
-    DelimitedText,
     find_raw_file,
-    integer_text,
     parse_blocks,
-    read_header,
 )
 
+T = TypeVar("T")
+INTERACTIONS = "user_action.csv"
 # The study's weights of the actions; a click is half of the greatest possible sum or more.
 CLICK_WEIGHTS = {
     "read_comment": 4,
@@ -91,13 +93,23 @@ class WeChat(RawDataset):
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
-        """The data set that path.json names, None where its folder is not there."""
-        return cls(paths.wechat, paths.feed_embedding) if paths.wechat.is_dir() else None
+        """The data set that path.json names: the folder of the files, or one with that folder in it, as the archive of
+        the challenge has it; None where the folder is not there."""
+        if not paths.wechat.is_dir():
+            return None
+        folder, embedding = paths.wechat, paths.feed_embedding
+        if not find_raw_file(folder, INTERACTIONS):
+            within = [one for one in sorted(folder.iterdir()) if one.is_dir() and find_raw_file(one, INTERACTIONS)]
+            if len(within) == 1:
+                folder = within[0]
+                if not find_raw_file(embedding.parent, embedding.name):
+                    embedding = folder / embedding.name
+        return cls(folder, embedding)
 
     def interaction_files(self) -> list[Path]:
-        path = find_raw_file(self.folder, "user_action.csv")
+        path = find_raw_file(self.folder, INTERACTIONS)
         if path is None:
-            raise UserError(f"{self.folder / 'user_action.csv'}: the interaction file is missing; put it there")
+            raise UserError(f"{self.folder / INTERACTIONS}: the interaction file is missing; put it there")
         return [path]
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -108,7 +120,7 @@ class WeChat(RawDataset):
             counts = pc.value_counts(text.parse(data)["userid"])
             return counts.field("values").to_numpy(), counts.field("counts").to_numpy()
 
-        yield from parse_blocks(path, parse, bad, description="wechat: counting", workers=self.workers, skip_lines=1)
+        yield from _parsed(path, parse, bad, "counting", self.workers)
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
         (path,) = self.interaction_files()
@@ -139,7 +151,7 @@ class WeChat(RawDataset):
                 row_hash=hash_rows(list(column.values())),
             )
 
-        yield from parse_blocks(path, parse, bad, description="wechat: reading", workers=self.workers, skip_lines=1)
+        yield from _parsed(path, parse, bad, "reading", self.workers)
 
     def feature_files(self, modality: str) -> list[Path]:
         folder, name = self.folder, "feed_info.csv"
@@ -151,9 +163,13 @@ class WeChat(RawDataset):
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         for path in self.feature_files(modality):
             parse = _embedding_parser(path) if modality == "fused" else _feed_info_parser(path, modality)
-            yield from parse_blocks(
-                path, parse, bad, description=f"wechat: {modality}", workers=self.workers, skip_lines=1
-            )
+            yield from _parsed(path, parse, bad, modality, self.workers)
+
+
+def _parsed(path: Path, parse: Callable[[bytes, Block], T], bad: BadLines, doing: str, workers: Workers) -> Iterator[T]:
+    """See `parse_blocks`."""
+    description, quoted = f"wechat: {doing}", QuotedText(",")
+    return parse_blocks(path, parse, bad, description=description, workers=workers, skip_lines=1, quoted=quoted)
 
 
 def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:

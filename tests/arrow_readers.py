@@ -1,0 +1,118 @@
+"""The readers of described data sets as functions of one column of any Arrow type, or of the bytes of lines: each gives
+a result or raises `BadLine` or `UserError`. For test_fuzz_arrow.py and fuzz_readers.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mma4ctr.console import UserError
+from mma4ctr.datasets.columns import Rule, ids_of, numbers_of, time_kind, time_of, tokens_of, vectors_of
+from mma4ctr.datasets.described import hashable
+from mma4ctr.datasets.sources import ParseLines, ParseText
+from mma4ctr.delimited import DelimitedText
+from mma4ctr.quotedtext import QuotedText
+from mma4ctr.rawfiles import BadLine, Block
+from mma4ctr.scoring import asked_for
+
+BLOCK = Block(Path("fuzzed"), 0, 0, 0)
+REFUSED = (BadLine, UserError)
+
+
+def _ids(column):
+    ids = ids_of(column, "c")
+    assert len(ids.values) == len(column) and len(ids.named) == len(ids.text) and len(ids.shown()) == len(column)
+
+
+def _times(column):
+    kind = time_kind(column, "c")
+    assert len(time_of(column, "c", kind)) == len(column)
+
+
+def _vectors(width):
+    def read(column):
+        values, length = vectors_of([("c", column)], width)
+        assert len(values) == len(length) == len(column) and np.isfinite(values).all()
+
+    return read
+
+
+def _tokens(words):
+    def read(column):
+        row, token = tokens_of(column, "c", words=words)
+        assert len(row) == len(token) and (not len(row) or 0 <= row.min() <= row.max() < len(column))
+
+    return read
+
+
+def _hashes(column):
+    assert len(hashable(column)) == len(column)
+
+
+def _numbers(column):
+    assert np.isfinite(numbers_of(column, "c")).all()
+
+
+def _labels(column):
+    assert set(np.unique(Rule("c").label(column)).tolist()) <= {0, 1}
+
+
+READERS = {
+    "ids": _ids,
+    "times": _times,
+    "whole times": lambda column: time_of(column, "c", "whole"),
+    "dates": lambda column: time_of(column, "c", "date"),
+    "number times": lambda column: time_of(column, "c", "number"),
+    "numbers": _numbers,
+    "labels": _labels,
+    "vectors": _vectors(None),
+    "vectors of 3": _vectors(3),
+    "two columns": lambda column: vectors_of([("c", column), ("d", column)], None),
+    "words": _tokens(True),
+    "tokens": _tokens(False),
+    "hashes": _hashes,
+}
+
+
+def read_column(name, column):
+    """Give a column to the reader `name`; returns whether it has a result."""
+    try:
+        READERS[name](column)
+    except REFUSED:
+        return False
+    return True
+
+
+def read_lines(data):
+    """JSON lines, and what all readers make of the columns."""
+    try:
+        table = ParseLines(("a", "b"), lambda table, block: table)(data, BLOCK)
+    except REFUSED:
+        return
+    for name in READERS:
+        read_column(name, table["a"])
+
+
+def read_text(data, delimiter=",", quoted=True):
+    """Lines of CSV or TSV, and what all readers make of the columns; records end where the grammar says."""
+    text = DelimitedText(["a", "b"], dict.fromkeys("ab", pa.string()), delimiter=delimiter, quoted=quoted)
+    ends = QuotedText(delimiter).record_ends(data)
+    assert (np.diff(ends, prepend=0) > 0).all() and (not data or ends[-1] == len(data))
+    try:
+        table = ParseText(text, lambda table, block: table)(data, BLOCK)
+    except REFUSED:
+        return
+    for name in READERS:
+        read_column(name, table["a"])
+
+
+def read_asked(data):
+    """Lines of a file of pairs, among known users of either kind."""
+    text = DelimitedText(["a", "b"], dict.fromkeys("ab", pa.string()), delimiter="\t", quoted=False)
+    for known in (pa.array([1, 2, 3]), pa.array(["1", "u", "001"])):
+        try:
+            table = text.parse(data)
+            asked = asked_for(table["a"], known, "user")
+        except REFUSED:
+            continue
+        assert len(asked.text) == len(asked.place) == len(table) and (asked.place <= len(known)).all()
