@@ -261,7 +261,7 @@ def test_quotes_in_a_tsv_are_no_part_of_an_id(model):
 
 
 AROUND = ("{}", '"{}"', " {}", "{} ", '" {}"', '"{} "', ' "{}" ', "\u00a0{}", "{}\u00a0")
-STRANGE = (
+STRANGE: tuple[str, ...] = (
     "u77",
     "77",
     str(10**20),
