@@ -16,7 +16,7 @@ modal_path/new-items/<dataset>/, and mlp.py --predict scores them by their conte
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -226,25 +226,13 @@ def modality_features(
     return features, present
 
 
-def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, int], paths: Paths, bad: BadLines) -> int:
-    """Do the whole step for one data set; returns the number of items. Raises `UserError`."""
-    with unchanged(partial(feature_files, raw)) as check:
-        return _write_features(raw, interactions, widths, paths, bad, check)
-
-
 def feature_files(raw: RawDataset) -> list[Path]:
     """The files of all modalities."""
     return [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
 
 
-def _write_features(
-    raw: RawDataset,
-    interactions: Artifact,
-    widths: dict[str, int],
-    paths: Paths,
-    bad: BadLines,
-    check: Callable[[], None],
-) -> int:
+def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, int], paths: Paths, bad: BadLines) -> int:
+    """Do the whole step for one data set; returns the number of items. Raises `UserError`."""
     items = IdIndex(interactions.array("item_ids"))
     names = id_names(interactions, "item")
     chosen = {modality.name: widths.get(modality.name, modality.width) for modality in raw.modalities}
@@ -252,14 +240,16 @@ def _write_features(
     demand_space(paths.modal, 4 * len(items) * sum(chosen.values()), f"the features of {len(items):,} items")
     widest = max((modality.raw_width for modality in raw.modalities if raw.feature_files(modality.name)), default=0)
     demand_space(paths.temp, 4 * len(items) * widest, f"the vectors of {len(items):,} items, until they are reduced,")
-    with ArtifactWriter(
-        paths.modal / raw.name,
-        step=2,
-        made_by="preprocess_multimodal.py",
-        settings={"dataset": raw.name, "widths": chosen},
-        inputs={"interactions": interactions.fingerprint},
-        sources={str(path): {"bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files},
-    ) as writer:
+    sources = {str(path): {"bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files}
+    made_from = {"interactions": interactions.fingerprint}
+    settings = {"dataset": raw.name, "widths": chosen}
+    made_by = "preprocess_multimodal.py"
+    with (
+        unchanged(partial(feature_files, raw)) as check,
+        ArtifactWriter(
+            paths.modal / raw.name, step=2, made_by=made_by, settings=settings, inputs=made_from, sources=sources
+        ) as writer,
+    ):
         made = {}
         for modality in raw.modalities:
             found = modality_features(raw, modality, chosen[modality.name], items, names, bad, paths.temp)
@@ -291,38 +281,32 @@ def new_items(file: Path, known: IdIndex) -> Ids:
 def write_new_features(raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines) -> int:
     """The features of the items in a TSV that step 1 has no row of, reduced as those of its items are: the same files
     are read, the same items fitted. Returns how many have features; raises `UserError`."""
-    with unchanged(lambda: [file, *feature_files(raw)]) as check:
-        return _write_new_features(raw, interactions, file, paths, bad, check)
-
-
-def _write_new_features(
-    raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines, check: Callable[[], None]
-) -> int:
     modal = features_artifact(paths, raw.name)
     check_made_from(modal, interactions=interactions)
     kept = interactions.array("item_ids")
-    new = new_items(file, IdIndex(kept))
-    if not len(new.values):
-        raise UserError(f"{file}: every item of it has kept rows, so there are no features to make")
-    ids = np.union1d(kept, new.values)
-    fitted = IdIndex(kept).positions(ids) >= 0
-    found, somewhere = {}, np.zeros(len(new.values), bool)
-    modalities = {modality.name: modality for modality in raw.modalities}
-    for name in modal.manifest["modalities"]:
-        width = modal.settings["widths"][name]
-        features, present = reduced_features(raw, modalities[name], width, IdIndex(ids), bad, paths.temp, fitted)
-        before = modal.array(name)
-        if (present & fitted).any():
-            fill_missing(features, present, fitted)
-        if features[fitted].shape != before.shape or not np.allclose(features[fitted], before, atol=1e-4):
-            raise UserError(
-                f"{modal.folder}: the {name} features of its items are others than those now in {raw.folder}; run "
-                "preprocess_multimodal.py again, without --new-items, and the steps after it"
-            )
-        found[name] = features[~fitted]
-        somewhere |= present[~fitted]
-        note(f"{raw.name}: {present[~fitted].mean():.1%} of {len(new.values):,} new items have {name}")
-    check()
+    with unchanged(lambda: [file, *feature_files(raw)]) as check:
+        new = new_items(file, IdIndex(kept))
+        if not len(new.values):
+            raise UserError(f"{file}: every item of it has kept rows, so there are no features to make")
+        ids = np.union1d(kept, new.values)
+        fitted = IdIndex(kept).positions(ids) >= 0
+        found, somewhere = {}, np.zeros(len(new.values), bool)
+        modalities = {modality.name: modality for modality in raw.modalities}
+        for name in modal.manifest["modalities"]:
+            width = modal.settings["widths"][name]
+            features, present = reduced_features(raw, modalities[name], width, IdIndex(ids), bad, paths.temp, fitted)
+            before = modal.array(name)
+            if (present & fitted).any():
+                fill_missing(features, present, fitted)
+            if features[fitted].shape != before.shape or not np.allclose(features[fitted], before, atol=1e-4):
+                raise UserError(
+                    f"{modal.folder}: the {name} features of its items are others than those now in {raw.folder}; run "
+                    "preprocess_multimodal.py again, without --new-items, and the steps after it"
+                )
+            found[name] = features[~fitted]
+            somewhere |= present[~fitted]
+            note(f"{raw.name}: {present[~fitted].mean():.1%} of {len(new.values):,} new items have {name}")
+        check()
     with ArtifactWriter(
         new_items_folder(paths, raw.name),
         step=2,

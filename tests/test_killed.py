@@ -1,5 +1,8 @@
-"""Each step killed with SIGKILL at random moments and started again ends where an undisturbed run ends, and whatever
-bears a final name on the way is whole. Marked `long`; `make test-long` runs it at 50 moments for each step."""
+"""Each step ended by SIGTERM or SIGKILL at random moments and started again ends where an undisturbed run ends.
+
+Whatever bears a final name on the way is whole, no process outlives the one that was ended, and no temporary file is
+left after the next run. Marked `long`; `make test-long` does it at 50 moments for each step and signal, or at MOMENTS.
+"""
 
 import hashlib
 import json
@@ -12,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mma4ctr.paths import load_paths
@@ -21,27 +25,44 @@ from tests.conftest import call
 ROOT = Path(__file__).parent.parent
 MOMENTS = int(os.environ.get("MOMENTS", "50"))
 TASK = ("--task", "tiktok_like")
+# In order: each works on what those before it have made.
 STEPS = {
-    "preprocess_inter.py": ("--min-interactions", "20"),
-    "preprocess_multimodal.py": (),
-    "get_user_embedding.py": TASK,
-    "cross_matrix.py": TASK,
-    "mlp.py": (*TASK, "--epochs", "4"),
+    "step 1": ("preprocess_inter.py", "--min-interactions", "20"),
+    "step 2": ("preprocess_multimodal.py",),
+    "step 3": ("get_user_embedding.py", *TASK),
+    "step 4, single": ("gen_matrix.py", *TASK),
+    "step 4, mixed": ("cross_matrix.py", *TASK),
+    "step 5": ("mlp.py", *TASK, "--epochs", "4"),
+    "predict": ("mlp.py", "--run", "last", "--predict", "PAIRS"),
+    "step 6": ("adjust_hyperparameter.py", *TASK, "--study", "single-modal", "--seeds", "1", "--jobs", "2"),
+    "step 7": ("statis_and_draw.py", *TASK),
+    "step 8": ("viewer.py", *TASK, "--points", "20"),
 }
+PAIRS = 20_000
+# Python's own end by a signal that comes before a script has started its work, and ours.
+ENDED = {signal.SIGTERM: (-signal.SIGTERM, 128 + signal.SIGTERM), signal.SIGKILL: (-signal.SIGKILL,)}
 
 
-def start(script, folder):
-    command = [sys.executable, script, "--paths", str(folder / "path.json"), *STEPS[script]]
+def start(step, folder):
+    script, *options = STEPS[step]
+    options = [str(folder / "pairs.tsv") if option == "PAIRS" else option for option in options]
+    (folder / "tmp").mkdir(exist_ok=True)
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, text=True
+        [sys.executable, script, "--paths", str(folder / "path.json"), *options],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(folder / "tmp")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
     )
 
 
-def run_step(script, folder):
+def run_step(step, folder):
     started = time.monotonic()
-    process = start(script, folder)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == 0, (script, error)
+    process = start(step, folder)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, (step, error)
     return time.monotonic() - started
 
 
@@ -68,47 +89,86 @@ def results(folder):
     return {json.dumps(line, sort_keys=True) for line in lines}
 
 
+def other_output(folder):
+    """Tables, figures, reports and predictions; of text with its hash, where nothing in it is of one run alone."""
+    found = {}
+    for path in sorted((folder / "saved").rglob("*")):
+        if path.is_file() and path.name != "results.jsonl" and not path.name.startswith("."):
+            same = path.suffix == ".tsv"
+            found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest() if same else ""
+    return found
+
+
+def temporary(folder):
+    """What no finished run leaves."""
+    hidden = [path for path in folder.rglob(".*") if path.name.endswith((".partial", ".retired"))]
+    return hidden + [path for name in ("temp", "tmp") for path in (folder / name).rglob("*")]
+
+
+def left_of(session):
+    """Command lines of the processes of a session that still live after some seconds."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.cmdline())
+            except (psutil.Error, ProcessLookupError, PermissionError):
+                continue
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The folders before each step and after the last, and how long each took."""
     base = tmp_path_factory.mktemp("killed")
     options = ("--dataset", "tiktok", "--rows", 6000, "--users", 40, "--items", 200)
     assert call(world.main, base / "now", *options) == 0
-    before, seconds = {}, {}
-    for script in STEPS:
-        before[script] = base / f"before-{script}"
-        shutil.copytree(base / "now", before[script])
-        seconds[script] = run_step(script, base / "now")
-    return before, seconds, base / "now"
+    pairs = "".join(f"{n % 50}\t{n % 210}\n" for n in range(PAIRS))
+    (base / "now/pairs.tsv").write_text("user\titem\n" + pairs)
+    states, seconds = {}, {}
+    for step in STEPS:
+        states[step] = base / f"before {step}"
+        shutil.copytree(base / "now", states[step])
+        seconds[step] = run_step(step, base / "now")
+    return states, seconds, base / "now"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("script", STEPS)
-def test_killed_at_any_moment(undisturbed, tmp_path, script):
-    before, seconds, after = undisturbed
-    following = [step for step in STEPS if list(STEPS).index(step) > list(STEPS).index(script)]
-    expected = {
-        place: fingerprint
-        for place, fingerprint in artifacts(after).items()
-        if place in artifacts(before[following[0]] if following else after)
-    }
-    draw = random.Random(script)
-    typical = seconds[script]  # of a first run, with cold files; later ones are faster
-    killed = 0
+@pytest.mark.parametrize("number", ENDED)
+@pytest.mark.parametrize("step", STEPS)
+def test_ended_at_any_moment(undisturbed, tmp_path, step, number):
+    states, seconds, last = undisturbed
+    before = states[step]
+    following = list(STEPS)[list(STEPS).index(step) + 1 :]
+    after = states[following[0]] if following else last
+    expected = artifacts(after)
+    draw = random.Random(f"{step} {number}")
+    typical = seconds[step]  # of a first run, with cold files; later ones are faster
+    ended = 0
     for moment in range(MOMENTS):
         folder = tmp_path / str(moment)
-        shutil.copytree(before[script], folder)
-        process = start(script, folder)
+        shutil.copytree(before, folder)
+        process = start(step, folder)
         time.sleep(draw.uniform(0.1, 1.05) * typical)
-        killed += process.poll() is None
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.send_signal(number)  # to this process alone: the others must end with it
+        _, error = process.communicate(timeout=60)
+        ended += process.returncode in ENDED[number]
+        assert process.returncode in (*ENDED[number], 0), error
+        assert "Traceback" not in error, error
+        assert not left_of(process.pid)
         there = artifacts(folder)  # each of them whole
-        assert set(there.items()) <= set(expected.items())
-        typical = min(typical, run_step(script, folder))
+        assert set(artifacts(before).items()) <= set(there.items()) <= set(expected.items())
+        assert results(before) <= results(folder) <= results(after)
+        if number == signal.SIGTERM:
+            assert not temporary(folder)
+        typical = min(typical, run_step(step, folder))
         assert artifacts(folder) == expected, moment
-        if script == "mlp.py":
-            assert results(folder) == results(after), moment
+        assert results(folder) == results(after), moment
+        assert other_output(folder) == other_output(after), moment
+        assert not temporary(folder)
         shutil.rmtree(folder)
-    assert killed > MOMENTS // 2, f"only {killed} of {MOMENTS} were killed before they ended"
+    assert ended > MOMENTS // 2, f"only {ended} of {MOMENTS} were ended before they were done"
