@@ -245,14 +245,14 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
 
 
 def kept_parts(
-    raw: RawDataset, users: IdIndex, rows_of_user: np.ndarray, bad: BadLines, temp: Path
+    raw: RawDataset, chunks: Iterable[InteractionChunk], rows_of_user: np.ndarray, temp: Path
 ) -> Iterator[dict[str, np.ndarray]]:
     """The columns of the kept rows without duplicates, in order, one part of users at a time."""
     starts = part_starts(rows_of_user, PART_ROWS)
     kind = record_type(raw.targets)
     temp.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=temp, prefix=f"{raw.name}-inter-") as folder:
-        paths = spill(raw.read_interactions(users, bad), starts, kind, Path(folder))
+        paths = spill(chunks, starts, kind, Path(folder))
 
         def sort(path: Path) -> dict[str, np.ndarray]:
             records = np.fromfile(path, kind)
@@ -271,7 +271,9 @@ def write_interactions(
     """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input."""
     files = raw.interaction_files()
     source = files[0]
+    before = len(bad.seen)
     users, rows_of_user = count_rows(raw.read_users(bad))
+    uncounted = len(bad.seen) - before
     if not len(users):
         raise UserError(f"{source}: holds no interaction; this is not the file it is taken for")
     kept = rows_of_user >= min_interactions
@@ -311,7 +313,15 @@ def write_interactions(
         kinds += [np.uint8] * len(raw.targets)
         streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
         found_items = IdCollector()
-        for part in kept_parts(raw, index, rows_of_user[kept], bad, paths.temp):
+        rows_read = 0
+
+        def chunks() -> Iterator[InteractionChunk]:
+            nonlocal rows_read
+            for chunk in raw.read_interactions(index, bad):
+                rows_read += len(chunk.user)
+                yield chunk
+
+        for part in kept_parts(raw, chunks(), rows_of_user[kept], paths.temp):
             found_items.add(part["item"])
             if raw.time_is_day:
                 part["time"] = day_and_position(part["user"], part["time"])
@@ -358,10 +368,14 @@ def write_interactions(
             **{f"{target}:float": InterColumn(column[f"label_{target}"]) for target in raw.targets},
         }
         write_inter(writer.building, raw.name, inter, parts)
+        skipped = len(bad.seen) - before
+        # A line that the first pass could count and the second could not read is no row of an unknown item.
+        unknown = max(0, int(rows_of_user[kept].sum()) - rows_read - (skipped - uncounted))
         writer.manifest["rows"] = {
-            "raw": int(rows_of_user.sum()),
+            "raw": int(rows_of_user.sum()) + uncounted,
             "kept": len(parts),
-            "duplicates": int(rows_of_user[kept].sum()) - rows,
+            "duplicates": rows_read - rows + unknown,
+            "skipped": skipped,
             "users": len(index),
             "items": len(item_ids),
             **sizes,
@@ -422,9 +436,10 @@ def add_negatives(
 def describe(raw: RawDataset, manifest: dict) -> None:
     """Say what was kept, and warn of targets that nothing can be learned from."""
     rows = manifest["rows"]
+    skipped = f"{rows['skipped']:,} bad line{'s' if rows['skipped'] > 1 else ''} skipped; " if rows["skipped"] else ""
     note(
         f"{raw.name}: kept {rows['kept']:,} of {rows['raw']:,} rows, {rows['users']:,} users, {rows['items']:,} items; "
-        f"{rows['duplicates']:,} duplicates or rows of unknown items dropped; "
+        f"{rows['duplicates']:,} duplicates or rows of unknown items dropped; {skipped}"
         f"train {rows['train']:,}, valid {rows['valid']:,}, test {rows['test']:,}"
     )
     if raw.negatives:
