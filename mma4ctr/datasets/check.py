@@ -25,8 +25,8 @@ from mma4ctr.rawfiles import BadLines, demand_columns
 T = TypeVar("T")
 # Items whose features are looked at.
 FEATURE_ROWS = 200_000
-# Bad lines of a column that are told; a column that is wrong in each line need not be told more often.
-TOLD = 3
+# Bad lines of a column that are told.
+TOLD = 10
 
 
 @dataclass
@@ -53,6 +53,10 @@ class Found:
         except UserError as error:
             if not bad.first or not str(error).startswith(bad.first[-1]):
                 self.wrong(str(error))
+            lines = [line for _, line in bad.seen]
+            if len(bad.kinds) == 1 and max(lines) - min(lines) < len(lines):
+                # A column that is wrong in every line is one mistake.
+                del bad.first[1:]
         for text in bad.first:
             self.wrong(text)
 

@@ -69,7 +69,8 @@ class Described(RawDataset):
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         columns = self.description.interactions
-        # Looked at here, so that files of different times are refused before a large log is counted.
+        # Looked at here, so that what only a later pass needs is refused before a large log is counted.
+        columns.source.demand(columns_of(self.description))
         user_ids = next(role.read for role in roles_of(self.description, self.time_form) if role.kind == "user")
 
         def parse(table: pa.Table, _block: Block) -> tuple[np.ndarray, np.ndarray]:

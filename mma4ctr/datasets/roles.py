@@ -62,7 +62,9 @@ def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...
 def _named_ids(column: Column, name: str) -> Ids:
     """The ids of users or items, whose texts the .inter files hold; raises `BadLine`."""
     ids = ids_of(column, name)
-    broken = ids.text.filter(pc.match_substring_regex(ids.text, NO_NAME)) if len(ids.named) else ()
+    if not len(ids.named):
+        return ids
+    broken = ids.text.filter(pc.match_substring_regex(ids.text, NO_NAME))
     if len(broken):
         raise BadLine(
             f"column {name}: the id {broken[0].as_py()!r} holds a tab, a quote or a line break, which the .inter files "
