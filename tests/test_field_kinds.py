@@ -5,10 +5,11 @@ by the check and by the steps alike.
 """
 
 import json
-import math
+import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +38,8 @@ from mma4ctr.rawfiles import BadLine, BadLines
 from tests.conftest import call
 from tests.test_described import write_paths
 
-few = settings(max_examples=40, deadline=None)
-many = settings(max_examples=300, deadline=None)
+few = settings(max_examples=30, deadline=None)
+many = settings(max_examples=120, deadline=None)
 
 LOG = """
 min_interactions = 1
@@ -98,7 +99,9 @@ def csv_of(columns):
 
 
 def json_of(columns):
-    return "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in zip(*columns.values(), strict=True))
+    return "".join(
+        json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in zip(*columns.values(), strict=True)
+    )
 
 
 def log_of(times):
@@ -153,12 +156,14 @@ FORMS = {
 def file_of(form, times):
     _, kind, spell = FORMS[form]
     if kind == "parquet":
-        return kind, pa.table({**{k: pa.array(v) for k, v in log_of(times).items() if k != "time"}, "time": spell(times)})
+        return kind, pa.table(
+            {**{k: pa.array(v) for k, v in log_of(times).items() if k != "time"}, "time": spell(times)}
+        )
     columns = log_of([spell(t) for t in times])
     return kind, csv_of(columns) if kind == "csv" else json_of(columns)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(list(FORMS)), st.sampled_from(list(FORMS)))
 @example("Parquet timestamps", "Parquet seconds")
 @example("Parquet seconds", "Parquet timestamps")
@@ -183,7 +188,9 @@ def test_a_row_of_another_time_is_a_bad_line(one, other):
     (meaning, kind, spell), (other_meaning, other_kind, other_spell) = FORMS[one], FORMS[other]
     assume("parquet" not in (kind, other_kind) and meaning != other_meaning)
     columns = log_of([spell(SECONDS[0] + k) for k in range(1200)] + [other_spell(SECONDS[1])])
-    with world({"log": csv_of(columns) if kind == "csv" else json_of(columns)}, "log", f'time = "time"\nformat = "{kind}"') as paths:
+    with world(
+        {"log": csv_of(columns) if kind == "csv" else json_of(columns)}, "log", f'time = "time"\nformat = "{kind}"'
+    ) as paths:
         found, mistakes = read_log(paths), mistakes_of(paths)
     line = 1201 + (kind == "csv")
     assert isinstance(found, str) and f"log:{line}: column time: " in found
@@ -230,7 +237,7 @@ WORDS = st.text(st.sampled_from("ab cÄ,.7猫\n"), max_size=12)
 
 
 def bags(column, **how):
-    row, token = tokens_of(column, "text", **how)
+    row, token = tokens_of(column, "c", **how)
     return [sorted(token[row == one].tolist()) for one in range(len(column))]
 
 
@@ -292,7 +299,9 @@ def test_a_pattern_takes_neither_the_ids_nor_a_column_twice():
     text = LOG.format(files="log.csv", more="") + (
         '[modalities.emb]\nfiles = "f*.parquet"\nitem = "emb_id"\nvector = ["emb_*", "emb_1"]\n'
     )
-    with world({"f1.parquet": table.slice(0, 1), "f2.parquet": turned, "log.csv": csv_of(log_of([1, 2]))}, "log.csv") as paths:
+    with world(
+        {"f1.parquet": table.slice(0, 1), "f2.parquet": turned, "log.csv": csv_of(log_of([1, 2]))}, "log.csv"
+    ) as paths:
         (paths.parent / "mine.toml").write_text(text)
         (description,) = descriptions(load_paths(paths)).values()
         raw, source = Described(description), description.sources[1]
@@ -322,22 +331,23 @@ def test_text_is_the_vector_that_was_meant_or_is_refused(numbers, separators, sp
     """Points or commas for decimals, points, commas or spaces for thousands, any separators."""
     swapped = str.maketrans(",.", ".,") if decimal == "," else str.maketrans("", "")
     cells = [spell.format(number).translate(swapped) for number in numbers]
-    text = around.format("".join(cell + mark for cell, mark in zip(cells, [*separators[: len(cells) - 1], ""], strict=True)))
+    text = around.format(
+        "".join(cell + mark for cell, mark in zip(cells, [*separators[: len(cells) - 1], ""], strict=True))
+    )
     meant = [float(spell.format(number).replace(",", "")) for number in numbers]
-    plain = not any("," in cell for cell in cells)
-    alike = len({"," if mark.strip() == "," else mark.strip() for mark in separators[: len(cells) - 1]}) <= 1
+    marks = separators[: len(cells) - 1]
+    kinds = {mark if mark == "," else mark.strip() + " " for mark in marks}
     try:
         found = vectors_of([("v", pa.array([text]))], None)[0][0].tolist()
     except BadLine as error:
-        whole_pair = spell == "{:g}" and around == "{}"
-        assert "column v" in str(error) and (not plain or not alike or whole_pair or "," in separators)
+        one_or_two = around == "{}" and re.fullmatch(r"-?\d+,-?\d+", text)
+        assert "two ways" in str(error) and (any("," in cell for cell in cells) or len(kinds) > 1 or one_or_two)
         return
-    if len(found) != len(meant):
-        # All that is left: whole numbers with a comma alone between them, which nobody can tell from decimals.
-        assert decimal == "," and set(separators[: len(cells) - 1]) <= {","} or not plain
-        assert len(meant) == 1 or set(separators[: len(cells) - 1]) <= {",", ", ", " , "}
-    else:
+    if len(found) == len(meant):
         assert np.allclose(found, np.float32(meant))
+    else:
+        # What is left are numbers with nothing but a comma between any two, such as [0,12].
+        assert re.fullmatch(r"\[?-?[\d.]+(,-?[\d.]+)*\]?", text)
 
 
 @pytest.mark.parametrize(
@@ -367,9 +377,12 @@ def test_skipped_lines_and_duplicates_are_counted_apart(kinds):
     for kind in kinds + ["right"] * 30:
         count += 1
         row = f"{count % 4},{count % 10},{count % 2},{10**9 + count}"
-        lines += {"right": [row], "twice": [row, row], "no rating": [f"1,2,,{count}"], "no user": [f",2,1,{count}"]}.get(
-            kind, ["1,2"]
-        )
+        lines += {
+            "right": [row],
+            "twice": [row, row],
+            "no rating": [f"1,2,,{count}"],
+            "no user": [f",2,1,{count}"],
+        }.get(kind, ["1,2"])
     bad, twice = sum(kind in ("no rating", "no user", "short") for kind in kinds), kinds.count("twice")
     with world({"log.csv": "\n".join(["user,item,like,time", *lines]) + "\n"}, "log.csv") as paths:
         assert call(preprocess_inter.main, "--paths", paths, "--skip-bad-lines", bad) == 0
@@ -382,7 +395,9 @@ def test_skipped_lines_and_duplicates_are_counted_apart(kinds):
 
 SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.integers(-2, 5) | st.text(max_size=3)
 SCALARS |= st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([1.0, 2.0, 0.5, "1", "0.5", "a b", ""])
-JSON = st.recursive(SCALARS, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=2), one, max_size=2))
+JSON = st.recursive(
+    SCALARS, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=2), one, max_size=2)
+)
 READERS = {
     "ids": lambda column: ids_of(column, "c").shown().to_pylist(),
     "devices": lambda column: devices_of(column, "c").values.tolist(),
@@ -406,7 +421,7 @@ def outcome(read, column):
         return None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(JSON, min_size=1, max_size=6), st.sampled_from(list(READERS)))
 @example(["a b", ["a b", "c"]], "words")
 @example([True, 1, "1", 1.0], "numbers")
@@ -428,7 +443,12 @@ FLAT = [
     pa.time64("ns"), pa.timestamp("ns"), pa.timestamp("s", "UTC"), pa.duration("s"), pa.decimal128(20, 2), pa.decimal256(50, 0),
     pa.dictionary(pa.int8(), pa.string()), pa.month_day_nano_interval(), pa.uuid(), pa.run_end_encoded(pa.int32(), pa.int64()),
 ]  # fmt: skip
-TYPES = [*NESTED, *FLAT, *(pa.list_(kind) for kind in FLAT[:-1]), *(pa.list_(kind, 2) for kind in (pa.int64(), pa.float32()))]
+TYPES = [
+    *NESTED,
+    *FLAT,
+    *(pa.list_(kind) for kind in FLAT[:-1]),
+    *(pa.list_(kind, 2) for kind in (pa.int64(), pa.float32())),
+]
 
 
 def some_values(kind, random, rows):
@@ -441,7 +461,9 @@ def some_values(kind, random, rows):
         return some_values(kind.value_type, random, rows).dictionary_encode()
     if pa.types.is_struct(kind):
         children = [some_values(field.type, random, rows) for field in kind]
-        return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array([random.random() < 0.2] * rows))
+        return pa.StructArray.from_arrays(
+            children, fields=list(kind), mask=pa.array([random.random() < 0.2 for _ in range(rows)], pa.bool_())
+        )
     if pa.types.is_map(kind):
         return pa.array([random.choice([None, [("a", 1)], []]) for _ in range(rows)], kind)
     if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
@@ -450,7 +472,7 @@ def some_values(kind, random, rows):
         flat = some_values(kind.value_type, random, sum(counts))
         if length:
             return pa.FixedSizeListArray.from_arrays(flat, length)
-        return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int32()), flat, type=kind)
+        return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int32()), flat)
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.array([random.choice([None, "a", "17"]) for _ in range(rows)], kind)
     if kind in (pa.string(), pa.large_string(), pa.binary()):
@@ -461,24 +483,30 @@ def some_values(kind, random, rows):
     if pa.types.is_boolean(kind):
         return pa.array([random.choice([True, False, None]) for _ in range(rows)])
     if pa.types.is_decimal(kind):
-        return pa.array([random.choice([None, random.randrange(100)]) for _ in range(rows)], pa.int64()).cast(
-            pa.decimal128(21, 2)
-        ).cast(kind, safe=False)
+        return (
+            pa.array([random.choice([None, random.randrange(100)]) for _ in range(rows)], pa.int64())
+            .cast(pa.decimal128(21, 2))
+            .cast(kind, safe=False)
+        )
     width = getattr(kind, "byte_width", None) or kind.bit_width // 8
     data = pa.py_buffer(bytes(random.choice([0, 0, 1, 3, 255]) for _ in range(rows * width)))
     return pa.Array.from_buffers(kind, rows, [None, data])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.sampled_from(TYPES), st.integers(0, 4), st.randoms(use_true_random=False), st.sampled_from(list(READERS)))
 def test_every_reader_reads_or_refuses_every_type(kind, rows, random, reader):
     found = outcome(READERS[reader], some_values(kind, random, rows))
     assert found is None or len(found) == rows
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.sampled_from(TYPES), st.randoms(use_true_random=False), st.sampled_from(["user", "time", "like", "extra", "phone"]))
-@example(pa.list_(pa.string()), __import__("random").Random(0), "extra")
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(TYPES),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["user", "time", "like", "extra", "phone"]),
+)
+@example(pa.list_(pa.string()), Random(0), "extra")
 def test_a_column_of_any_type_is_read_or_refused_by_check_and_step_alike(kind, random, place):
     columns = {name: pa.array(values) for name, values in log_of(SECONDS).items()}
     columns |= {name: pa.array(range(len(SECONDS))) for name in ("extra", "phone")}
@@ -498,7 +526,7 @@ def test_a_column_of_any_type_is_read_or_refused_by_check_and_step_alike(kind, r
         assert all("labels every row" in mistake for mistake in mistakes), mistakes
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(JSON, min_size=5, max_size=5), st.sampled_from(["user", "item", "time", "like", "extra", "phone"]))
 @example([[1], [1], {"a": 1}, {"a": 1}, None], "extra")
 def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, place):
@@ -524,7 +552,7 @@ def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, p
 # One wrong cell
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(["csv", "jsonl", "parquet"]),
     st.sampled_from(["user", "item", "time", "like"]),
@@ -533,7 +561,9 @@ def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, p
 )
 @example("csv", "time", 400, "")
 def test_the_check_names_the_line_and_value_that_the_step_names(kind, column, row, cell):
-    columns = {name: [str(value) for value in values] for name, values in log_of(list(range(10**9, 10**9 + 600))).items()}
+    columns = {
+        name: [str(value) for value in values] for name, values in log_of(list(range(10**9, 10**9 + 600))).items()
+    }
     columns[column][row] = cell
     assume(kind != "csv" or '"' not in cell)
     content = pa.table(columns) if kind == "parquet" else csv_of(columns) if kind == "csv" else json_of(columns)
@@ -545,7 +575,6 @@ def test_the_check_names_the_line_and_value_that_the_step_names(kind, column, ro
         assert not (column == "time" and not cell.strip()) or "a time is empty" in found
     else:
         assert not mistakes
-    assert not math.isnan(1)
 
 
 def test_text_that_is_not_utf8_is_told_with_its_row():

@@ -83,6 +83,8 @@ def described_type(kind: pa.DataType) -> str:
 
 def shown_value(array: pa.Array) -> str:
     """The first value of an array for messages, whatever its type; Python cannot hold every timestamp."""
+    if not len(array):
+        return "nothing"
     try:
         return repr(array[0].as_py() if is_text(array.type) else str(array[0]))
     except LIBRARY_ERRORS:

@@ -49,20 +49,26 @@ def hash_text(text: pa.Array, seed: int = 0) -> np.ndarray:
 
 @column_reader("values that tell rows apart", in_place)
 def hashable(array: Column, name: str) -> np.ndarray:
-    """int64 (n,): equal for equal values of a column, whatever its type."""
-    kind = array.type
-    if pa.types.is_integer(kind) and not array.null_count:
+    """int64 (n,): equal for equal values of a column, whatever its type; nulls of all types are equal."""
+    if pa.types.is_integer(array.type) and not array.null_count:
         return pc.cast(array, pa.int64(), safe=False).to_numpy()
+    missing = pc.is_null(array).to_numpy(zero_copy_only=False)
+    return np.where(missing, hash_text(pa.array(["\0"])).view(np.int64), _hashes(array, name))
+
+
+def _hashes(array: pa.Array, name: str) -> np.ndarray:
+    """int64 (n,) of values that may be null, whose hashes do not count."""
+    kind = array.type
     if is_list(kind):
         return _hash_lists(array, name)
     if pa.types.is_struct(kind):
         fields = [hashable(pc.struct_field(array, number), name) for number in range(kind.num_fields)]
-        missing = pc.is_null(array).to_numpy(zero_copy_only=False).astype(np.int64)
-        return hash_rows([*fields, missing]).view(np.int64)
+        return hash_rows([*fields, np.zeros(len(array), np.int64)]).view(np.int64)
     if is_bytes(kind):
-        return hash_text(pc.fill_null(pc.cast(array, pa.large_binary()), b"\0")).view(np.int64)
-    text = pc.fill_null(pc.cast(array, pa.string()), "\0")
-    hashes = hash_text(text).view(np.int64)
+        return hash_text(pc.fill_null(pc.cast(array, pa.large_binary()), b"")).view(np.int64)
+    if pa.types.is_integer(kind):
+        return pc.cast(pc.fill_null(array, 0), pa.int64(), safe=False).to_numpy()
+    hashes = hash_text(pc.fill_null(pc.cast(array, pa.string()), "")).view(np.int64)
     if pa.types.is_floating(kind):
         # 4.0 is 4 as it is among whole numbers: JSON writes one column in both ways.
         values = pc.fill_null(pc.cast(array, pa.float64()), np.nan).to_numpy(zero_copy_only=False)
@@ -72,12 +78,11 @@ def hashable(array: Column, name: str) -> np.ndarray:
 
 
 def _hash_lists(array: pa.Array, name: str) -> np.ndarray:
-    """int64 (n,) of lists: the values in their order, and how many they are; no list differs from an empty one."""
+    """int64 (n,) of lists: the values in their order, and how many they are."""
     row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
     length = np.bincount(row, minlength=len(array))
-    missing = pc.is_null(array).to_numpy(zero_copy_only=False)
     start = np.cumsum(length) - length
-    total = hash_rows([length, missing.astype(np.int64)])
+    total = hash_rows([length])
     if len(row):
         place = np.arange(len(row)) - start[row]
         weights = _multipliers(1, 1 << int(length.max() - 1).bit_length())
