@@ -271,13 +271,13 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
 
 
 def kept_parts(
-    raw: RawDataset, users: IdIndex, rows_of_user: np.ndarray, bad: BadLines, temp: Path
+    raw: RawDataset, chunks: Iterable[InteractionChunk], rows_of_user: np.ndarray, temp: Path
 ) -> Generator[dict[str, np.ndarray], None, None]:
     """The columns of the kept rows without duplicates, in order, one part of users at a time."""
     starts = part_starts(rows_of_user, PART_ROWS)
     kind = record_type(raw.targets)
     with scratch_folder(temp, f"{raw.name}-inter-") as folder:
-        paths = spill(raw.read_interactions(users, bad), starts, kind, folder)
+        paths = spill(chunks, starts, kind, folder)
 
         def sort(path: Path) -> dict[str, np.ndarray]:
             records = np.fromfile(path, kind)
@@ -313,7 +313,9 @@ def _write_interactions(
 ) -> int:
     files = raw.interaction_files()
     source = files[0]
+    before = len(bad.seen)
     users, rows_of_user = count_rows(raw.read_users(bad))
+    uncounted = len(bad.seen) - before
     if not len(users):
         raise UserError(f"{source}: holds no interaction; this is not the file it is taken for")
     kept = rows_of_user >= min_interactions
@@ -353,7 +355,15 @@ def _write_interactions(
         kinds += [np.uint8] * len(raw.targets)
         streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
         found_items = IdCollector()
-        with closing(kept_parts(raw, index, rows_of_user[kept], bad, paths.temp)) as kept_rows:
+        rows_read = 0
+
+        def chunks() -> Iterator[InteractionChunk]:
+            nonlocal rows_read
+            for chunk in raw.read_interactions(index, bad):
+                rows_read += len(chunk.user)
+                yield chunk
+
+        with closing(kept_parts(raw, chunks(), rows_of_user[kept], paths.temp)) as kept_rows:
             for part in kept_rows:
                 found_items.add(part["item"])
                 if raw.time_is_day:
@@ -369,9 +379,8 @@ def _write_interactions(
         # From here on the columns are read from their files as they are needed.
         column = {name: StoredArray.of(writer.building / f"{name}.npy") for name in names}
         rows = len(column["user"])
-        duplicates = int(rows_of_user[kept].sum()) - rows
-        if duplicates < 0:
-            raise AssertionError(f"{source}: {-duplicates:,} rows more were read than counted")
+        if rows > rows_read:
+            raise AssertionError(f"{source}: {rows - rows_read:,} rows more are kept than were read")
         items = IdIndex(item_ids)
         (writer.building / "item.npy").unlink()  # it can still be read
         placed = writer.stream("item", np.int32)
@@ -405,10 +414,14 @@ def _write_interactions(
             **{f"{target}:float": InterColumn(column[f"label_{target}"]) for target in raw.targets},
         }
         write_inter(writer.building, raw.name, inter, parts)
+        skipped = len(bad.seen) - before
+        # A line that the first pass could count and the second could not read is no row of an unknown item.
+        unknown = max(0, int(rows_of_user[kept].sum()) - rows_read - (skipped - uncounted))
         writer.manifest["rows"] = {
-            "raw": int(rows_of_user.sum()),
+            "raw": int(rows_of_user.sum()) + uncounted,
             "kept": len(parts),
-            "duplicates": duplicates,
+            "duplicates": rows_read - rows + unknown,
+            "skipped": skipped,
             "users": len(index),
             "items": len(item_ids),
             **sizes,
@@ -469,9 +482,10 @@ def add_negatives(
 def describe(raw: RawDataset, manifest: dict) -> None:
     """Say what was kept, and warn of targets that nothing can be learned from."""
     rows = manifest["rows"]
+    skipped = f"{rows['skipped']:,} bad line{'s' if rows['skipped'] > 1 else ''} skipped; " if rows["skipped"] else ""
     note(
         f"{raw.name}: kept {rows['kept']:,} of {rows['raw']:,} rows, {rows['users']:,} users, {rows['items']:,} items; "
-        f"{rows['duplicates']:,} duplicates or rows of unknown items dropped; "
+        f"{rows['duplicates']:,} duplicates or rows of unknown items dropped; {skipped}"
         f"train {rows['train']:,}, valid {rows['valid']:,}, test {rows['test']:,}"
     )
     if raw.negatives:

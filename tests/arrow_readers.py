@@ -1,15 +1,19 @@
 """The readers of described data sets as functions of one column of any Arrow type, or of the bytes of lines: each gives
 a result or raises `BadLine` or `UserError`. For test_fuzz_arrow.py and fuzz_readers.py."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from mma4ctr.console import UserError
-from mma4ctr.datasets.columns import Rule, ids_of, numbers_of, time_kind, time_of, tokens_of, vectors_of
-from mma4ctr.datasets.described import hashable
-from mma4ctr.datasets.sources import ParseLines, ParseText
+from mma4ctr.datasets.columns import Rule, ids_of, numbers_of, tokens_of
+from mma4ctr.datasets.hashing import hashable
+from mma4ctr.datasets.jsonlines import JsonLines
+from mma4ctr.datasets.sources import ParseText
+from mma4ctr.datasets.times import KINDS, TimeForm, form_of, time_of
+from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.delimited import DelimitedText
 from mma4ctr.quotedtext import QuotedText
 from mma4ctr.rawfiles import BadLine, Block
@@ -25,8 +29,12 @@ def _ids(column):
 
 
 def _times(column):
-    kind = time_kind(column, "c")
-    assert len(time_of(column, "c", kind)) == len(column)
+    form = form_of(column, "c")
+    assert len(time_of(column, "c", form)) == len(column)
+
+
+def _times_of(form, column):
+    assert len(time_of(column, "c", form)) == len(column)
 
 
 def _vectors(width):
@@ -46,7 +54,7 @@ def _tokens(words):
 
 
 def _hashes(column):
-    assert len(hashable(column)) == len(column)
+    assert len(hashable(column, "c")) == len(column)
 
 
 def _numbers(column):
@@ -60,9 +68,7 @@ def _labels(column):
 READERS = {
     "ids": _ids,
     "times": _times,
-    "whole times": lambda column: time_of(column, "c", "whole"),
-    "dates": lambda column: time_of(column, "c", "date"),
-    "number times": lambda column: time_of(column, "c", "number"),
+    **{f"{kind} times": partial(_times_of, TimeForm(kind)) for kind in KINDS},
     "numbers": _numbers,
     "labels": _labels,
     "vectors": _vectors(None),
@@ -86,7 +92,7 @@ def read_column(name, column):
 def read_lines(data):
     """JSON lines, and what all readers make of the columns."""
     try:
-        table = ParseLines(("a", "b"), lambda table, block: table)(data, BLOCK)
+        table = ParseText(JsonLines(("a", "b")), lambda table, block: table)(data, BLOCK)
     except REFUSED:
         return
     for name in READERS:

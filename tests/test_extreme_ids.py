@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 import preprocess_inter
 from get_user_embedding import frequent_device
 from mma4ctr.artifacts import read_artifact
-from mma4ctr.datasets.columns import ids_of, time_of
+from mma4ctr.datasets.columns import ids_of
 from mma4ctr.datasets.tiktok import COLUMNS
+from mma4ctr.datasets.times import TimeForm, time_of
 from mma4ctr.interactions import IdCollector, IdIndex, load_interactions
 from mma4ctr.negatives import by_first_split, draw_unseen
 from mma4ctr.paths import load_paths
@@ -145,7 +146,7 @@ def test_ids_are_told_apart_as_text_is(values):
 def test_a_time_is_right_or_refused(value, unit):
     per_second = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}[unit]
     try:
-        (found,) = time_of(pa.array([value], pa.timestamp(unit)), "when", "date").tolist()
+        (found,) = time_of(pa.array([value], pa.timestamp(unit)), "when", TimeForm("date")).tolist()
     except BadLine:
         assert not LOW <= value * 10**6 // per_second <= HIGH
         return

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mma4ctr.datasets import __main__ as datasets_main
-from mma4ctr.datasets.sources import Few, ParseLines, Source, read_tables
+from mma4ctr.datasets.jsonlines import JsonLines
+from mma4ctr.datasets.sources import Few, ParseText, Source, read_tables
 from mma4ctr.rawfiles import BadLines
 from tests.arrow_readers import BLOCK, READERS, REFUSED, read_asked, read_column, read_lines, read_text
 from tests.conftest import call
@@ -124,7 +125,7 @@ def test_bytes_of_any_kind(data):
 def test_numbers_of_any_size_in_json_stay_as_they_are(values):
     data = "".join(json.dumps({"a": value}) + "\n" for value in values).encode()
     try:
-        table = ParseLines(("a",), lambda table, block: table)(data, BLOCK)
+        table = ParseText(JsonLines(("a",)), lambda table, block: table)(data, BLOCK)
     except REFUSED:
         pytest.fail("whole numbers were refused")
     assert [int(str(value)) for value in table["a"].to_pylist()] == values

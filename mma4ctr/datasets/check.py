@@ -1,27 +1,32 @@
-"""A look at a data set of one's own before any step is run: what its description makes of a sample of its files."""
+"""A look at a data set of one's own before any step is run: what its description makes of a sample of its files.
 
-from collections.abc import Callable
+The sample is read by the very functions that the steps read with, so both refuse the same values in the same words,
+with file and line. A mistake beyond the sample is told by the step that meets it.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 
 from mma4ctr.console import UserError
 from mma4ctr.datasets.base import DenseChunk, Modality, shown_id
-from mma4ctr.datasets.columns import Ids, NameTable, Rule, ids_of, time_kind, time_of
-from mma4ctr.datasets.described import EXAMPLES, LOOK_ROWS, Described
+from mma4ctr.datasets.columns import Ids, NameTable, concatenated, ids_of
+from mma4ctr.datasets.described import EXAMPLES, Described
 from mma4ctr.datasets.description import Description
-from mma4ctr.datasets.sources import Few, first_table
+from mma4ctr.datasets.roles import Role, columns_of, roles_of
+from mma4ctr.datasets.sources import Few
+from mma4ctr.datasets.times import TimeForm, shown_time
 from mma4ctr.interactions import IdIndex
-from mma4ctr.rawfiles import BadLine, BadLines, demand_columns
+from mma4ctr.rawfiles import BadLines, demand_columns
 
 T = TypeVar("T")
-# Items whose features are looked at, and bad lines that are passed over on the way.
+# Items whose features are looked at.
 FEATURE_ROWS = 200_000
-SOME_BAD_LINES = 1000
+# Bad lines of a column that are told.
+TOLD = 10
 
 
 @dataclass
@@ -32,19 +37,37 @@ class Found:
     warnings: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
 
-    def tried(self, work: Callable[[], T], where: object = "") -> T | None:
+    def tried(self, work: Callable[[], T]) -> T | None:
         """The result of `work`; None where it has met a mistake of the user's, which is noted."""
         try:
             return work()
-        except BadLine as error:
-            self.mistakes.append(f"{where}: {error}")
         except UserError as error:
-            self.mistakes.append(str(error))
+            self.wrong(str(error))
         return None
+
+    def parts(self, read: Callable[[BadLines], Iterator[T]]) -> Iterator[T]:
+        """What `read` yields, up to the bad line of which there are too many; the bad lines are noted."""
+        bad = BadLines(allowed=TOLD - 1)
+        try:
+            yield from read(bad)
+        except UserError as error:
+            if not bad.first or not str(error).startswith(bad.first[-1]):
+                self.wrong(str(error))
+            lines = [line for _, line in bad.seen]
+            if len(bad.kinds) == 1 and max(lines) - min(lines) < len(lines):
+                # A column that is wrong in every line is one mistake.
+                del bad.first[1:]
+        for text in bad.first:
+            self.wrong(text)
+
+    def wrong(self, text: str) -> None:
+        """Note a mistake, once however many columns are read from its line."""
+        if text not in self.mistakes:
+            self.mistakes.append(text)
 
 
 def check_dataset(description: Description, rows: int) -> Found:
-    """Look at the first `rows` interactions at most, and at the beginning of every modality."""
+    """Look at the first `rows` interactions, at the beginning of every file, and of every modality."""
     found = Found()
     raw = Described(description)
     raw.workers = Few()
@@ -60,70 +83,67 @@ def _check_interactions(found: Found, raw: Described, rows: int) -> Ids | None:
     """The different items of the sample; None where they cannot be told."""
     source, files = raw.description.interactions.source, raw.interaction_files()
     found.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
-    bad = BadLines(allowed=rows)
-    files = source.with_rows(bad)
-    for path in files[1:]:
-        found.tried(partial(demand_columns, str(path), source.columns(path), raw.columns))
-    path = files[0]
-    names = source.columns(path)
-    for column in raw.columns:
-        found.tried(partial(demand_columns, str(path), names, [column]))
-    table = first_table(source, path, [name for name in raw.columns if names.count(name) == 1], rows, bad)
-    found.mistakes += bad.first
-    found.rows.append(["interactions", f"{len(table):,} of {path.name} looked at"])
-    if not len(table):
-        raise UserError(f"{path}: holds no interaction that can be read")
-    return _check_values(found, raw, path, table)
-
-
-def _check_values(found: Found, raw: Described, path: Path, table: pa.Table) -> Ids | None:
-    """Every column of a sample by itself."""
-    own = raw.description.interactions
-    there = set(table.column_names)
+    for path in source.with_rows():
+        names = source.columns(path)
+        for column in columns_of(raw.description):
+            found.tried(partial(demand_columns, str(path), names, [column]))
+    if found.mistakes:
+        return None
+    form = found.tried(lambda: raw.time_form)
     items = None
-    for kind, column in (("user", own.user), ("item", own.item), ("device", own.device)):
-        if (
-            column is not None
-            and column in there
-            and (ids := found.tried(partial(ids_of, table[column], column), path))
-        ):
-            different = np.unique(ids.values, return_index=True)[1]
-            text = ids.shown().take(pa.array(different))
-            shown = ", ".join(text[:EXAMPLES].to_pylist())
-            found.rows.append([f"{kind}s", f"{len(different):,} in the column {column}, such as {shown}"])
-            items = ids_of(text, column) if kind == "item" else items
-    if own.time is None:
+    for number, role in enumerate(roles_of(raw.description, form)):
+        # In a local name, so that the loop's next role is not read instead.
+        parts = list(found.parts(partial(raw.sample, role, rows)))
+        if not number:
+            looked = sum(len(ids.values) for ids in parts)
+            found.rows.append(["interactions", f"{looked:,} looked at"])
+            if not looked and not found.mistakes:
+                raise UserError(f"{files[0]}: holds no interaction that can be read")
+        if not parts:
+            continue
+        if role.kind in ("user", "item", "device"):
+            different = _tell_ids(found, role, concatenated(parts))
+            items = different if role.kind == "item" else items
+        elif role.kind == "time" and form:
+            _tell_times(found, role, np.concatenate(parts), form)
+        elif role.kind == "target":
+            _tell_labels(found, raw, role, np.concatenate(parts))
+    if raw.description.interactions.time is None:
         found.rows.append(["time", "not given: the rows stand in its order"])
-    elif own.time in there:
-        _check_time(found, path, own.time, table[own.time])
     for target, rule in raw.description.rules.items():
-        if rule.column is None or rule.column in there:
-            _check_target(found, raw, path, target, rule, table)
+        if rule.column is None:
+            found.rows.append([f"target {target}", "every row is 1"])
+            if not raw.negatives:
+                found.wrong(f"{raw.description.where} [targets] {target}: true needs negatives, such as 5")
     if raw.negatives:
         found.rows.append(["negatives", f"{raw.negatives} are drawn for each row"])
     return items
 
 
-def _check_time(found: Found, path: Path, name: str, column: pa.ChunkedArray) -> None:
-    kind = found.tried(partial(time_kind, column.slice(0, LOOK_ROWS), name), path)
-    moments = found.tried(partial(time_of, column, name, kind), path) if kind else None
-    if moments is not None:
-        first, last = column[int(np.argmin(moments))], column[int(np.argmax(moments))]
-        what = {"whole": "whole numbers", "number": "numbers", "date": "dates"}[str(kind)]
-        found.rows.append(["time", f"{what} in the column {name}, {first} to {last}"])
+def _tell_ids(found: Found, role: Role, ids: Ids) -> Ids:
+    """The different ones of the ids in a column."""
+    different = np.unique(ids.values, return_index=True)[1]
+    text = ids.shown().take(different)
+    shown = ", ".join(text[:EXAMPLES].to_pylist())
+    found.rows.append([f"{role.kind}s", f"{len(different):,} in the column {role.column}, such as {shown}"])
+    filled = text.filter([bool(one) for one in text.to_pylist()])  # a missing device is one, and no id
+    return ids_of(filled, role.column)
 
 
-def _check_target(found: Found, raw: Described, path: Path, target: str, rule: Rule, table: pa.Table) -> None:
-    if rule.column is None:
-        found.rows.append([f"target {target}", "every row is 1"])
-        if not raw.negatives:
-            found.mistakes.append(f"{raw.description.where} [targets] {target}: true needs negatives, such as 5")
+def _tell_times(found: Found, role: Role, moments: np.ndarray, form: TimeForm) -> None:
+    if len(moments):
+        first, last = (shown_time(int(moment), form) for moment in (moments.min(), moments.max()))
+        found.rows.append(["time", f"{form} in the column {role.column}, {first} to {last}"])
+
+
+def _tell_labels(found: Found, raw: Described, role: Role, label: np.ndarray) -> None:
+    if not len(label):
         return
-    label = found.tried(partial(rule.label, table[rule.column]), path)
-    if label is not None:
-        found.rows.append([f"target {target}", f"{label.mean():.1%} of the rows are 1 ({rule})"])
-        if label.min() == label.max() and not (label[0] and raw.negatives):
-            found.mistakes.append(f"{path}: the rule '{rule}' labels every row looked at {label[0]}")
+    rule = raw.description.rules[role.name]
+    found.rows.append([f"target {role.name}", f"{label.mean():.1%} of the rows are 1 ({rule})"])
+    if label.min() == label.max() and not (label[0] and raw.negatives):
+        files = raw.interaction_files()
+        found.wrong(f"{files[0]}: the rule '{rule}' labels every row looked at {label[0]}")
 
 
 def _check_modality(found: Found, raw: Described, modality: Modality, items: Ids | None) -> None:
@@ -131,9 +151,7 @@ def _check_modality(found: Found, raw: Described, modality: Modality, items: Ids
     index = IdIndex(np.unique(items.values) if items else np.empty(0, np.int64))
     present = np.zeros(len(index), bool)
     looked, filled, examples = 0, 0, list[str]()
-    bad = BadLines(allowed=SOME_BAD_LINES)
-    whole = True
-    for chunk in raw.read_features(modality.name, bad):
+    for chunk in found.parts(partial(raw.read_features, modality.name, most=FEATURE_ROWS)):
         rows = (
             chunk.length > 0 if isinstance(chunk, DenseChunk) else np.bincount(chunk.row, minlength=len(chunk.ids)) > 0
         )
@@ -141,10 +159,6 @@ def _check_modality(found: Found, raw: Described, modality: Modality, items: Ids
         present[place[place >= 0]] = True
         looked, filled = looked + len(rows), filled + int(rows.sum())
         examples = examples or [shown_id(chunk, row) for row in range(min(EXAMPLES, len(rows)))]
-        if looked >= FEATURE_ROWS:
-            whole = False
-            break
-    found.mistakes += bad.first
     what = f"vectors of {modality.raw_width}" if modality.kind == "dense" else "bags of tokens"
     text = f"{what}, at most {modality.width} columns; {looked:,} items looked at, such as {', '.join(examples)}"
     if filled < looked:
@@ -152,7 +166,7 @@ def _check_modality(found: Found, raw: Described, modality: Modality, items: Ids
     if items and len(index):
         text += f"; {present.mean():.1%} of the interactions' items have it"
     found.rows.append([f"modality {modality.name}", text])
-    if items and len(index) and whole:
+    if items and len(index) and looked < FEATURE_ROWS:
         names = NameTable()
         names.add(items.values[items.named], items.text)
         known = names.names(index.ids)

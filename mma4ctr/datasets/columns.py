@@ -8,79 +8,27 @@ it. So ids match across files of different formats, and no table of all ids is n
 import re
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mma4ctr.console import UserError
-from mma4ctr.rawfiles import LONGEST_LINE, BadLine
-
-# An array of pyarrow, or a chunked one; pyarrow tells no types.
-Column: TypeAlias = Any
+from mma4ctr.datasets.arrow import (
+    Column,
+    column_reader,
+    described_type,
+    in_place,
+    is_list,
+    is_text,
+    whole,
+)
+from mma4ctr.datasets.hashing import EXACT_FLOATS, hash_text
+from mma4ctr.rawfiles import BadLine
 
 # Longer ones are no ids but something else in the column.
 LONGEST_ID = 200
-HASHED_ROWS = 4096
 POWERS_OF_TEN = np.array([10**k for k in range(1, 20)], np.uint64)
-MICROSECONDS = 1_000_000
-
-
-def whole(column: Column) -> pa.Array:
-    """One array of the column's chunks, dictionaries taken apart."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):  # strings of over 2 GB
-        raise BadLine("a block of over 2 GB of text")
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    text = is_text(array.type) or pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)
-    if text and array.nbytes > LONGEST_LINE and pc.max(pc.binary_length(array)).as_py() > LONGEST_LINE:
-        raise BadLine(f"a cell of over {LONGEST_LINE >> 20} MB")
-    return array
-
-
-def is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-@lru_cache(maxsize=32)
-def _multipliers(seed: int, count: int) -> np.ndarray:
-    """uint64 (count,), odd; a longer table begins with the shorter one."""
-    return np.random.PCG64(seed).random_raw(count) | np.uint64(1)
-
-
-def hash_text(text: pa.Array, seed: int = 0) -> np.ndarray:
-    """uint64 (n,): a hash of each string (Carter and Wegman's multilinear one, mixed); equal for equal strings."""
-    text = pc.cast(text, pa.large_string())
-    total = np.zeros(len(text), np.uint64)
-    if not len(text):
-        return total
-    offsets = np.frombuffer(text.buffers()[1], np.int64)[text.offset : text.offset + len(text) + 1]
-    data = np.frombuffer(text.buffers()[2] or b"", np.uint8)
-    # Some strings at a time: eight numbers for each of their bytes stay in the processor's cache.
-    for begin in range(0, len(text), HASHED_ROWS):
-        bounds = offsets[begin : begin + HASHED_ROWS + 1]
-        length = np.diff(bounds)
-        filled = np.flatnonzero(length)
-        if not len(filled):
-            continue
-        start = bounds[:-1] - bounds[0]
-        numbers = data[bounds[0] : bounds[-1]].astype(np.uint64)
-        place = np.arange(len(numbers)) - np.repeat(start, length)
-        # Tables of a power of two, so that few are made.
-        weights = _multipliers(seed, 1 << int(length.max() - 1).bit_length())
-        total[begin + filled] = np.add.reduceat((numbers + np.uint64(1)) * weights[place], start[filled])
-    total ^= total >> np.uint64(32)
-    total *= np.uint64(0xFF51AFD7ED558CCD)
-    return total ^ (total >> np.uint64(29))
 
 
 @dataclass(frozen=True)
@@ -106,9 +54,28 @@ class Ids:
         return pa.array(shown, pa.string())
 
 
-def ids_of(column: Column, name: str) -> Ids:
+def concatenated(parts: list[Ids]) -> Ids:
+    """The ids of several parts, one after the other."""
+    if not parts:
+        return _numbers_as_ids(np.empty(0, np.int64))
+    starts = np.cumsum([0, *(len(part.values) for part in parts)])
+    named = [part.named + start for part, start in zip(parts, starts, strict=False)]
+    texts = pa.chunked_array([pc.cast(part.text, pa.large_string()) for part in parts])
+    return Ids(np.concatenate([part.values for part in parts]), np.concatenate(named), whole(texts))
+
+
+def _joined_ids(length: int, parts: list[tuple[np.ndarray, Ids]]) -> Ids:
+    """The ids of a column of several types."""
+    ids = concatenated([part for _, part in parts])
+    rows = np.concatenate([rows for rows, _ in parts])
+    named = rows[ids.named]
+    order = np.argsort(named)
+    return Ids(in_place(length, [(rows, ids.values)]), named[order], ids.text.take(pa.array(order)))
+
+
+@column_reader("ids", _joined_ids)
+def ids_of(array: Column, name: str) -> Ids:
     """A column of ids of any type; raises `BadLine` for one that is empty, too long or no id."""
-    array = whole(column)
     if pa.types.is_null(array.type) or array.null_count:
         raise BadLine(f"column {name}: an id is empty")
     if pa.types.is_integer(array.type):
@@ -118,15 +85,35 @@ def ids_of(column: Column, name: str) -> Ids:
             return _text_as_ids(pc.cast(array, pa.string()), name)
     if pa.types.is_floating(array.type):
         values = array.to_numpy(zero_copy_only=False)
-        if not np.all((np.abs(values) <= 2**53) & (values == np.floor(values))):
-            raise BadLine(f"column {name}: an id that is a number with decimals, or too large for one")
+        if not np.all(values == np.floor(values)):
+            raise BadLine(f"column {name}: an id that is a number with decimals")
+        large = values[~(np.abs(values.astype(np.float64)) < EXACT_FLOATS[values.itemsize])]
+        if len(large):
+            raise BadLine(
+                f"column {name}: the id {float(large[0]):.0f} is a float of {8 * values.itemsize} bits, which cannot "
+                "tell such large numbers apart; write ids as whole numbers or as text"
+            )
         return _numbers_as_ids(values.astype(np.int64))
     if pa.types.is_fixed_size_binary(array.type) and array.type.byte_width == 16:
         return _text_as_ids(pa.array([str(uuid.UUID(bytes=value)) for value in array.to_pylist()], pa.string()), name)
-    try:
-        return _text_as_ids(pc.utf8_trim_whitespace(pc.cast(array, pa.string())), name)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise BadLine(f"column {name}: {array.type} where ids are expected") from None
+    return _text_as_ids(pc.utf8_trim_whitespace(pc.cast(array, pa.string())), name)
+
+
+@column_reader("devices", _joined_ids)
+def devices_of(array: Column, name: str) -> Ids:
+    """As `ids_of`; what is missing (null, NaN, an empty text) is a device like any other, with an empty text."""
+    missing = pc.is_null(array, nan_is_null=True)
+    if is_text(array.type):
+        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), True))
+    missing = missing.to_numpy(zero_copy_only=False)
+    rows, filled = np.flatnonzero(missing), np.flatnonzero(~missing)
+    if not len(rows):
+        return ids_of(array, name)
+    # No text of a device hashes to this one, and no number is it.
+    values = np.repeat(hash_text(pa.array(["\0"])).view(np.int64), len(rows))
+    none = Ids(values, np.arange(len(rows)), pa.array([""] * len(rows), pa.string()))
+    given = ids_of(array.take(pa.array(filled)), name) if len(filled) else concatenated([])
+    return _joined_ids(len(array), [(filled, given), (rows, none)])
 
 
 def _numbers_as_ids(values: np.ndarray) -> Ids:
@@ -217,9 +204,9 @@ class NameTable:
         return np.array([name.encode() for name in text.to_pylist()], f"S{width}")
 
 
-def numbers_of(column: Column, name: str) -> np.ndarray:
+@column_reader("numbers", in_place)
+def numbers_of(array: Column, name: str) -> np.ndarray:
     """float64 (n,); raises `BadLine` for what is no finite number."""
-    array = whole(column)
     if array.null_count or pa.types.is_null(array.type):
         raise BadLine(f"column {name}: '' is not a number")
     try:
@@ -228,7 +215,7 @@ def numbers_of(column: Column, name: str) -> np.ndarray:
         values: np.ndarray = pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         found = re.search("'(.*)'", str(error).splitlines()[0])
-        what = f"'{found[1]}' is not a number" if found else f"{array.type} where numbers are expected"
+        what = f"'{found[1]}' is not a number" if found else f"{described_type(array.type)} where numbers are expected"
         raise BadLine(f"column {name}: {what}") from None
     if not np.isfinite(values).all():
         raise BadLine(f"column {name}: '{values[~np.isfinite(values)][0]}' is not a finite number")
@@ -284,129 +271,68 @@ def parse_rule(text: str) -> Rule:
     return Rule(text.strip())
 
 
-def time_kind(column: Column, name: str) -> str:
-    """`whole` numbers, `number`s with decimals, or `date`s; raises `BadLine` for anything else."""
-    array = whole(column)
-    if pa.types.is_integer(array.type):
-        return "whole"
-    if pa.types.is_floating(array.type):
-        return "number"
-    if pa.types.is_temporal(array.type):
-        return "date"
-    for kind in ("whole", "number", "date"):
-        try:
-            time_of(array, name, kind)
-            return kind
-        except BadLine:
-            continue
-    raise BadLine(f"column {name}: '{array[0]}' is no number and no date such as 2024-05-31 18:00:00")
-
-
-def time_of(column: Column, name: str, kind: str) -> np.ndarray:
-    """int64 (n,): whole numbers as they are, others and dates in microseconds; raises `BadLine`."""
-    array = whole(column)
-    if array.null_count or pa.types.is_null(array.type):
-        raise BadLine(f"column {name}: a time is empty")
-    if is_text(array.type):
-        array = pc.utf8_trim_whitespace(array)
-    if kind == "number":
-        moments = np.round(numbers_of(array, name) * MICROSECONDS)
-        if len(moments) and np.abs(moments).max() >= 2**63:
-            raise BadLine(f"column {name}: a time of over 9e12 seconds")
-        return moments.astype(np.int64)
-    kinds = [pa.int64()] if kind == "whole" else [pa.timestamp("us"), pa.timestamp("us", tz="UTC")]
-    for type_ in kinds:
-        try:
-            # Nanoseconds are cut to microseconds; seconds too large for it are refused.
-            cut = pa.types.is_timestamp(array.type) and array.type.unit == "ns"
-            found: np.ndarray = pc.cast(pc.cast(array, type_, safe=not cut), pa.int64()).to_numpy()
-            return found
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            message = re.search("'(.*)'", str(error).splitlines()[0])
-    what = {"whole": "a whole number", "date": "a date such as 2024-05-31 18:00:00"}[kind]
-    raise BadLine(f"column {name}: '{message[1] if message else _shown(array)}' is not {what}")
-
-
-def _shown(array: pa.Array) -> str:
-    """The first value, of a date that Python has none for its number."""
-    try:
-        return str(array[0])
-    except (OverflowError, ValueError):
-        return str(pc.cast(array[:1], pa.int64())[0])
-
-
-def vectors_of(columns: list[tuple[str, Column]], width: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors as float32 (n, width), and int32 (n,) how long each is: `width`, or 0 where there is none.
-
-    Args:
-        columns: one column of lists (or of text such as `0.1 0.2` or `[0.1, 0.2]`), or several of numbers.
-        width: how long each must be; None: as long as the first.
-
-    Raises `BadLine` for another length and for what is no finite number.
-    """
-    name, first = columns[0]
-    array = whole(first)
-    if len(columns) > 1 or not (is_list(array.type) or is_text(array.type)):
-        values = np.stack([numbers_of(column, name) for name, column in columns], axis=1)
-        length = np.full(len(values), len(columns))
-        numbers = values.ravel()
-    else:
-        if is_text(array.type):
-            text = pc.replace_substring_regex(array, r"[\[\]\s,;]+", " ")
-            text = pc.fill_null(pc.utf8_trim_whitespace(text), "")
-            array = pc.split_pattern(text, " ")
-            # Of an empty text one empty part is left.
-            array = pc.if_else(pc.equal(text, ""), pa.scalar([], array.type), array)
-        length = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-        numbers = numbers_of(pc.list_flatten(array), name)
-    filled = np.flatnonzero(length)
-    if width is None:
-        width = int(length[filled[0]]) if len(filled) else 0
-    other = length[filled][length[filled] != width]
-    if len(other):
-        raise BadLine(f"column {name}: a list of {other[0]} numbers where {width} are expected")
-    vectors = np.zeros((len(length), width), np.float32)
-    with np.errstate(over="ignore"):
-        vectors[filled] = numbers.reshape(-1, width).astype(np.float32) if width else 0
-    if not np.isfinite(vectors).all():
-        raise BadLine(f"column {name}: a number that float32 cannot hold")
-    return vectors, length.astype(np.int32)
-
-
 # Scripts without spaces between words: each character is a word.
 _UNSPACED = r"([\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}])"
 _NO_WORD = r"[^\p{L}\p{N}]+"
 
 
-def tokens_of(column: Column, name: str, *, words: bool) -> tuple[np.ndarray, np.ndarray]:
-    """int64 row and int64 token of each token of a column of texts or lists; empty cells have none.
+Tokens = tuple[np.ndarray, np.ndarray]
+NO_TOKENS: Tokens = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def _joined_tokens(length: int, parts: list[tuple[np.ndarray, Tokens]]) -> Tokens:
+    """The tokens of a column of several types."""
+    row = np.concatenate([rows[found[0]] for rows, found in parts])
+    order = np.argsort(row, kind="stable")
+    return row[order], np.concatenate([found[1] for _, found in parts])[order]
+
+
+@column_reader("text or lists of tokens", _joined_tokens)
+def tokens_of(array: Column, name: str, *, words: bool) -> Tokens:
+    """int64 row and int64 token of each token of a column of texts or lists; empty cells and nulls have none.
 
     Args:
-        words: of plain text, its words in lower case; else what stands between spaces, as it is.
+        words: of plain text, or of each text in a list, its words in lower case; else what stands between spaces, or
+            each value of a list, as it is.
 
     Raises `BadLine` for a column of another type.
     """
-    array = whole(column)
     if pa.types.is_null(array.type):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        return NO_TOKENS
+    if is_list(array.type):
+        row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
+        place, token = _tokens_of_cells(pc.list_flatten(array), name, words=words)
+        return row[place], token
     if pa.types.is_integer(array.type):
         array = pc.cast(array, pa.string())
-    if is_text(array.type):
-        if words:
-            array = pc.replace_substring_regex(pc.utf8_lower(array), _UNSPACED, r" \1 ")
-            array = pc.replace_substring_regex(array, _NO_WORD, " ")
-        array = pc.utf8_split_whitespace(array)
-    if not is_list(array.type):
-        raise BadLine(f"column {name}: {array.type} where text or lists of tokens are expected")
-    row, cells = pc.list_parent_indices(array).to_numpy(), whole(pc.list_flatten(array))
+    if not is_text(array.type):
+        raise BadLine(f"column {name}: {described_type(array.type)} where text or lists of tokens are expected")
+    if words:
+        array = pc.replace_substring_regex(pc.utf8_lower(array), _UNSPACED, r" \1 ")
+        array = pc.replace_substring_regex(array, _NO_WORD, " ")
+    array = pc.utf8_split_whitespace(array)
+    row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
+    place, token = _tokens_of_cells(pc.list_flatten(array), name, words=False)
+    return row[place], token
+
+
+@column_reader("tokens", _joined_tokens)
+def _tokens_of_cells(cells: Column, name: str, *, words: bool) -> Tokens:
+    """int64 cell and int64 token of the values of lists."""
+    if is_text(cells.type) and words:
+        return tokens_of(cells, name, words=True)
+    filled = pc.is_valid(cells)
     if is_text(cells.type):
-        filled = pc.and_(pc.is_valid(cells), pc.not_equal(cells, "")).to_numpy(zero_copy_only=False)
-        row, cells = row[filled], cells.filter(pa.array(filled))
+        filled = pc.and_(filled, pc.fill_null(pc.not_equal(cells, ""), False))
+    elif pa.types.is_floating(cells.type):  # pandas writes NaN for what is missing
+        filled = pc.and_(filled, pc.invert(pc.fill_null(pc.is_nan(cells), True)))
+    filled = filled.to_numpy(zero_copy_only=False)
+    cells = cells.filter(pa.array(filled))
     if not len(cells):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        return NO_TOKENS
     kinds = cells.dictionary_encode()
     place = kinds.indices.to_numpy()
     texts = kinds.dictionary
     if is_text(texts.type):
         texts = pc.utf8_slice_codeunits(texts, 0, LONGEST_ID // 4)  # a token is told by its beginning
-    return row.astype(np.int64), ids_of(texts, name).values[place]
+    return np.flatnonzero(filled), ids_of(texts, name).values[place]

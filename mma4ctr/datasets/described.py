@@ -6,30 +6,21 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mma4ctr.console import UserError
+from mma4ctr.datasets.arrow import is_list, is_text, whole
 from mma4ctr.datasets.base import BagChunk, DenseChunk, InteractionChunk, Modality, RawDataset, hash_rows
-from mma4ctr.datasets.columns import (
-    Column,
-    Ids,
-    NameTable,
-    hash_text,
-    ids_of,
-    is_list,
-    is_text,
-    time_kind,
-    time_of,
-    tokens_of,
-    vectors_of,
-    whole,
-)
+from mma4ctr.datasets.codes import Codes
+from mma4ctr.datasets.columns import Ids, NameTable, concatenated, ids_of, tokens_of
 from mma4ctr.datasets.description import DEFAULT_WIDTH, Description, ModalitySource
-from mma4ctr.datasets.sources import BATCH_ROWS, VECTOR_ROWS, Rows, Source, first_table, read_tables
+from mma4ctr.datasets.npyfiles import array_chunks, array_file, checked_ids
+from mma4ctr.datasets.roles import Role, columns_of, roles_of
+from mma4ctr.datasets.sources import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
+from mma4ctr.datasets.times import TimeForm, common_form, form_of
+from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.interactions import IdIndex
 from mma4ctr.rawfiles import BadLine, BadLines, Block, demand_columns
 
@@ -80,56 +71,49 @@ class Described(RawDataset):
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         columns = self.description.interactions
+        # Looked at here, so that what only a later pass needs is refused before a large log is counted.
+        columns.source.demand(columns_of(self.description))
+        user_ids = next(role.read for role in roles_of(self.description, self.time_form) if role.kind == "user")
 
         def parse(table: pa.Table, _block: Block) -> tuple[np.ndarray, np.ndarray]:
-            users, rows = np.unique(ids_of(table[columns.user], columns.user).values, return_counts=True)
+            users, rows = np.unique(user_ids(table[columns.user]).values, return_counts=True)
             return users, rows
 
         yield from self._tables(columns.source, [columns.user], parse, bad, "counting")
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
         source = self.description.interactions.source
-        codes: dict[int, int] = {}
+        codes = Codes()
         moment = 0
         # A data set is read anew: what is gathered on the way is of this reading.
         self._names = {"user": NameTable(), "item": NameTable()}
-        for part in self._tables(source, self.columns, self._parser(kept), bad, "reading"):
+        for part in self._tables(source, columns_of(self.description), self._parser(kept), bad, "reading"):
             for kind, ids in (("user", part.user_ids), ("item", part.item)):
                 self._names[kind].add(ids.values[ids.named], ids.text)
             rows = len(part.user)
             yield InteractionChunk(
                 user=part.user,
                 item=part.item.values,
-                device=np.zeros(rows, np.int64) if part.device is None else _codes(part.device, codes),
+                device=np.zeros(rows, np.int64) if part.device is None else codes.of(part.device),
                 time=np.arange(moment, moment + rows) if part.time is None else part.time,
                 labels=part.labels,
                 row_hash=part.row_hash,
             )
             moment += rows
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns of the interactions that are read."""
-        own = self.description.interactions
-        rules = (rule.column for rule in self.description.rules.values())
-        return [*dict.fromkeys(n for n in (own.user, own.item, own.time, own.device, *rules, *own.also) if n)]
-
     def _parser(self, kept: IdIndex) -> Callable[[pa.Table, Block], Part]:
-        own, rules = self.description.interactions, self.description.rules
-        kind = self.time_kind
-        others = [name for name in self.columns if name not in (own.user, own.item, own.time, own.device)]
+        roles = roles_of(self.description, self.time_form)
+        every_row = [target for target, rule in self.description.rules.items() if rule.column is None]
 
         def parse(table: pa.Table, _block: Block) -> Part:
-            users, items = (ids_of(table[name], name) for name in (own.user, own.item))
-            device = ids_of(table[own.device], own.device) if own.device else None
-            time = time_of(table[own.time], own.time, kind) if own.time else None
-            labels = {
-                target: np.ones(len(table), np.uint8) if rule.column is None else rule.label(table[rule.column])
-                for target, rule in rules.items()
-            }
+            read = {(role.kind, role.name): role.read(table[role.column]) for role in roles}
+            users, items = read["user", "user"], read["item", "item"]
+            device, time = read.get(("device", "device")), read.get(("time", "time"))
             user = kept.positions(users.values)
             rows = np.flatnonzero(user >= 0)
-            hashed = [users.values, items.values, *(hashable(table[name]) for name in others)]
+            labels = {name: values for (kind, name), values in read.items() if kind == "target"}
+            labels |= {target: np.ones(len(table), np.uint8) for target in every_row}
+            hashed = [users.values, items.values, *(values for (kind, _), values in read.items() if kind == "also")]
             hashed += [] if device is None else [device.values]
             hashed += [] if time is None else [time]
             return Part(
@@ -145,30 +129,45 @@ class Described(RawDataset):
         return parse
 
     @cached_property
-    def time_kind(self) -> str:
-        """How the times of the interactions are written, from the first of them."""
+    def time_form(self) -> TimeForm | None:
+        """How the times of the interactions are written; None where there are none.
+
+        Raises:
+            UserError: where two files differ, or a file begins with no time.
+        """
         own = self.description.interactions
         if own.time is None:
-            return ""
-        own.source.demand([own.time])
-        path = own.source.with_rows()[0]
-        table = first_table(own.source, path, [own.time], LOOK_ROWS)
-        try:
-            return time_kind(table[own.time], own.time)
-        except BadLine:  # a bad line among the first is told with its number when it is read
-            return _most_frequent_kind(table[own.time], own.time, path)
+            return None
+        name, forms = own.time, []
+        for path in own.source.with_rows():
+            table = first_table(own.source, path, [name], LOOK_ROWS)
+            if not len(table):
+                continue
+            try:
+                forms.append((path, form_of(table[name], name)))
+            except BadLine:  # none of the first is a time: the first of all is told with its line
+                one = own.source.only(path)
+                list(self._tables(one, [name], lambda table, _: form_of(table[name], name), BadLines(), "looking"))
+        return common_form(forms, name) if forms else TimeForm("whole")
+
+    def sample(self, role: Role, rows: int, bad: BadLines) -> Iterator[Any]:
+        """Yield what a column's reader makes of the first `rows` interactions, and of the first ones of every file."""
+
+        def parse(table: pa.Table, _block: Block) -> tuple[Any, int]:
+            column = table[role.column].slice(0, rows)
+            return role.read(column), len(column)
+
+        source, looked = self.description.interactions.source, 0
+        for path in source.with_rows():
+            one = source.only(path)
+            for values, count in self._tables(one, [role.column], parse, bad, "looking", min(rows, BATCH_ROWS)):
+                yield values
+                looked += count
+                if looked >= rows:
+                    break
 
     def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
-        names = self._names[kind].names(ids)
-        if names is not None:
-            for sign in (b"\t", b"\n", b"\r", b'"'):
-                broken = np.flatnonzero(np.char.find(names, sign) >= 0)
-                if len(broken):
-                    raise UserError(
-                        f"{self.description.interactions.source.where}: the {kind} id {names[broken[0]].decode()!r} "
-                        "holds a tab, a quote or a line break, which the .inter files cannot hold; rename it"
-                    )
-        return names
+        return self._names[kind].names(ids)
 
     @cached_property
     def modalities(self) -> tuple[Modality, ...]:  # type: ignore[override]
@@ -190,7 +189,7 @@ class Described(RawDataset):
         """How many numbers a vector has; raises `UserError` where no vector is among the first."""
         path = source.source.with_rows()[0]
         if source.encoding == "vectors":
-            return int(_array_file(path).shape[1])
+            return int(array_file(path).shape[1])
         columns = expanded(source, path)
         if len(columns) > 1:
             return len(columns)
@@ -199,7 +198,7 @@ class Described(RawDataset):
             array = whole(table[columns[0]])
         except BadLine as error:
             raise UserError(f"{path}: column {columns[0]}: {error}") from None
-        if not (is_list(array.type) or is_text(array.type)):
+        if not (is_list(array.type) or is_text(array.type) or pa.types.is_union(array.type)):
             return 1
         # The first that is whole decides: a later one that differs is told with its line.
         for row in range(len(array)):
@@ -216,23 +215,36 @@ class Described(RawDataset):
         ids = source.ids.files() if isinstance(source.ids, Source) else []
         return [*source.source.files(), *ids]
 
-    def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
+    def read_features(self, modality: str, bad: BadLines, most: int | None = None) -> Iterator[DenseChunk | BagChunk]:
+        """Yield a modality's features of all items, over all its files.
+
+        Args:
+            most: after so many items only the first ones of each further file; None: all.
+        """
         source = self._sources[modality]
         width = self.modality_of(source).raw_width
         seen = self._feature_ids.setdefault(modality, [])
-        chunks = self._arrays(source, width, bad) if source.encoding == "vectors" else self._rows(source, width, bad)
-        for chunk in chunks:
-            if len(seen) < REMEMBERED:
-                some = chunk.ids[:REMEMBERED].astype(str).tolist() if chunk.text is None else chunk.text[:REMEMBERED]
-                seen.extend(map(str, some))
-            yield chunk
+        by_file = self._arrays(source, width) if source.encoding == "vectors" else self._rows(source, width, bad)
+        looked = 0
+        for chunks in by_file:
+            for chunk in chunks:
+                if len(seen) < REMEMBERED:
+                    text = chunk.ids[:REMEMBERED].astype(str) if chunk.text is None else chunk.text[:REMEMBERED]
+                    seen.extend(map(str, text.tolist()))
+                yield chunk
+                looked += len(chunk.ids)
+                if most is not None and looked >= most:
+                    break
 
-    def _rows(self, source: ModalitySource, width: int, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
-        """The features of a table."""
+    def _rows(self, source: ModalitySource, width: int, bad: BadLines) -> Iterator[Iterator[DenseChunk | BagChunk]]:
+        """The features of a table, file by file."""
         assert source.item is not None
         id_column = source.item
-        for path in source.source.with_rows(bad):
-            columns = expanded(source, path)
+        files = source.source.with_rows(bad)
+        columns = expanded(source, files[0])
+        for path in files:
+            if set(expanded(source, path)) != set(columns):
+                raise UserError(f"{path}: other columns match {', '.join(source.columns)} here than in {files[0]}")
             encode = _encoder(source, columns, width)
 
             def parse(table: pa.Table, block: Block, encode: Encoder = encode) -> DenseChunk | BagChunk:
@@ -241,14 +253,14 @@ class Described(RawDataset):
 
             one = source.source.only(path)
             rows = VECTOR_ROWS if source.kind == "dense" else BATCH_ROWS
-            yield from self._tables(one, [id_column, *columns], parse, bad, source.name, rows)
+            yield self._tables(one, [id_column, *columns], parse, bad, source.name, rows)
 
-    def _arrays(self, source: ModalitySource, width: int, bad: BadLines) -> Iterator[DenseChunk]:
-        """The rows of `.npy` files."""
+    def _arrays(self, source: ModalitySource, width: int) -> Iterator[Iterator[DenseChunk]]:
+        """The rows of `.npy` files, file by file."""
         files = source.source.files()
         first = 0
         for number, path in enumerate(files):
-            values = _array_file(path)
+            values = array_file(path)
             if values.shape[1] != width:
                 raise UserError(
                     f"{path}: rows of {values.shape[1]} numbers where {width} are expected, as in {files[0]}"
@@ -258,51 +270,33 @@ class Described(RawDataset):
                 first += len(values)
             else:
                 assert source.ids is not None
-                ids = self._ids_of_array(source, source.ids, files, number, bad)
+                ids = self._ids_of_array(source, source.ids, files, number)
             if len(ids.values) != len(values):
                 raise UserError(
                     f"{path}: has {len(values):,} rows, and there are {len(ids.values):,} ids of them; give one for "
                     "each, in the same order"
                 )
-            text = ids.shown() if len(ids.named) else None
-            for start in range(0, len(values), ARRAY_ROWS):
-                with np.errstate(over="ignore"):
-                    part = np.ascontiguousarray(values[start : start + ARRAY_ROWS], np.float32)
-                broken = np.flatnonzero(~np.isfinite(part).all(axis=1))
-                if len(broken):
-                    row = start + int(broken[0])
-                    raise UserError(f"{path}: row {row} (from 0) holds a number that float32 cannot hold, or none")
-                stop = start + len(part)
-                yield DenseChunk(
-                    Rows(path, start, stop, stop),
-                    ids.values[start:stop],
-                    part,
-                    np.full(len(part), values.shape[1], np.int32),
-                    np.arange(len(part)),
-                    None if text is None else text[start:stop],
-                )
+            yield array_chunks(path, values, ids)
 
-    def _ids_of_array(
-        self, source: ModalitySource, given: Source, files: Sequence[Path], number: int, bad: BadLines
-    ) -> Ids:
+    def _ids_of_array(self, source: ModalitySource, given: Source, files: Sequence[Path], number: int) -> Ids:
         """The ids of the rows of one `.npy` file."""
         paths = given.files()
         if len(paths) != len(files):
             raise UserError(f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one for each")
         path = paths[number]
         if path.suffix in (".npy", ".npz"):
-            return _checked_ids(path, _array_file(path, dimensions=1))
+            return checked_ids(path, array_file(path, dimensions=1))
         if source.item is None:
             if given.format or path.suffix != ".txt":
                 raise UserError(f"{given.where}: {path.name} is a table; name its column of ids with item = ...")
             given, column = Source(given.where, given.folder, given.patterns, "tsv", None, ("id",)), "id"
         else:
             column = source.item
-        parts = list(self._tables(given.only(path), [column], lambda table, _: table[column], bad, "ids"))
-        try:
-            return ids_of(pa.chunked_array([chunk for part in parts for chunk in part.chunks] or [[]]), column)
-        except BadLine as error:
-            raise UserError(f"{path}: {error}") from None
+        # None may be passed over: the vectors after it would get the ids of others.
+        bad = BadLines(option="")
+        return concatenated(
+            list(self._tables(given.only(path), [column], lambda table, _: ids_of(table[column], column), bad, "ids"))
+        )
 
     def _tables(
         self,
@@ -342,8 +336,6 @@ class Described(RawDataset):
 
 
 Encoder = Callable[[pa.Table, Block, np.ndarray, pa.Array | None], DenseChunk | BagChunk]
-# Rows of a .npy file at a time; as many as the block of a text file that held them, so that sums are the same.
-ARRAY_ROWS = 16_384
 
 
 def _encoder(source: ModalitySource, columns: list[str], width: int) -> Encoder:
@@ -362,26 +354,20 @@ def _encoder(source: ModalitySource, columns: list[str], width: int) -> Encoder:
 
 
 def expanded(source: ModalitySource, path: Path) -> list[str]:
-    """The columns that are encoded, those of a pattern such as `x*` in the file's order; raises `UserError`."""
+    """The columns that are encoded, each once, those of a pattern such as `x*` in the file's order; raises
+    `UserError`."""
     names = source.source.columns(path)
     found: list[str] = []
     for column in source.columns:
-        matches = [column] if column in names else [name for name in names if fnmatchcase(name, column)]
+        # The items' ids are no feature, unless they are named as one.
+        others = [name for name in names if name != source.item]
+        matches = [column] if column in names else [name for name in others if fnmatchcase(name, column)]
         if not matches:
             demand_columns(str(path), names, [column])
         found += matches
     assert source.item is not None
     demand_columns(str(path), names, [source.item])
-    return found
-
-
-def hashable(column: Column) -> np.ndarray:
-    """int64 (n,): equal for equal values of a column, whatever its type."""
-    array = whole(column)
-    if pa.types.is_integer(array.type) and not array.null_count:
-        return pc.cast(array, pa.int64(), safe=False).to_numpy()
-    text = pc.fill_null(pc.cast(array, pa.string()), "\0")
-    return hash_text(text).view(np.int64)
+    return list(dict.fromkeys(found))
 
 
 def _rows_of(ids: Ids, rows: np.ndarray) -> Ids:
@@ -393,55 +379,6 @@ def _rows_of(ids: Ids, rows: np.ndarray) -> Ids:
     place = np.cumsum(kept) - 1
     wanted = kept[ids.named]
     return Ids(ids.values[rows], place[ids.named[wanted]], ids.text.filter(pa.array(wanted)))
-
-
-def _codes(ids: Ids, codes: dict[int, int]) -> np.ndarray:
-    """int64 (n,): whole numbers as they are, texts numbered as they first appear."""
-    values = ids.values.copy()
-    kinds, first, where = np.unique(values[ids.named], return_index=True, return_inverse=True)
-    for kind in kinds[np.argsort(first)].tolist():
-        codes.setdefault(kind, len(codes))
-    numbers = np.array([codes[kind] for kind in kinds.tolist()], np.int64)
-    values[ids.named] = numbers[where] if len(numbers) else 0
-    return values
-
-
-def _most_frequent_kind(column: Column, name: str, path: Path) -> str:
-    """How most of the first times are written; raises `UserError` where none is a time."""
-    array = whole(column)
-    kinds = []
-    for row in range(len(array)):
-        try:
-            kinds.append(time_kind(array.slice(row, 1), name))
-        except BadLine as error:
-            message = str(error)
-    if not kinds:
-        raise UserError(f"{path}: {message if len(array) else f'column {name}: holds no time'}")
-    return max(set(kinds), key=kinds.count)
-
-
-def _array_file(path: Path, dimensions: int = 2) -> np.ndarray:
-    """A `.npy` file, memory-mapped; raises `UserError` for what is no array of numbers of that shape."""
-    try:
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as an array ({str(error).splitlines()[0]})") from None
-    if not isinstance(found, np.ndarray):  # an archive of several
-        names = ", ".join(map(repr, found.files))
-        raise UserError(f"{path}: is an archive (.npz) of the arrays {names or 'none'}; save one array as .npy")
-    kinds = "fiu" if dimensions == 2 else "iufUS"
-    right = found.ndim == dimensions and found.dtype.kind in kinds
-    if not right or not all(found.shape[1:]):
-        what = "numbers, a row for each item" if dimensions == 2 else "ids, one for each item"
-        raise UserError(f"{path}: must hold {what}, and is {found.dtype} {found.shape}")
-    return found
-
-
-def _checked_ids(path: Path, array: np.ndarray) -> Ids:
-    try:
-        return ids_of(pa.array(array.astype(str) if array.dtype.kind == "S" else array), "ids")
-    except (BadLine, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
 
 
 def _examples(names: Sequence[str]) -> str:

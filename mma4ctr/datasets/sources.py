@@ -5,26 +5,24 @@ in batches of rows, so memory does not grow with a file; whatever is wrong in a 
 and can be passed over with --skip-bad-lines.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import json as arrow_json
 
 from mma4ctr.console import UserError, nearest, progress
+from mma4ctr.datasets.arrow import LIBRARY_ERRORS, check_text, first_line
 from mma4ctr.datasets.files import matching_files, text_holds_rows
+from mma4ctr.datasets.jsonlines import JsonLines
 from mma4ctr.delimited import DelimitedText, read_header
 from mma4ctr.parallel import Workers
 from mma4ctr.rawfiles import (
-    LONGEST_LINE,
     BadLine,
     BadLines,
     Block,
@@ -69,7 +67,7 @@ class Source:
             matches = matching_files(self.folder, pattern)
             if not matches:
                 raise UserError(f"{self.where}: there is no file {path.absolute()}{_nearest_file(path.absolute())}")
-            found |= dict.fromkeys(sorted(matches, key=lambda match: (len(match.name), str(match))))
+            found |= dict.fromkeys(sorted(matches, key=natural_order))
         return list(found)
 
     @property
@@ -147,6 +145,16 @@ class Source:
             demand_columns(str(path), self.columns(path), wanted)
 
 
+def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
+    """A key by which numbers in every part of a path count as numbers: day=9 before day=10."""
+    parts: list[list[str | int]] = []
+    for part in path.parts:
+        # Text and digits take turns, so that text is compared with text and a number with a number.
+        pieces = re.split("([0-9]+)", part)
+        parts.append([int(piece) if place % 2 else piece for place, piece in enumerate(pieces)])
+    return parts, str(path)
+
+
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"; there is no folder {path.parent}"
@@ -179,13 +187,28 @@ def read_tables(
         wanted: the columns of the tables that `parse` gets, with the block that their rows are of. It raises
             `BadLine` and runs wherever `workers` let it.
     """
+    try:
+        yield from _read_tables(source, wanted, parse, bad, description, workers, batch_rows)
+    except BadLine as error:  # rows that can be read one by one and not together, which no reader should know
+        raise UserError(f"{source.where}: {error}") from None
+
+
+def _read_tables(
+    source: Source,
+    wanted: Sequence[str],
+    parse: Parse[T],
+    bad: BadLines,
+    description: str,
+    workers: Workers,
+    batch_rows: int,
+) -> Iterator[T]:
     for path in source.with_rows(bad):
         kind = source.format_of(path)
         demand_columns(str(path), source.columns(path), wanted)
         if kind == "parquet":
             yield from _read_parquet(path, wanted, parse, bad, description, workers, batch_rows)
         elif kind == "jsonl":
-            lines = ParseLines(tuple(wanted), parse)
+            lines = ParseText(JsonLines(tuple(wanted)), parse)
             yield from parse_blocks(path, lines, bad, description=description, workers=workers, closed_by_newline=False)
         else:
             types = dict.fromkeys(wanted, pa.string())
@@ -232,106 +255,36 @@ class Few:
             yield item, future
 
 
+def guarded(work: Callable[[], T]) -> T:
+    """The result of `work`; raises `BadLine` where a library refuses values that no reader has refused before.
+
+    Whatever a row holds, it ends as a named bad row: every parse of a file's rows runs here.
+    """
+    try:
+        return work()
+    except BadLine:
+        raise
+    except LIBRARY_ERRORS as error:
+        reason = first_line(error)
+    raise BadLine(f"values that cannot be read ({reason})")
+
+
+class Grammar(Protocol):
+    """How the lines of a text file become a table."""
+
+    def parse(self, data: bytes) -> pa.Table:
+        """A table of the wanted columns; raises `BadLine`."""
+
+
 @dataclass(frozen=True)
 class ParseText:
-    """From the bytes of CSV or TSV lines to a result."""
+    """From the bytes of lines to a result."""
 
-    text: DelimitedText
+    text: Grammar
     parse: Parse[Any]
 
     def __call__(self, data: bytes, block: Block) -> Any:
-        return self.parse(self.text.parse(data), block)
-
-
-@dataclass(frozen=True)
-class ParseLines:
-    """From the bytes of JSON lines to a result."""
-
-    wanted: tuple[str, ...]
-    parse: Parse[Any]
-
-    def __call__(self, data: bytes, block: Block) -> Any:
-        table = self._at_once(data)
-        return self.parse(self._line_by_line(data) if table is None else table, block)
-
-    def _at_once(self, data: bytes) -> pa.Table | None:
-        """The table, where all lines are like the first; None where any is not."""
-        first = next((line for line in data.splitlines() if line.strip()), b"")
-        try:
-            item = _loads(first)
-        except orjson.JSONDecodeError:
-            return None
-        kinds = {name: _kind(item.get(name)) for name in self.wanted} if isinstance(item, dict) else {"": None}
-        if None in kinds.values():
-            return None
-        read = arrow_json.ReadOptions(use_threads=False, block_size=2 * LONGEST_LINE)
-        schema = pa.schema(list(kinds.items()))
-        parse = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-        try:
-            table = arrow_json.read_json(pa.BufferReader(data), read, parse)
-        except pa.ArrowInvalid:
-            return None
-        lines = data.count(b"\n") + (not data.endswith(b"\n"))
-        whole = len(table) == lines and all(table[name].null_count == 0 for name in self.wanted)
-        return table.select(self.wanted) if whole else None
-
-    def _line_by_line(self, data: bytes) -> pa.Table:
-        cells: dict[str, list[Any]] = {name: [] for name in self.wanted}
-        for line in data.splitlines():
-            if not line.strip():
-                continue
-            try:
-                item = _loads(line)
-            except orjson.JSONDecodeError:
-                raise BadLine("broken JSON") from None
-            if not isinstance(item, dict):
-                raise BadLine("not a JSON object")
-            for name, column in cells.items():
-                if name not in item:
-                    raise BadLine(f"needs the key {name}")
-                column.append(item[name])
-        return pa.table({name: _array(values, name) for name, values in cells.items()})
-
-
-_LONG_NUMBER = re.compile(rb"\d{19}")
-
-
-def _loads(line: bytes) -> Any:
-    """The value of a JSON line. Of an object, whole numbers beyond 64 bits are text, as orjson makes rounded floats of
-    them, and two ids one; those within lists stay floats, as vectors have them."""
-    value = orjson.loads(line)
-    if isinstance(value, dict) and _LONG_NUMBER.search(line):
-        rounded = [name for name, one in value.items() if isinstance(one, float) and abs(one) >= 2**63]
-        if rounded:
-            exact = json.loads(line, parse_int=str)
-            value |= {name: exact[name] for name in rounded if isinstance(exact[name], str)}
-    return value
-
-
-def _kind(value: Any) -> pa.DataType | None:
-    """The type of a column that begins with a value; None where one value does not tell."""
-    if isinstance(value, list):
-        inner = _kind(value[0]) if value else None
-        number = inner is not None and (pa.types.is_integer(inner) or pa.types.is_floating(inner))
-        if number and any(isinstance(one, float) for one in value):
-            inner = pa.float64()
-        return pa.list_(inner) if number or inner == pa.string() else None
-    for kind, type_ in ((bool, pa.bool_()), (str, pa.string()), (int, pa.int64()), (float, pa.float64())):
-        if isinstance(value, kind):
-            return type_
-    return None
-
-
-def _array(values: list[Any], name: str) -> pa.Array:
-    """Values of one column; whole numbers among text, and those beyond 64 bits, become text."""
-    kinds = {type(value) for value in values} - {type(None)}
-    large = kinds == {int} and any(value is not None and not -(2**63) <= value < 2**63 for value in values)
-    if large or kinds == {int, str}:
-        values = [value if value is None else str(value) for value in values]
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        raise BadLine(f"column {name}: values of different kinds") from None
+        return guarded(lambda: self.parse(self.text.parse(data), block))
 
 
 class Rows(Block):
@@ -346,8 +299,8 @@ class Rows(Block):
 def _parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}); fetch it again") from None
+    except (*LIBRARY_ERRORS, OSError) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)}); fetch it again") from None
 
 
 @dataclass(frozen=True)
@@ -357,7 +310,13 @@ class ParseBatch:
     parse: Parse[Any]
 
     def __call__(self, item: tuple[Rows, pa.Table]) -> Any:
-        return self.parse(item[1], item[0])
+        rows, table = item
+
+        def parsed() -> Any:
+            check_text(table)
+            return self.parse(table, rows)
+
+        return guarded(parsed)
 
 
 def _read_parquet(
@@ -370,6 +329,7 @@ def _read_parquet(
     batch_rows: int,
 ) -> Iterator[T]:
     file = _parquet(path)
+    work = ParseBatch(parse)
 
     def batches() -> Iterator[tuple[Rows, pa.Table]]:
         start = 0
@@ -377,31 +337,30 @@ def _read_parquet(
             for batch in file.iter_batches(batch_rows, columns=list(dict.fromkeys(wanted))):
                 yield Rows(path, start, start + len(batch), start + len(batch)), pa.Table.from_batches([batch])
                 start += len(batch)
-        except (pa.ArrowException, OSError) as error:
-            message = str(error).splitlines()[0]
-            raise UserError(f"{path}: damaged after row {start:,} ({message}); fetch it again") from None
+        except (*LIBRARY_ERRORS, OSError) as error:
+            raise UserError(f"{path}: damaged after row {start:,} ({first_line(error)}); fetch it again") from None
 
     with progress(f"{description} {path.name}", file.metadata.num_rows) as advance:
-        for (rows, table), future in workers.in_order(ParseBatch(parse), batches()):
+        for (rows, table), future in workers.in_order(work, batches()):
             try:
                 yield future.result()
             except BadLine:
-                good = np.array(list(_good_rows(rows, table, 0, parse, bad)), np.int64)
-                if len(good):
-                    yield parse(table.take(pa.array(good)), rows)
+                good = [table.slice(start, stop - start) for start, stop in _good_rows(rows, table, 0, work, bad)]
+                if good:
+                    yield work((rows, pa.concat_tables(good)))
             advance(len(table))
 
 
-def _good_rows(rows: Rows, table: pa.Table, start: int, parse: Parse[Any], bad: BadLines) -> Iterator[int]:
-    """The rows of a failing batch that parse, halving it until each bad one stands alone."""
+def _good_rows(rows: Rows, table: pa.Table, start: int, work: ParseBatch, bad: BadLines) -> Iterator[tuple[int, int]]:
+    """The ranges of rows of a failing batch that parse, halving it until each bad one stands alone."""
     try:
-        parse(table, rows)
+        work((rows, table))
     except BadLine as error:
         if len(table) == 1:
             bad.add(rows.path, rows.first_line + start, str(error))
             return
         middle = len(table) // 2
-        yield from _good_rows(rows, table.slice(0, middle), start, parse, bad)
-        yield from _good_rows(rows, table.slice(middle), start + middle, parse, bad)
+        yield from _good_rows(rows, table.slice(0, middle), start, work, bad)
+        yield from _good_rows(rows, table.slice(middle), start + middle, work, bad)
     else:
-        yield from range(start, start + len(table))
+        yield start, start + len(table)

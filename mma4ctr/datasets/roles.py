@@ -1,0 +1,77 @@
+"""What each column of the interactions is to the steps, and the function that reads it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+
+from mma4ctr.datasets.arrow import Column
+from mma4ctr.datasets.columns import Ids, devices_of, ids_of
+from mma4ctr.datasets.description import Description
+from mma4ctr.datasets.hashing import hashable
+from mma4ctr.datasets.times import TimeForm, time_of
+from mma4ctr.rawfiles import BadLine
+
+# What the .inter files cannot hold.
+NO_NAME = r'[\t\n\r"]'
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a column of the interactions is.
+
+    Attributes:
+        kind: user, item, device, time, target or also. name: of a target or another column; else the kind.
+        read: from the column of a table to its values; raises `BadLine`.
+    """
+
+    kind: str
+    name: str
+    column: str
+    read: Callable[[Column], Any]
+
+
+def columns_of(description: Description) -> list[str]:
+    """The columns of the interactions that are read."""
+    own = description.interactions
+    rules = (rule.column for rule in description.rules.values())
+    return [*dict.fromkeys(n for n in (own.user, own.item, own.time, own.device, *rules, *own.also) if n)]
+
+
+def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...]:
+    """What the columns of the interactions are, and how each is read: by step 1 and by the check alike.
+
+    Args:
+        form: of the times; None: they are left out.
+    """
+    own, rules = description.interactions, description.rules
+    roles = [
+        Role("user", "user", own.user, _reading(_named_ids, own.user)),
+        Role("item", "item", own.item, _reading(_named_ids, own.item)),
+    ]
+    if own.device:
+        roles.append(Role("device", "device", own.device, _reading(devices_of, own.device)))
+    if own.time and form:
+        roles.append(Role("time", "time", own.time, _reading(time_of, own.time, form)))
+    roles += [Role("target", target, rule.column, rule.label) for target, rule in rules.items() if rule.column]
+    others = [name for name in columns_of(description) if name not in (own.user, own.item, own.time, own.device)]
+    return (*roles, *(Role("also", name, name, _reading(hashable, name)) for name in others))
+
+
+def _named_ids(column: Column, name: str) -> Ids:
+    """The ids of users or items, whose texts the .inter files hold; raises `BadLine`."""
+    ids = ids_of(column, name)
+    if not len(ids.named):
+        return ids
+    broken = ids.text.filter(pc.match_substring_regex(ids.text, NO_NAME))
+    if len(broken):
+        raise BadLine(
+            f"column {name}: the id {broken[0].as_py()!r} holds a tab, a quote or a line break, which the .inter files "
+            "cannot hold; rename it"
+        )
+    return ids
+
+
+def _reading(reader: Callable[..., Any], name: str, *more: Any) -> Callable[[Column], Any]:
+    return lambda column: reader(column, name, *more)
