@@ -72,7 +72,10 @@ def _vectors(array: Column, name: str, width: int | None) -> Vectors:
 def _lists_in_text(array: pa.Array, name: str) -> pa.Array:
     """Lists of texts of one number each; raises `BadLine` for text that can be read in two ways."""
     array = pc.fill_null(array, "")
-    if pc.any(pc.match_substring_regex(array, "[,;]")).as_py():
+    # Lists as Python and JSON write them have a space behind each comma, and no other: nothing is in doubt there.
+    if pc.any(pc.match_substring_regex(array, r",[^\s]|[^,\s]\s+,|;")).as_py() or (
+        pc.any(pc.match_substring(array, ",")).as_py() and pc.any(pc.match_substring_regex(array, r"[^,\s]\s")).as_py()
+    ):
         _refuse_ambiguous(array, name)
     text = pc.utf8_trim_whitespace(pc.replace_substring_regex(array, r"[\[\]\s,;]+", " "))
     lists = pc.split_pattern(text, " ")
@@ -84,7 +87,6 @@ def _refuse_ambiguous(array: pa.Array, name: str) -> None:
     """Raises `BadLine`."""
     text = pc.utf8_trim_whitespace(array)
     bare = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"[\[\]]+", " "))
-    # Of a list as Python or JSON writes it, with a space behind each comma or none at all, nothing is in doubt.
     for pattern, sign in _AS_SIGNS:
         bare = pc.replace_substring_regex(bare, pattern, sign)
     wrong = pc.match_substring_regex(bare, "|".join(f"(?:{pattern})" for pattern in AMBIGUOUS))
