@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import types
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import preprocess_inter
 import preprocess_multimodal
 from mma4ctr import rawfiles
 from mma4ctr.artifacts import read_artifact
-from mma4ctr.cluster import RayTasks, connect
+from mma4ctr.cluster import RayTasks, _demand_answer, connect
 from mma4ctr.paths import load_paths
 from tests.conftest import call
 
@@ -74,6 +75,12 @@ def test_work_of_a_worker_that_dies_is_done_again(cluster, tmp_path):
     assert (tmp_path / "marker").exists()
     # Ray tells of the death. Its own print, made for that, would stay, and numba compiles the built-in one only.
     assert isinstance(print, types.BuiltinFunctionType)
+
+
+def test_a_cluster_that_is_there_is_known(cluster):
+    """And a signal ends the script as before: Ray puts a handler of its own in its place."""
+    _demand_answer(cluster.get_runtime_context().gcs_address)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("step", [preprocess_inter, preprocess_multimodal])
