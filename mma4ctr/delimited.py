@@ -111,7 +111,10 @@ def read_header(path: Path, required: Iterable[str], *, delimiter: str = ",", qu
     text = head_of(path, 1, QuotedText(delimiter) if quoted else None)[1].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     grammar: dict[str, Any] = {"delimiter": delimiter, "quoting": QUOTE_MINIMAL if quoted else QUOTE_NONE}
     try:
-        cells = next(csv_reader(io.StringIO(text.decode(), newline=""), **grammar), [])
+        rows = csv_reader(io.StringIO(text.decode(), newline=""), **grammar)
+        cells = next(rows, [])
+        if next(rows, None) is not None:  # the whole file would be its header
+            raise CsvError("lines end in a carriage return alone, and must end in a line feed")
     except (UnicodeDecodeError, CsvError) as error:
         raise UserError(f"{path}:1: the header cannot be read ({error}); it must name the columns") from None
     names = [(cell if quoted else unquoted(cell)).strip() for cell in cells]
