@@ -3,10 +3,10 @@
 #   make          steps 1 to 5, 7 and 8 on the data that path.json points at (PATHS=other.json for another file)
 #   make demo     the same on a simulated world, everything in demo/
 #   make test     lint, format, types and tests
-#   make own-data        a data set that a description tells: MovieLens-100k, with the baselines beside it
+#   make own-data        the steps on MovieLens-100k, read by a description, and the baselines on the same rows
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
 #   make real            the steps on the real input in ../shared/data/tiktok-real
-#   make compare         every model on the demo's three tasks and the real input, and the README's tables: hours
+#   make compare         every model on the demo's three tasks and the real input, and the tables of README.md and docs/: hours
 #   make test-baseline   the tests that need that environment
 #   make test-long       the tests that take long: every step killed at 50 moments
 #   make fuzz            ten minutes of random bytes for the readers of raw files
@@ -45,37 +45,20 @@ demo: .venv/installed
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
 	@echo "The report: demo/saved/report.html"
 
-# Like is all that the real input tells: its column finish is the same.
-define real_paths
-{"parent_folder": ".", "dataset_path": "../../../shared/data",
- "wechat_dataset_path": "wechat", "tiktok_dataset_path": "tiktok-real",
- "graph_path": "graph", "modal_path": "modal", "user_embedding_path": "user_embedding",
- "matrix_path": "matrix", "torch_model_path": "torch_model", "saved_path": "saved"}
-endef
-export real_paths
-
+# The real input has one target, like: its column finish holds the same labels. The folder must exist before the relative
+# paths of configs/tiktok-real.json can go through it.
 real: .venv/installed
 	mkdir -p demo/real
-	echo "$$real_paths" > demo/real/path.json
-	$(call steps,demo/real/path.json,--min-interactions 5,--points 400)
+	$(call steps,configs/tiktok-real.json,--min-interactions 5,--points 400)
 
-# MovieLens-100k lies in RecBole's wheel.
-define own_paths
-{"parent_folder": ".", "datasets": {"movielens": {"description": "movielens-100k",
- "folder": "wheel/recbole/dataset_example/ml-100k"}},
- "graph_path": "graph", "modal_path": "modal", "user_embedding_path": "user_embedding",
- "matrix_path": "matrix", "torch_model_path": "torch_model", "saved_path": "saved"}
-endef
-export own_paths
-
+# RecBole's wheel contains MovieLens-100k.
 own-data: .venv/installed .venv-baseline/installed
 	mkdir -p demo/own
 	$(PYTHON) -m pip download --quiet --no-deps --dest demo/own recbole==1.2.1
 	$(PYTHON) -m zipfile -e demo/own/recbole-1.2.1-py3-none-any.whl demo/own/wheel
-	echo "$$own_paths" > demo/own/path.json
-	$(RUN) -m mma4ctr.datasets check demo/own/path.json
-	$(call steps,demo/own/path.json,,--points 400)
-	$(RUN) baseline/comp.py --paths demo/own/path.json --epochs 2 \
+	$(RUN) -m mma4ctr.datasets check configs/movielens.json
+	$(call steps,configs/movielens.json,,--points 400)
+	$(RUN) baseline/comp.py --paths configs/movielens.json --epochs 2 \
 		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN LightGBM rates
 
 lint: .venv/installed
@@ -112,9 +95,10 @@ compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
 	$(call compared,demo/path.json,wechat_click tiktok_like tiktok_finish)
 	$(call compared_once,demo/path.json,wechat_click tiktok_like,$(EPOCHS))
 	$(call compared_once,demo/path.json,tiktok_finish,$(filter-out 30 50,$(EPOCHS)))
-	$(if $(REAL_IS_THERE),$(call compared,demo/real/path.json,tiktok_like))
-	$(if $(REAL_IS_THERE),$(call compared_once,demo/real/path.json,tiktok_like,$(EPOCHS)))
-	$(RUN) baseline/readme.py "demo world=demo/path.json" $(if $(REAL_IS_THERE),"tiktok-real=demo/real/path.json")
+	$(if $(REAL_IS_THERE),$(call compared,configs/tiktok-real.json,tiktok_like))
+	$(if $(REAL_IS_THERE),$(call compared_once,configs/tiktok-real.json,tiktok_like,$(EPOCHS)))
+	$(RUN) baseline/readme.py "demo world=demo/path.json" $(if $(REAL_IS_THERE),"tiktok-real=configs/tiktok-real.json") \
+		$(if $(wildcard demo/own/saved/results.jsonl),--newest "MovieLens-100k=configs/movielens.json")
 
 test-baseline: .venv/installed .venv-baseline/installed
 	$(RUN) -m pytest -m recbole

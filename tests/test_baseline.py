@@ -22,7 +22,7 @@ from mma4ctr.paths import load_paths
 from mma4ctr.results import read_results
 from mma4ctr.results import test_scores as kept_scores
 from mma4ctr.studies import STUDIES, cells, prepared_inputs
-from mma4ctr.tables import CALIBRATION, chosen_cell, layouts
+from mma4ctr.tables import CALIBRATION, Layout, chosen_cell, layouts
 from mma4ctr.world import __main__ as world
 from tests.conftest import call, prepare, reseal
 
@@ -276,28 +276,54 @@ def test_bad_input(compared, tmp_path, monkeypatch, capsys):
     assert "run cross_matrix.py first" in capsys.readouterr().err
 
 
-def test_the_readme_takes_its_tables_from_the_results(compared, tmp_path, monkeypatch, capsys):
+def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeypatch, capsys):
     for model in ("LightGBM", "rates"):
         options = ("--paths", compared.file, "--task", TASK, "--models", model, "--epochs", 10)
         assert call(comp.main, *options) == 0
-    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
-    monkeypatch.setattr(readme, "HERE", tmp_path)
-    marks = "before\n<!-- {0} -->\nold\n<!-- /{0} -->\nafter\n"
-    (tmp_path / "README.md").write_text(marks.format("summary"))
-    assert call(readme.main, f"tiny world={compared.file}") == 2
-    assert "no marks <!-- comparison -->" in capsys.readouterr().err
-    (tmp_path / "README.md").write_text(marks.format("summary") + marks.format("comparison"))
-    assert call(readme.main, f"tiny world={compared.file}") == 0
-    written = (tmp_path / "README.md").read_text()
-    assert "old" not in written and written.count("before\n") == written.count("after\n") == 2
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    pages = {"README.md": ["summary"], "docs/comparison.md": ["overview", "comparison"]}
+    pages["docs/comparison-by-epoch.md"] = ["by-epoch"]
+    for file, marks in pages.items():
+        sections = [f"before\n<!-- {mark} -->\nold\n<!-- /{mark} -->\nafter\n" for mark in marks]
+        (tmp_path / file).write_text("".join(sections))
+    newest = ("--newest", f"films={compared.file}")
+    assert call(readme.main, f"tiny world={compared.file}", *newest) == 0
+    written = {file: (tmp_path / file).read_text() for file in pages}
+    for file, marks in pages.items():
+        assert "old" not in written[file]
+        assert written[file].count("before\n") == written[file].count("after\n") == len(marks)
+        widths = [line.count(" | ") + 1 for line in written[file].splitlines() if line.startswith("| ")]
+        assert widths and max(widths) <= readme.MAX_COLUMNS
     results = read_results(compared.results)
     table = cells(results, STUDIES["comparison"], TASK, prepared_inputs(compared, TASK))
     trees = chosen_cell([cell for cell in table if cell.case.label == "LightGBM"]).runs[0]
-    rows = [line for line in written.splitlines() if line.startswith("| LightGBM |")]
-    assert len(rows) == 2 and all(f"{trees.auc:.4f}" in row and f"{trees.gauc:.4f}" in row for row in rows)
-    assert f"{trees.logloss:.4f}" in rows[1]
-    assert f"**{TASK}, tiny world** (oracle AUC 0." in written
-    pages = (tmp_path / "RESULTS.md").read_text()
-    assert "## tiny world: comparison\n" in pages and f"### tiny world: {TASK}\n" in pages
+
+    def row(text: str, model: str = "LightGBM") -> str:
+        return next(line for line in text.splitlines() if line.startswith(f"| {model} |")).replace("*", "")
+
+    assert f"| test AUC | {TASK} (simulated) | films |" in written["README.md"]
+    assert row(written["README.md"]) == f"| LightGBM | {trees.auc:.4f} | {trees.auc:.4f} |"
+    assert row(written["README.md"], "DIN") == "| DIN | - | - |"
+    overview, comparison = written["docs/comparison.md"].split("after\n")[:2]
+    assert row(overview) == f"| LightGBM | {trees.auc:.4f} | {trees.gauc:.4f} |"
+    assert row(comparison).startswith(f"| LightGBM | {trees.auc:.4f} | {trees.gauc:.4f} | {trees.logloss:.4f} | 10 |")
+    assert f"### {TASK}, tiny world (oracle AUC 0." in comparison
+    assert f"### {TASK}, tiny world\n" in written["docs/comparison-by-epoch.md"]
+    (tmp_path / "README.md").write_text("no marks")
+    assert call(readme.main, f"tiny world={compared.file}") == 2
+    assert "the marks <!-- summary --> and <!-- /summary --> are missing" in capsys.readouterr().err
     assert call(readme.main, str(compared.file)) == 2
     assert "NAME=PATH.JSON" in capsys.readouterr().err
+
+
+def test_wide_tables_are_split_and_published_figures_stay_beside_their_column():
+    header = ["model", "AUC", *(name for n in (10, 20, 30, 40, 50) for name in (f"AUC at {n}", f"published at {n}"))]
+    rows = [[(f"{name} {row}", False) for name in header] for row in range(2)]
+    parts = readme.split_columns(Layout("", header, rows))
+    assert [part.header[0] for part in parts] == ["model"] * len(parts)
+    assert [name for part in parts for name in part.header[1:]] == header[1:]
+    for part in parts:
+        assert len(part.header) <= readme.MAX_COLUMNS
+        assert not readme.is_published(part.header[1]), "it belongs to the column before"
+        assert [[text for text, _ in row] for row in part.rows] == [[f"{h} {r}" for h in part.header] for r in range(2)]
