@@ -12,9 +12,11 @@ same command goes on where it was.
 """
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -29,7 +31,7 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import MANIFEST, Artifact, read_artifact
+from mma4ctr.artifacts import MANIFEST, Artifact, listed_files, read_artifact
 from mma4ctr.cluster import add_ray_option, connect
 from mma4ctr.console import (
     RunsDisplay,
@@ -79,10 +81,11 @@ def finished(folder: Path, settings: dict[str, Any], inputs: dict[str, str], *, 
         ours: the folder is below `sweep/`, so that a damaged artifact in it counts as none and is made again; in the
             user's own folders it is an error.
     """
-    if not (folder / MANIFEST).is_file():
+    if not folder.exists() or (not ours and not (folder / MANIFEST).is_file()):
         return None
     artifact = undamaged(folder) if ours else read_artifact(folder, "adjust_hyperparameter.py")
     if artifact is None:
+        set_aside(folder)
         return None
     right = all(artifact.settings.get(key) == value for key, value in settings.items())
     return artifact if right and artifact.manifest["inputs"] == inputs else None
@@ -98,6 +101,21 @@ def undamaged(folder: Path) -> Artifact | None:
         note(f"{folder}: damaged, so it is made again ({error})")
         return None
     return artifact
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder of the sweep that no step would replace, so that it can be made again and nothing in it is lost.
+
+    A damaged artifact whose manifest still lists all its files stays: it is replaced as it is.
+    """
+    if listed_files(folder) is not None:
+        return
+    for number in count(1):
+        kept = folder.with_name(f"{folder.name}.damaged-{number}")
+        if not os.path.lexists(kept):
+            folder.rename(kept)
+            note(f"{folder}: what was there is kept in {kept.name}")
+            return
 
 
 def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Paths:

@@ -98,6 +98,13 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if right else None
 
 
+def listed_files(folder: Path) -> set[str] | None:
+    """The names in a folder where all of them are in its manifest; None where one is not, or where there is none."""
+    manifest = _read_manifest(folder)
+    names = {path.name for path in folder.iterdir()}
+    return names if manifest is not None and names <= {*manifest["files"], MANIFEST} else None
+
+
 def check_replaceable(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
     """Demand that nothing but an artifact of the same step, data set, task and variant is in a folder.
 

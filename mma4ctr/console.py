@@ -264,8 +264,12 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))
     out.print(Text(shown(title), style="italic"))
-    unbounded = out.options.update(max_width=1 << 20)
-    out.print(table, width=None if out.is_terminal else out.measure(table, options=unbounded).maximum)
+    if out.is_terminal:
+        out.print(table)
+    else:
+        _Output(file=out.file, width=out.measure(table, options=out.options.update(max_width=1 << 20)).maximum).print(
+            table
+        )
 
 
 class _Parser(argparse.ArgumentParser):

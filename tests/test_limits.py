@@ -32,7 +32,7 @@ import preprocess_multimodal
 import viewer
 from mma4ctr import cluster, environment, rawfiles, scoring
 from mma4ctr.console import UserError
-from mma4ctr.datasets import columns
+from mma4ctr.datasets import arrow
 from mma4ctr.matrix import load_matrix
 from mma4ctr.network import save_weights
 from mma4ctr.studies import STUDIES
@@ -489,7 +489,7 @@ def test_an_array_of_ten_million_columns(own_copy, capsys):
 def test_a_huge_cell(own_copy, monkeypatch, capsys, column):
     """With a smaller limit; one of a GB takes the same way, see the next test."""
     folder = own_copy / "own"
-    for module in (columns, rawfiles):
+    for module in (arrow, rawfiles):
         monkeypatch.setattr(module, "LONGEST_LINE", 1 << 20)
     table = csv.read_csv(folder / "log.csv")
     cells = [[str(n)] * len(table) for n in range(2)]

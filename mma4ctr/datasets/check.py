@@ -83,7 +83,7 @@ def _check_interactions(found: Found, raw: Described, rows: int) -> Ids | None:
     """The different items of the sample; None where they cannot be told."""
     source, files = raw.description.interactions.source, raw.interaction_files()
     found.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
-    for path in source.with_rows():
+    for path in source.with_rows(BadLines()):
         names = source.columns(path)
         for column in columns_of(raw.description):
             found.tried(partial(demand_columns, str(path), names, [column]))
