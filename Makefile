@@ -33,15 +33,15 @@ define steps
 	$(RUN) mlp.py --paths $(1) --features plus
 	$(RUN) statis_and_draw.py --paths $(1)
 	$(RUN) viewer.py --paths $(1) $(3)
-	$(RUN) -m mma4ctr.results --paths $(1)
+	$(RUN) -m mma4ctr.evaluation --paths $(1)
 endef
 
 all: .venv/installed
 	$(call steps,$(PATHS),,)
 
 demo: .venv/installed
-	$(RUN) -m mma4ctr.world demo --dataset wechat --rows 130000
-	$(RUN) -m mma4ctr.world demo --dataset tiktok --rows 400000
+	$(RUN) -m mma4ctr.simulation demo --dataset wechat --rows 130000
+	$(RUN) -m mma4ctr.simulation demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
 	@echo "The report: demo/saved/report.html"
 
@@ -70,7 +70,7 @@ test: lint
 	$(RUN) -m pytest
 
 baseline: .venv/installed .venv-baseline/installed
-	$(RUN) -m mma4ctr.world demo/tiny --dataset tiktok --rows 8000 --users 60 --items 300
+	$(RUN) -m mma4ctr.simulation demo/tiny --dataset tiktok --rows 8000 --users 60 --items 300
 	$(RUN) preprocess_inter.py --paths demo/tiny/path.json --min-interactions 20
 	$(RUN) preprocess_multimodal.py --paths demo/tiny/path.json
 	$(RUN) get_user_embedding.py --paths demo/tiny/path.json --task tiktok_like

@@ -4,8 +4,8 @@ Reads    what steps 1 and 2 made; makes user embeddings and matrices that are no
          lengths in folders of their own (below `sweep/` in each path)
 Writes   lines in saved_path/results.jsonl, torch_model_path/<task>/<run id>/, saved_path/tables/<study>.{md,csv}
 
-The studies are listed in mma4ctr/studies.py. Runs that differ only in epochs are one training with results taken at
-each mark. A run that stands in results.jsonl already, made from the same inputs, is not repeated: after a crash the
+The studies are listed in mma4ctr/evaluation/studies.py. Runs that differ only in epochs are one training with results
+taken at each mark. A run that stands in results.jsonl already, made from the same inputs, is not repeated: after a crash the
 same command goes on where it was.
 
     python adjust_hyperparameter.py --study embedding-length batch-size --task wechat_click --seeds 5 --jobs 2
@@ -21,7 +21,7 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 
 import torch
 
@@ -31,12 +31,18 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import MANIFEST, Artifact, listed_files, read_artifact
-from mma4ctr.cluster import add_ray_option, connect
-from mma4ctr.console import (
+from mma4ctr.data.interactions import features_artifact, interactions_artifact, user_embedding_artifact
+from mma4ctr.datasets import split_task
+from mma4ctr.evaluation.plans import Group, plan
+from mma4ctr.evaluation.run_records import Result, read_results, run_id_of
+from mma4ctr.evaluation.studies import MODEL, STUDIES, Inputs, Study, prepared_inputs
+from mma4ctr.evaluation.tables import write_tables
+from mma4ctr.features.feature_matrix import MADE_BY, columns_made, split_variant, variant_kind
+from mma4ctr.features.variants import variants_for
+from mma4ctr.model.trainer import Epoch
+from mma4ctr.runtime.console import (
     RunsDisplay,
     Stopwatch,
-    UserError,
     closing_line,
     note,
     parser,
@@ -46,18 +52,13 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.datasets import split_task
-from mma4ctr.interactions import features_artifact, interactions_artifact, user_embedding_artifact
-from mma4ctr.matrix import MADE_BY, columns_made, split_variant, variant_kind
-from mma4ctr.outputs import demand_room_for_results
-from mma4ctr.parallel import Processes, cores
-from mma4ctr.paths import SWEEP, Paths, load_paths
-from mma4ctr.plans import Group, plan
-from mma4ctr.results import Result, read_results, run_id_of
-from mma4ctr.studies import MODEL, STUDIES, Inputs, Study, prepared_inputs
-from mma4ctr.tables import write_tables
-from mma4ctr.tasks import add_task_options, chosen_tasks, variants_for
-from mma4ctr.training import Epoch
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import Processes, cores
+from mma4ctr.runtime.ray_cluster import add_ray_option, connect
+from mma4ctr.steps.options import add_task_options, chosen_tasks
+from mma4ctr.storage.artifacts import MANIFEST, Artifact, listed_files, read_artifact
+from mma4ctr.storage.paths import SWEEP, Paths, load_paths
+from mma4ctr.storage.writable import demand_room_for_results
 
 # Rows a second of one training, before any run has told better.
 GUESSED_RATE = 300_000.0

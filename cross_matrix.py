@@ -10,17 +10,19 @@ The user part holds the user embeddings of the modalities side by side. The item
 Columns of users and items are never multiplied with each other, so two tables are the whole matrix.
 
 `--features plus` writes `matrix_path/<task>/<variant>.plus/` instead: what the training rows say of the user, of the
-item and of the pair, out of fold (mma4ctr/plus.py). The content of the widest variant takes in optional modalities too.
+item and of the pair, out of fold (mma4ctr/features/behavioral/columns.py). The content of the widest variant takes in
+optional modalities too.
 
     python cross_matrix.py --task wechat_click --variant vat_concat at_cross
 """
 
 import numpy as np
 
-from mma4ctr.console import run
-from mma4ctr.paths import Paths
-from mma4ctr.reduce import concat, cross
-from mma4ctr.tasks import DEFAULT_VARIANT, STUDY, matrices_main, variants_for, write_variants
+from mma4ctr.features.reduction import concat, cross
+from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, variants_for
+from mma4ctr.runtime.console import run
+from mma4ctr.steps.matrices import matrices_main, write_variants
+from mma4ctr.storage.paths import Paths
 
 
 def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:

@@ -11,10 +11,11 @@ user embedding of the same modality. cross_matrix.py makes the variants of two a
 
 import numpy as np
 
-from mma4ctr.console import run
-from mma4ctr.paths import Paths
-from mma4ctr.reduce import WIDEST_ITEM_PART, at_most
-from mma4ctr.tasks import SINGLE, matrices_main, variants_for, write_variants
+from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most
+from mma4ctr.features.variants import SINGLE, variants_for
+from mma4ctr.runtime.console import run
+from mma4ctr.steps.matrices import matrices_main, write_variants
+from mma4ctr.storage.paths import Paths
 
 
 def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:

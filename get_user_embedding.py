@@ -23,14 +23,15 @@ from typing import TypeVar
 import numpy as np
 from scipy import sparse
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, seed_number, whole_number
+from mma4ctr.data.interactions import TRAIN, Interactions, features_artifact, load_interactions, sums_of_others
 from mma4ctr.datasets import split_task
-from mma4ctr.interactions import TRAIN, Interactions, features_artifact, load_interactions, sums_of_others
-from mma4ctr.parallel import in_order
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.reduce import column_range
-from mma4ctr.tasks import add_task_options, chosen_tasks
+from mma4ctr.features.reduction import column_range
+from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, progress, run, seed_number, whole_number
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import in_order
+from mma4ctr.steps.options import add_task_options, chosen_tasks
+from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
+from mma4ctr.storage.paths import Paths, load_paths
 
 R = TypeVar("R")
 EVIDENCE = ("train", "all")

@@ -29,16 +29,34 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 
 import numpy as np
 import orjson
 import torch
 
-from mma4ctr.artifacts import ArtifactWriter, read_artifact
-from mma4ctr.console import (
+from mma4ctr.datasets.toml_spec import described_files
+from mma4ctr.evaluation.metrics import Scores, auc, score_predictions
+from mma4ctr.evaluation.run_records import (
+    Result,
+    append_result,
+    commit_of,
+    find_run,
+    now,
+    read_run,
+    run_folder,
+    run_id_of,
+)
+from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, load_step_inputs, read_matrix, with_features
+from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, variants_for
+from mma4ctr.model.distributed import ALONE, Ranks, join_ranks, local_device
+from mma4ctr.model.inference import load_network, load_scorer, predict, score_pairs, top_items
+from mma4ctr.model.mlp import Network, automatic_batch_size, save_weights
+from mma4ctr.model.onnx_export import onnx_model
+from mma4ctr.model.trainer import INTERRUPTS, LOSSES, MLP, Epoch, Outcome, TrainSettings, train
+from mma4ctr.model.training_defaults import TRAINING
+from mma4ctr.runtime.console import (
     Stopwatch,
-    UserError,
     closing_line,
     note,
     parser,
@@ -49,29 +67,13 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.distributed import ALONE, Ranks, join_ranks, local_device
-from mma4ctr.export import onnx_model
-from mma4ctr.files import own_file_replaced
-from mma4ctr.matrix import FactorMatrix, load_matrix, load_step_inputs, read_matrix, with_features
-from mma4ctr.metrics import Scores, score_predictions
-from mma4ctr.network import Network, automatic_batch_size, save_weights
-from mma4ctr.outputs import demand_room_for_results
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
-from mma4ctr.scoring import find_run, load_network, load_scorer, predict, score_pairs, top_items
-from mma4ctr.tasks import (
-    DEFAULT_VARIANT,
-    STUDY,
-    TRAINING,
-    add_features_option,
-    add_task_options,
-    add_variant_option,
-    chosen_tasks,
-    chosen_variants,
-    variants_for,
-)
-from mma4ctr.training import INTERRUPTS, LOSSES, MLP, Epoch, Outcome, TrainSettings, train
-from mma4ctr.user_output import user_output
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.steps.options import add_features_option, add_task_options, add_variant_option, chosen_tasks
+from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact
+from mma4ctr.storage.files import own_file_replaced
+from mma4ctr.storage.paths import Paths, load_paths
+from mma4ctr.storage.user_output import user_output
+from mma4ctr.storage.writable import demand_room_for_results
 
 # With fewer positives among the test rows AUC is told with its interval.
 FEW_POSITIVES = 100
@@ -226,7 +228,7 @@ def run_marks(
     user = load_step_inputs(paths, task).data.user
     settings = replace(settings, batch_size=settings.batch_size or automatic_batch_size(len(matrix.train)))
     started = now()
-    outcomes = train(matrix, settings, marks, on_epoch, ranks)
+    outcomes = train(matrix, settings, auc, marks, on_epoch, ranks)
     if not ranks.first:
         return []
     return [(finish_run(paths, matrix, one, user, started, keep=keep), one) for one in outcomes]
@@ -271,17 +273,19 @@ def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
     result = find_run(paths, arguments.run)
     if arguments.onnx:
         matrix = read_matrix(paths, result.task, result.variant)
-        model = onnx_model(load_network(paths, result), matrix)
-        with user_output(arguments.onnx, paths, "--onnx") as file:
+        model = onnx_model(load_network(read_run(paths, result)), matrix)
+        with user_output(arguments.onnx, paths, "--onnx", raw_files=described_files(paths)) as file:
             file.write(model)
         note(f"wrote {arguments.onnx}: {matrix.manifest['in_features']} unscaled features to a probability")
     if arguments.predict:
         if not arguments.predict.is_file():
             raise UserError(f"--predict {arguments.predict}: there is no such file")
         written = arguments.output or paths.saved / "predictions" / f"{result.run_id}-{arguments.predict.stem}.tsv"
-        scorer = load_scorer(paths, result)
+        scorer = load_scorer(paths, read_run(paths, result))
         if arguments.output:
-            output = user_output(written, paths, "--output", reads=[arguments.predict])
+            output = user_output(
+                written, paths, "--output", reads=[arguments.predict], raw_files=described_files(paths)
+            )
         else:
             output = own_file_replaced(written)
         with output as file:

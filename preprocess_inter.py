@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.arrays import StoredArray, write_values
-from mma4ctr.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
-from mma4ctr.cluster import add_ray_option, workers_at
-from mma4ctr.console import (
+from mma4ctr.data.interactions import SPLIT_NAMES
+from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
+from mma4ctr.data.recbole_export import LINE_BYTES, InterColumn, write_inter
+from mma4ctr.datasets import find_datasets
+from mma4ctr.datasets.base import InteractionChunk, RawDataset
+from mma4ctr.datasets.id_index import IdCollector, IdIndex
+from mma4ctr.runtime.console import (
     Stopwatch,
-    UserError,
     closing_line,
     note,
     parser,
@@ -36,16 +38,15 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.datasets import find_datasets
-from mma4ctr.datasets.base import InteractionChunk, RawDataset
-from mma4ctr.interactions import SPLIT_NAMES, IdCollector, IdIndex
-from mma4ctr.interfiles import LINE_BYTES, InterColumn, write_inter
-from mma4ctr.negatives import by_first_split, draw_unseen
-from mma4ctr.parallel import in_order
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.rawfiles import BadLines
-from mma4ctr.scratch import scratch_folder
-from mma4ctr.unchanged import unchanged
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import in_order
+from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
+from mma4ctr.storage.arrays import StoredArray, write_values
+from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
+from mma4ctr.storage.paths import Paths, load_paths
+from mma4ctr.storage.scratch import scratch_folder
+from mma4ctr.storage.text_blocks import BadLines
+from mma4ctr.storage.unchanged import unchanged
 
 Rows = np.ndarray | StoredArray
 SPLITS = ("chronological", "random", "user")

@@ -25,21 +25,23 @@ import pyarrow as pa
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.arrays import StoredArray
-from mma4ctr.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
-from mma4ctr.cluster import add_ray_option, workers_at
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, run, unknown_name, warn, whole_number
+from mma4ctr.data.interactions import features_artifact, id_names, interactions_artifact
 from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
 from mma4ctr.datasets.base import BagChunk, DenseChunk, Modality, RawDataset, shown_id
 from mma4ctr.datasets.columns import Ids, ids_of
-from mma4ctr.delimited import read_tsv
-from mma4ctr.interactions import IdIndex, features_artifact, id_names, interactions_artifact
-from mma4ctr.newitems import new_items_folder
-from mma4ctr.parallel import in_order
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.rawfiles import BadLines
-from mma4ctr.reduce import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
-from mma4ctr.unchanged import unchanged
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.features.reduction import PCA, ROWS_AT_A_TIME, Moments, tfidf_svd
+from mma4ctr.model.cold_start import new_items_folder
+from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, run, unknown_name, warn, whole_number
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import in_order
+from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
+from mma4ctr.storage.arrays import StoredArray
+from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
+from mma4ctr.storage.delimited import read_tsv
+from mma4ctr.storage.paths import Paths, load_paths
+from mma4ctr.storage.text_blocks import BadLines
+from mma4ctr.storage.unchanged import unchanged
 
 
 class SeenItems:

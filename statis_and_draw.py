@@ -17,16 +17,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from mma4ctr.artifacts import MANIFEST, Artifact
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, print_table, run
+from mma4ctr.data.interactions import interactions_artifact, load_interactions
 from mma4ctr.datasets import known_datasets
-from mma4ctr.interactions import interactions_artifact, load_interactions
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.plotting import COLORS, line_styles, panels, save_figure, set_title
-from mma4ctr.results import Result, read_history, read_results
-from mma4ctr.studies import STUDIES, Cell, Study, prepared_inputs
-from mma4ctr.tables import negatives_per_positive, statistics_layout, study_tables, write_layout
-from mma4ctr.tasks import add_task_options, chosen_tasks
+from mma4ctr.evaluation.figures import COLORS, line_styles, panels, save_figure, set_title
+from mma4ctr.evaluation.run_records import Result, read_history, read_results
+from mma4ctr.evaluation.studies import STUDIES, Cell, Study, prepared_inputs
+from mma4ctr.evaluation.tables import negatives_per_positive, statistics_layout, study_tables, write_layout
+from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, print_table, run
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.steps.options import add_task_options, chosen_tasks
+from mma4ctr.storage.artifacts import MANIFEST, Artifact
+from mma4ctr.storage.paths import Paths, load_paths
 
 # The studies with a figure: axis label, and whether the axis is logarithmic.
 FIGURES = {

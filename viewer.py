@@ -16,23 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_curve
 
-from mma4ctr.console import Stopwatch, UserError, closing_line, note, parser, progress, run, seed_number, whole_number
+from mma4ctr.data.interactions import Interactions, interactions_artifact
 from mma4ctr.datasets import split_task
-from mma4ctr.files import write_own_file
-from mma4ctr.interactions import Interactions, interactions_artifact
-from mma4ctr.matrix import load_matrix, load_step_inputs, read_matrix
-from mma4ctr.metrics import reliability
-from mma4ctr.oracle import chances_of_test_rows
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.plotting import NEGATIVE, POSITIVE, line_styles, panels, protocol_words, save_figure, set_title
-from mma4ctr.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
-from mma4ctr.results import (
+from mma4ctr.evaluation.figures import NEGATIVE, POSITIVE, line_styles, panels, protocol_words, save_figure, set_title
+from mma4ctr.evaluation.ground_truth import chances_of_test_rows
+from mma4ctr.evaluation.metrics import reliability
+from mma4ctr.evaluation.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
+from mma4ctr.evaluation.run_records import (
     Result,
     keeps_predictions,
     newest_of_each,
@@ -41,9 +37,15 @@ from mma4ctr.results import (
     read_run,
     results_rows,
 )
-from mma4ctr.studies import STUDIES
-from mma4ctr.tables import Layout, layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
-from mma4ctr.tasks import add_task_options, chosen_tasks, variants_for
+from mma4ctr.evaluation.studies import STUDIES
+from mma4ctr.evaluation.tables import Layout, layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, read_matrix
+from mma4ctr.features.variants import variants_for
+from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, progress, run, seed_number, whole_number
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.steps.options import add_task_options, chosen_tasks
+from mma4ctr.storage.files import write_own_file
+from mma4ctr.storage.paths import Paths, load_paths
 
 LABELS = ("negative", "positive")
 # Points of a curve in the page; the picture is the same, the page a hundredth as large.

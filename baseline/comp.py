@@ -23,17 +23,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 
 import numpy as np
 import torch
 
-from mma4ctr.artifacts import Artifact, ArtifactWriter, read_artifact
-from mma4ctr.baselines import BASELINES, Baseline
-from mma4ctr.console import (
+from mma4ctr.data.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
+from mma4ctr.datasets import BUILT_IN, split_task
+from mma4ctr.evaluation.baselines import BASELINES, Baseline
+from mma4ctr.evaluation.metrics import auc, platt_scaled, score_predictions
+from mma4ctr.evaluation.run_records import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
+from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
+from mma4ctr.evaluation.tables import comparison_layout, study_tables, write_tables
+from mma4ctr.features.feature_matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind, with_features
+from mma4ctr.runtime.console import (
     RunsDisplay,
     Stopwatch,
-    UserError,
     note,
     parser,
     print_table,
@@ -42,19 +47,14 @@ from mma4ctr.console import (
     warn,
     whole_number,
 )
-from mma4ctr.datasets import BUILT_IN, split_task
-from mma4ctr.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
-from mma4ctr.matrix import MADE_BY, FactorMatrix, drawn, load_matrix, variant_kind, with_features
-from mma4ctr.metrics import auc, platt_scaled, score_predictions
-from mma4ctr.outputs import demand_room_for_results
-from mma4ctr.parallel import cores
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
-from mma4ctr.scratch import scratch_folder
-from mma4ctr.signals import FOLLOW
-from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
-from mma4ctr.tables import comparison_layout, study_tables, write_tables
-from mma4ctr.tasks import add_task_options, chosen_tasks
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import cores
+from mma4ctr.runtime.signals import FOLLOW
+from mma4ctr.steps.options import add_task_options, chosen_tasks
+from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, read_artifact
+from mma4ctr.storage.paths import Paths, load_paths
+from mma4ctr.storage.scratch import scratch_folder
+from mma4ctr.storage.writable import demand_room_for_results
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE.parent / ".venv-baseline"

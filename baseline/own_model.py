@@ -17,17 +17,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 
 import lightgbm
 import numpy as np
 import torch
 from worker import answering, train_and_score, write_rows
 
-from mma4ctr.interactions import load_interactions
-from mma4ctr.logistic import sigmoid
-from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
-from mma4ctr.paths import load_paths
+from mma4ctr.data.interactions import load_interactions
+from mma4ctr.features.behavioral.logistic import sigmoid
+from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup, load_matrix
+from mma4ctr.storage.paths import load_paths
 
 TREES_AN_EPOCH = 10
 LEARNING_RATE = 0.05

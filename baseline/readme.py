@@ -19,15 +19,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mma4ctr.console import UserError, note, parser, run
 from mma4ctr.datasets import known_datasets, tasks_of
-from mma4ctr.files import write_file
-from mma4ctr.matrix import with_features
-from mma4ctr.oracle import oracle_auc
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, read_results
-from mma4ctr.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, Cell
-from mma4ctr.tables import (
+from mma4ctr.evaluation.ground_truth import oracle_auc
+from mma4ctr.evaluation.run_records import Result, read_results
+from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, Cell
+from mma4ctr.evaluation.tables import (
     Layout,
     comparison_layout,
     computation_layout,
@@ -37,7 +33,12 @@ from mma4ctr.tables import (
     protocol_line,
     study_tables,
 )
-from mma4ctr.tasks import variants_for
+from mma4ctr.features.feature_matrix import with_features
+from mma4ctr.features.variants import variants_for
+from mma4ctr.runtime.console import note, parser, run
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.files import write_file
+from mma4ctr.storage.paths import Paths, load_paths
 
 ROOT = Path(__file__).parent.parent
 SUMMARY_MODELS = (f"{MODEL} plus", "LightGBM plus", "LightGBM", "DCNV2", "DIN")

@@ -23,7 +23,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 
 import numpy as np
 import orjson
@@ -34,19 +34,21 @@ from pyarrow import csv
 import get_user_embedding
 import preprocess_multimodal
 from benchmarks import plain
-from mma4ctr.console import Stopwatch, UserError, note, parser, print_table, progress, run, whole_number
+from mma4ctr.data.interactions import Interactions
+from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
-from mma4ctr.files import write_file
-from mma4ctr.interactions import IdIndex, Interactions
-from mma4ctr.matrix import FactorMatrix, load_matrix
-from mma4ctr.network import Adam, Network
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.plotting import COLORS, panels
-from mma4ctr.rawfiles import BadLines
-from mma4ctr.results import read_results
-from mma4ctr.scoring import find_run, load_scorer, predict, score_pairs
-from mma4ctr.system import peak_memory_mb
-from mma4ctr.training import HIDDEN, TrainSettings, fresh_models, train_epoch
+from mma4ctr.evaluation.figures import COLORS, panels
+from mma4ctr.evaluation.run_records import find_run, read_results, read_run
+from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
+from mma4ctr.model.inference import load_scorer, predict, score_pairs
+from mma4ctr.model.mlp import Adam, Network
+from mma4ctr.model.trainer import HIDDEN, TrainSettings, fresh_models, train_epoch
+from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.system import peak_memory_mb
+from mma4ctr.storage.files import write_file
+from mma4ctr.storage.paths import Paths, load_paths
+from mma4ctr.storage.text_blocks import BadLines
 
 T = TypeVar("T")
 HERE = Path(__file__).parent
@@ -125,7 +127,7 @@ def make_world(folder: Path, rows: int, *, features: bool) -> Ran:
     users = max(50, rows // ROWS_OF_A_USER)
     options: list[object] = ["--rows", rows, "--users", users, "--items", min(ITEMS, max(1000, rows // 4))]
     options += [] if features else ["--no-features"]
-    return command("-m", "mma4ctr.world", folder, "--dataset", "tiktok", *options)
+    return command("-m", "mma4ctr.simulation", folder, "--dataset", "tiktok", *options)
 
 
 def bench_world(folder: Path, rows: int) -> list[Measure]:
@@ -335,7 +337,7 @@ def bench_all(paths: Paths) -> list[Measure]:
 
 def score_drawn(paths: Paths, pairs: Path, written: Path) -> float:
     """`mlp.py --run last --predict`, without its start: seconds."""
-    scorer = load_scorer(paths, find_run(paths, "last"))
+    scorer = load_scorer(paths, read_run(paths, find_run(paths, "last")))
     rng = np.random.default_rng(0)
     places = ((known, rng.integers(0, len(known), DRAWN_PAIRS)) for known in (scorer.users, scorer.items))
     user, item = (known.take(pa.array(place)) for known, place in places)

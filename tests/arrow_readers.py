@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.console import UserError
 from mma4ctr.datasets.columns import Rule, ids_of, numbers_of, tokens_of
 from mma4ctr.datasets.hashing import hashable
-from mma4ctr.datasets.jsonlines import JsonLines
-from mma4ctr.datasets.sources import ParseText
+from mma4ctr.datasets.json_lines import JsonLines
+from mma4ctr.datasets.table_readers import ParseText
 from mma4ctr.datasets.times import KINDS, TimeForm, form_of, time_of
 from mma4ctr.datasets.vectors import vectors_of
-from mma4ctr.delimited import DelimitedText
-from mma4ctr.quotedtext import QuotedText
-from mma4ctr.rawfiles import BadLine, Block
-from mma4ctr.scoring import asked_for
+from mma4ctr.model.inference import asked_for
+from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.storage.delimited import DelimitedText
+from mma4ctr.storage.quoted_text import QuotedText
+from mma4ctr.storage.text_blocks import Block
 
 BLOCK = Block(Path("fuzzed"), 0, 0, 0)
 REFUSED = (BadLine, UserError)

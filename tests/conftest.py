@@ -14,10 +14,10 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import MANIFEST, seal, sync_and_hash
-from mma4ctr.console import run
-from mma4ctr.paths import Paths, load_paths
-from mma4ctr.world import __main__ as world
+from mma4ctr.runtime.console import run
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
+from mma4ctr.storage.paths import Paths, load_paths
 
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
 

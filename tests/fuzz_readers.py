@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only wha
 with atheris.instrument_imports(include=["mma4ctr"]):
     import pyarrow as pa
 
-    from mma4ctr.console import UserError
     from mma4ctr.datasets import tiktok, wechat
-    from mma4ctr.delimited import DelimitedText
-    from mma4ctr.rawfiles import BadLine, Block
+    from mma4ctr.runtime.errors import BadLine, UserError
+    from mma4ctr.storage.delimited import DelimitedText
+    from mma4ctr.storage.text_blocks import Block
     from tests.arrow_readers import read_asked, read_lines, read_text
     from tests.fuzz_described import check, columns, csv_blocks
 

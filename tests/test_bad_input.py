@@ -12,7 +12,7 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
 INTER = "dataset/TikTok2019ICME/track1/final_track1_train.txt"

@@ -14,16 +14,16 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from baseline import comp, own_model, readme
-from mma4ctr.baselines import BASELINES
-from mma4ctr.interactions import TEST, load_interactions
-from mma4ctr.metrics import auc, logloss, platt_scaled, reliability, score_predictions
-from mma4ctr.oracle import chances_of_test_rows
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
-from mma4ctr.results import test_scores as kept_scores
-from mma4ctr.studies import STUDIES, cells, prepared_inputs
-from mma4ctr.tables import CALIBRATION, Layout, chosen_cell, layouts
-from mma4ctr.world import __main__ as world
+from mma4ctr.data.interactions import TEST, load_interactions
+from mma4ctr.evaluation.baselines import BASELINES
+from mma4ctr.evaluation.ground_truth import chances_of_test_rows
+from mma4ctr.evaluation.metrics import auc, logloss, platt_scaled, reliability, score_predictions
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.evaluation.run_records import test_scores as kept_scores
+from mma4ctr.evaluation.studies import STUDIES, cells, prepared_inputs
+from mma4ctr.evaluation.tables import CALIBRATION, Layout, chosen_cell, layouts
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare, reseal
 
 RECBOLE = [model for model in BASELINES.values() if model.recbole]

@@ -10,10 +10,10 @@ import pytest
 
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr import rawfiles
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.cluster import RayTasks, _demand_answer, connect
-from mma4ctr.paths import load_paths
+from mma4ctr.runtime.ray_cluster import RayTasks, _demand_answer, connect
+from mma4ctr.storage import text_blocks as rawfiles
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 pytest.importorskip("ray")

@@ -24,19 +24,19 @@ import preprocess_multimodal
 import statis_and_draw
 import viewer
 from baseline import comp
-from mma4ctr import results
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.data.interactions import load_interactions
+from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
 from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.datasets import known_datasets, split_task
 from mma4ctr.datasets.columns import NameTable, hash_text, ids_of, parse_rule, tokens_of
-from mma4ctr.datasets.description import READY
-from mma4ctr.interactions import load_interactions
-from mma4ctr.negatives import by_first_split, draw_unseen
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
-from mma4ctr.studies import STUDIES, cases_of, prepared_inputs
-from mma4ctr.tables import protocol_line
-from mma4ctr.tasks import STUDY, variants_for, variants_of
+from mma4ctr.datasets.toml_spec import READY
+from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.evaluation.studies import STUDIES, cases_of, prepared_inputs
+from mma4ctr.evaluation.tables import protocol_line
+from mma4ctr.features.variants import STUDY, variants_for, variants_of
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
@@ -816,8 +816,8 @@ def test_a_description_may_stand_in_path_json(folder, capsys):
 
 def test_parquet_is_read_in_batches(tmp_path):
     """However large a row group is."""
-    from mma4ctr.datasets.sources import VECTOR_ROWS, Few, Source, read_tables
-    from mma4ctr.rawfiles import BadLines
+    from mma4ctr.datasets.table_readers import VECTOR_ROWS, Few, Source, read_tables
+    from mma4ctr.storage.text_blocks import BadLines
 
     values = pa.FixedSizeListArray.from_arrays(np.zeros(3 * VECTOR_ROWS * 4 + 4, np.float32), 4)
     pq.write_table(pa.table({"v": values}), tmp_path / "big.parquet")

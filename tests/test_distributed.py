@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import mlp
-from mma4ctr.distributed import Ranks
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results, run_folder
+from mma4ctr.evaluation.run_records import read_results, run_folder
+from mma4ctr.model.distributed import Ranks
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent

@@ -13,9 +13,9 @@ import numpy as np
 import orjson
 import pytest
 
-from mma4ctr.datasets.description import read_description
-from mma4ctr.paths import load_paths
-from mma4ctr.world import __main__ as world
+from mma4ctr.datasets.toml_spec import read_description
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
@@ -24,13 +24,6 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 REAL = ROOT.parent / "shared/data/tiktok-real"
 MAX_WORDS, MAX_COLUMNS = 1200, 9
-
-# TO BE REMOVED when the modules have moved: new names in the docs, and where they are until then.
-RENAMED_MODULES = {"mma4ctr.simulation": "mma4ctr.world", "mma4ctr.evaluation": "mma4ctr.results"}
-RENAMED_FOLDERS = {
-    f"mma4ctr/{room}/": "mma4ctr/"
-    for room in ("data", "evaluation", "features", "model", "runtime", "simulation", "storage")
-}
 
 
 @cache

@@ -13,12 +13,12 @@ import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
 import viewer
-from mma4ctr import results
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.interactions import TEST, TRAIN, load_interactions
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
-from mma4ctr.world.__main__ import PATHS
+from mma4ctr.data.interactions import TEST, TRAIN, load_interactions
+from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.simulation.__main__ import PATHS
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 TRACK = "TikTok2019ICME/track1"

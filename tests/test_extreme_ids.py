@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 import preprocess_inter
 from get_user_embedding import frequent_device
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.data.interactions import load_interactions
+from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
 from mma4ctr.datasets.columns import ids_of
+from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.times import TimeForm, time_of
-from mma4ctr.interactions import IdCollector, IdIndex, load_interactions
-from mma4ctr.negatives import by_first_split, draw_unseen
-from mma4ctr.paths import load_paths
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.runtime.errors import BadLine
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 LOW, HIGH = -(2**63), 2**63 - 1

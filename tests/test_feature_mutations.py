@@ -16,10 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import preprocess_multimodal
-from mma4ctr.artifacts import read_artifact
 from mma4ctr.datasets import tiktok
 from mma4ctr.datasets.wechat import LISTS, TEXTS
-from mma4ctr.rawfiles import BadLine, Block
+from mma4ctr.runtime.errors import BadLine
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.text_blocks import Block
 from tests.conftest import call
 from tests.test_mutations import CELLS, LINES, check_told, number, reordered, run_step_1, write_small
 from tests.test_mutations import TEXTS as WHOLE

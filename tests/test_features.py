@@ -10,9 +10,9 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.interactions import load_interactions
-from mma4ctr.reduce import PCA, Moments, at_most, column_range, tfidf_svd
+from mma4ctr.data.interactions import load_interactions
+from mma4ctr.features.reduction import PCA, Moments, at_most, column_range, tfidf_svd
+from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
 

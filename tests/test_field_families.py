@@ -17,10 +17,10 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.data.interactions import load_interactions
 from mma4ctr.datasets import __main__ as datasets_main
-from mma4ctr.interactions import load_interactions
-from mma4ctr.paths import load_paths
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 USERS, ITEMS, ROWS, WIDTH = 10, 12, 300, 3

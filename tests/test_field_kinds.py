@@ -19,22 +19,22 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import preprocess_inter
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.console import UserError
 from mma4ctr.datasets.arrow import OPAQUE
-from mma4ctr.datasets.check import check_dataset
 from mma4ctr.datasets.codes import Codes
 from mma4ctr.datasets.columns import devices_of, ids_of, numbers_of, tokens_of
-from mma4ctr.datasets.described import Described, expanded
-from mma4ctr.datasets.description import described as descriptions
 from mma4ctr.datasets.hashing import hashable
-from mma4ctr.datasets.jsonlines import JsonLines, column_of
-from mma4ctr.datasets.sources import natural_order
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.datasets.json_lines import JsonLines, column_of
+from mma4ctr.datasets.table_readers import natural_order
 from mma4ctr.datasets.times import UNITS, TimeForm, form_of, time_of, units_of
+from mma4ctr.datasets.toml_dataset import Described, expanded
+from mma4ctr.datasets.toml_spec import described as descriptions
+from mma4ctr.datasets.validate import check_dataset
 from mma4ctr.datasets.vectors import vectors_of
-from mma4ctr.interactions import IdIndex
-from mma4ctr.paths import load_paths
-from mma4ctr.rawfiles import BadLine, BadLines
+from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
+from mma4ctr.storage.text_blocks import BadLines
 from tests.conftest import call
 from tests.test_described import write_paths
 

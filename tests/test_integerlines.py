@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mma4ctr import interfiles
-from mma4ctr.delimited import DelimitedText
-from mma4ctr.integerlines import format_columns, parse_columns
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.data import recbole_export as interfiles
+from mma4ctr.runtime.errors import BadLine
+from mma4ctr.storage.delimited import DelimitedText
+from mma4ctr.storage.integer_csv import format_columns, parse_columns
 
 NAMES = ["a", "b", "c"]
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import preprocess_inter
-from mma4ctr import rawfiles
+from mma4ctr.data.interactions import TEST, TRAIN, VALID, load_interactions
+from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.datasets.wechat import ACTIONS, CLICK_WEIGHTS, click_label
-from mma4ctr.interactions import TEST, TRAIN, VALID, IdCollector, IdIndex, load_interactions
+from mma4ctr.storage import text_blocks as rawfiles
 from tests.conftest import call
 
 
@@ -113,7 +114,7 @@ def test_users_interleave_within_a_day():
 def test_rows_are_the_same_in_small_parts(raw_copy, monkeypatch):
     """Users spread over many spill files come out as from one."""
     paths = raw_copy / "path.json"
-    from mma4ctr.artifacts import read_artifact
+    from mma4ctr.storage.artifacts import read_artifact
 
     prints = []
     for rows in (10**6, 1000):

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mma4ctr.paths import load_paths
-from mma4ctr.world import __main__ as world
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent

@@ -14,14 +14,15 @@ import pytest
 import torch
 
 import get_user_embedding
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.data.interactions import TRAIN, VALID, load_interactions
 from mma4ctr.datasets import BUILT_IN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.wechat import ACTIONS
-from mma4ctr.interactions import TRAIN, VALID, load_interactions
-from mma4ctr.matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks, user_part
-from mma4ctr.paths import load_paths
-from mma4ctr.training import TrainSettings, train
+from mma4ctr.evaluation.metrics import auc
+from mma4ctr.features.feature_matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks, user_part
+from mma4ctr.model.trainer import TrainSettings, train
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import prepare
 
 CPU = torch.device("cpu")
@@ -116,7 +117,7 @@ def test_later_labels_change_nothing_a_training_row_sees(made, raw_world, tmp_pa
             if variant.parent.name == task:
                 same_arrays([paths.matrix / variant for paths in both])
         settings = TrainSettings(epochs=2, batch_size=256, patience=0, max_interrupts=0)
-        weights = [train(load_matrix(paths, task, "vat_concat", CPU), settings)[0].weights for paths in both]
+        weights = [train(load_matrix(paths, task, "vat_concat", CPU), settings, auc)[0].weights for paths in both]
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -180,9 +181,9 @@ class Untouchable:
 def test_training_and_early_stop_see_no_test_row(made):
     matrix = load_matrix(made, "wechat_click", "vat_concat", CPU)
     settings = TrainSettings(epochs=40, batch_size=256, learning_rate=5e-3, patience=2)
-    (one,) = train(matrix, settings)
+    (one,) = train(matrix, settings, auc)
     assert "stopped early" in one.ended
-    (two,) = train(replace(matrix, test=Untouchable()), settings)
+    (two,) = train(replace(matrix, test=Untouchable()), settings, auc)
     assert (one.history, one.best_epoch, one.ended) == (two.history, two.best_epoch, two.ended)
     assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 

@@ -30,16 +30,19 @@ import mlp
 import preprocess_inter
 import preprocess_multimodal
 import viewer
-from mma4ctr import cluster, environment, rawfiles, scoring
-from mma4ctr.console import UserError
 from mma4ctr.datasets import arrow
-from mma4ctr.matrix import load_matrix
-from mma4ctr.network import save_weights
-from mma4ctr.studies import STUDIES
-from mma4ctr.system import cores
-from mma4ctr.training import TrainSettings, train
-from mma4ctr.unchanged import unchanged
-from mma4ctr.world import __main__ as world
+from mma4ctr.evaluation.studies import STUDIES
+from mma4ctr.features.feature_matrix import load_matrix
+from mma4ctr.model import inference as scoring
+from mma4ctr.model.mlp import save_weights
+from mma4ctr.model.trainer import TrainSettings, train
+from mma4ctr.runtime import environment
+from mma4ctr.runtime import ray_cluster as cluster
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.system import cores
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage import text_blocks as rawfiles
+from mma4ctr.storage.unchanged import unchanged
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
@@ -550,11 +553,11 @@ def test_no_home_for_caches(tmp_path, monkeypatch):
 HOMELESS = """
 import os
 os.access = lambda path, mode, **_: not str(path).startswith(("/no", os.environ["SOURCES"]))
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 import numba.core.caching as caching
 caching.InTreeCacheLocator.ensure_cache_path = lambda self: (_ for _ in ()).throw(PermissionError())
-from mma4ctr.integerlines import parse_columns
-from mma4ctr.plotting import panels
+from mma4ctr.storage.integer_csv import parse_columns
+from mma4ctr.evaluation.figures import panels
 print(parse_columns(b"1,2\\n", [True, True], ",").tolist())
 """
 
@@ -577,7 +580,7 @@ LOADED = "import sys; sys.path.insert(0, 'baseline'); import {module}; import to
 OTHERS = [pytest.param(name, marks=pytest.mark.long) for name in ("adjust_hyperparameter", "viewer", "comp")]
 
 
-@pytest.mark.parametrize("module", ["mlp", "mma4ctr.results", *OTHERS])
+@pytest.mark.parametrize("module", ["mlp", "mma4ctr.evaluation.run_records", *OTHERS])
 def test_threads_wait_passively(module):
     def loaded(**more):
         unset = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT")
@@ -597,10 +600,10 @@ def test_threads_wait_passively(module):
 
 TRAINING = """
 import resource, sys
-import mma4ctr.environment
+import mma4ctr.runtime.environment
 import numpy as np, torch
-from mma4ctr.matrix import FactorMatrix, RowGroup
-from mma4ctr.training import TrainSettings, train
+from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
+from mma4ctr.model.trainer import TrainSettings, train
 rng = np.random.default_rng(0)
 
 def group(rows):

@@ -10,8 +10,8 @@ from statistics import median
 
 import pytest
 
-from mma4ctr.console import note
-from mma4ctr.world import __main__ as world
+from mma4ctr.runtime.console import note
+from mma4ctr.simulation import __main__ as world
 from tests.conftest import call, prepare
 
 ROOT = Path(__file__).parent.parent

@@ -11,10 +11,10 @@ import cross_matrix
 import gen_matrix
 import get_user_embedding
 import mma4ctr
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.interactions import TRAIN, load_interactions
-from mma4ctr.matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks
-from mma4ctr.tasks import CONCAT, CROSS, SINGLE
+from mma4ctr.data.interactions import TRAIN, load_interactions
+from mma4ctr.features.feature_matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.variants import CONCAT, CROSS, SINGLE
+from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
 PUBLISHED = json.loads((Path(mma4ctr.__file__).parent / "published.json").read_bytes())["tasks"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from mma4ctr.metrics import auc, auc_difference, auc_error, gauc, logloss, score_predictions
+from mma4ctr.evaluation.metrics import auc, auc_difference, auc_error, gauc, logloss, score_predictions
 
 
 @pytest.mark.parametrize("levels", [3, 50, 10**6])

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 import mlp
-from mma4ctr import training
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.matrix import FactorMatrix, RowGroup, load_matrix
-from mma4ctr.metrics import auc
-from mma4ctr.network import Network, automatic_batch_size
-from mma4ctr.results import read_results
-from mma4ctr.scoring import predict
+from mma4ctr.evaluation.metrics import auc
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup, load_matrix
+from mma4ctr.model import trainer as training
+from mma4ctr.model.inference import predict
+from mma4ctr.model.mlp import Network, automatic_batch_size
+from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
 CPU = torch.device("cpu")

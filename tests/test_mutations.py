@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.data.interactions import load_interactions
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.wechat import ACTIONS, USER_ACTION_COLUMNS
-from mma4ctr.interactions import load_interactions
-from mma4ctr.paths import load_paths
-from mma4ctr.world.__main__ import PATHS
+from mma4ctr.simulation.__main__ import PATHS
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 EXAMPLES = settings(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mma4ctr.network import Adam, Network, loss_and_slope, tanh_, torch_threads
-from mma4ctr.training import LOSSES, MLP, fresh_models, side_by_side
+from mma4ctr.model.mlp import Adam, Network, loss_and_slope, tanh_, torch_threads
+from mma4ctr.model.trainer import LOSSES, MLP, fresh_models, side_by_side
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -24,14 +24,14 @@ import mlp
 import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
-from mma4ctr import artifacts, folders
-from mma4ctr.artifacts import ArtifactWriter, read_artifact, seal
-from mma4ctr.console import UserError
-from mma4ctr.files import own_files, temporary_name, write_own_file
-from mma4ctr.locks import lock_path
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_history, read_results, read_run
-from mma4ctr.world import __main__ as world
+from mma4ctr.evaluation.run_records import read_history, read_results, read_run
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage import artifacts, folders
+from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact, seal
+from mma4ctr.storage.files import own_files, temporary_name, write_own_file
+from mma4ctr.storage.locks import lock_path
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
@@ -405,7 +405,7 @@ def test_what_killed_runs_have_left_is_cleared(tmp_path):
     shutil.copytree(tmp_path / "made", half)  # killed right after the exchange
     write_one(tmp_path / "made", 4)
     ended = subprocess.run(
-        [sys.executable, "-c", "from mma4ctr.files import temporary_name; print(temporary_name())"],
+        [sys.executable, "-c", "from mma4ctr.storage.files import temporary_name; print(temporary_name())"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from mma4ctr import console
-from mma4ctr.parallel import Processes, Threads, cores
+from mma4ctr.runtime import console
+from mma4ctr.runtime.parallel import Processes, Threads, cores
 
 
 def square(number):

@@ -12,13 +12,13 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr import results
-from mma4ctr.artifacts import read_artifact
+from mma4ctr.data.interactions import load_interactions
 from mma4ctr.datasets import TASKS
-from mma4ctr.interactions import load_interactions
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
-from mma4ctr.world import __main__ as world
+from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix, mlp)

@@ -11,19 +11,31 @@ from scipy import sparse
 import adjust_hyperparameter
 import cross_matrix
 import mlp
-from mma4ctr.alike import FACTORS, principal_items
-from mma4ctr.console import UserError
-from mma4ctr.interactions import TRAIN, Interactions, load_interactions
-from mma4ctr.matrix import load_matrix, load_step_inputs, plus_factors, split_variant, vectors_of, with_features
-from mma4ctr.metrics import auc
-from mma4ctr.network import Network
-from mma4ctr.paths import load_paths
-from mma4ctr.plus import COLUMNS, GROUPS, item_content, plus_tables
-from mma4ctr.rates import Evidence, fit_rates, signals_of, weighted_products, weighted_sum
-from mma4ctr.results import read_results
-from mma4ctr.scoring import predict
-from mma4ctr.tastes import Factorization, find_directions, posterior_means, products_by_index
-from mma4ctr.training import fresh_models
+from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
+from mma4ctr.evaluation.metrics import auc
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.features.behavioral.biases import Evidence, fit_rates, signals_of, weighted_products, weighted_sum
+from mma4ctr.features.behavioral.columns import COLUMNS, GROUPS, item_content, plus_tables
+from mma4ctr.features.behavioral.content_factors import (
+    Factorization,
+    find_directions,
+    posterior_means,
+    products_by_index,
+)
+from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
+from mma4ctr.features.feature_matrix import (
+    load_matrix,
+    load_step_inputs,
+    plus_factors,
+    split_variant,
+    vectors_of,
+    with_features,
+)
+from mma4ctr.model.inference import predict
+from mma4ctr.model.mlp import Network
+from mma4ctr.model.trainer import fresh_models
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 CPU = torch.device("cpu")
@@ -131,9 +143,9 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     inputs = load_step_inputs(plus, "tiktok_finish")
     evidence, _ = evidence_of(inputs)
     content = item_content([inputs.modal.array(name) for name in MODALITIES])[:, :6]
-    monkeypatch.setattr("mma4ctr.tastes.ROWS_AT_A_TIME", 100)
-    monkeypatch.setattr("mma4ctr.tastes.AT_A_TIME", 7)
-    monkeypatch.setattr("mma4ctr.rates.ITEMS_AT_A_TIME", 50)
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.ROWS_AT_A_TIME", 100)
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.AT_A_TIME", 7)
+    monkeypatch.setattr("mma4ctr.features.behavioral.biases.ITEMS_AT_A_TIME", 50)
     found = products_by_index(evidence.user, evidence.item, content, 10, 30)
     of_user = [content[evidence.item[evidence.user == user]].astype(float) for user in range(evidence.users)]
     for user in range(10, 30):
@@ -342,7 +354,7 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
     """By step 5; the sweep makes it anew."""
     shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
     plus = load_paths(tmp_path / "path.json")
-    monkeypatch.setattr("mma4ctr.matrix.COLUMNS", COLUMNS + 1)
+    monkeypatch.setattr("mma4ctr.features.feature_matrix.COLUMNS", COLUMNS + 1)
     assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "made before its columns were changed; run cross_matrix.py --features plus again" in line

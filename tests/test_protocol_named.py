@@ -14,10 +14,10 @@ import mlp
 import preprocess_inter
 import statis_and_draw
 import viewer
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
-from mma4ctr.studies import STUDIES, prepared_inputs
-from mma4ctr.tables import leakage_in_words, study_tables, write_tables
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.evaluation.studies import STUDIES, prepared_inputs
+from mma4ctr.evaluation.tables import leakage_in_words, study_tables, write_tables
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 from tests.test_sweep import SHORT
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mma4ctr import rawfiles
-from mma4ctr.console import UserError
 from mma4ctr.datasets.columns import ids_of
-from mma4ctr.datasets.sources import Source, read_tables
-from mma4ctr.parallel import Threads
-from mma4ctr.quotedtext import QuotedText
-from mma4ctr.rawfiles import BadLines
+from mma4ctr.datasets.table_readers import Source, read_tables
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import Threads
+from mma4ctr.storage import text_blocks as rawfiles
+from mma4ctr.storage.quoted_text import QuotedText
+from mma4ctr.storage.text_blocks import BadLines
 
 EXAMPLES = settings(
     max_examples=80,

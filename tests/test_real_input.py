@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import mlp
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 
 ROOT = Path(__file__).parent.parent

@@ -5,9 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
-from mma4ctr import results
-from mma4ctr.console import UserError
-from mma4ctr.results import append_result, read_results
+from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation.run_records import append_result, read_results
+from mma4ctr.runtime.errors import UserError
 from tests.conftest import call
 
 

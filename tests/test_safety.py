@@ -16,8 +16,8 @@ import pytest
 import preprocess_inter
 import preprocess_multimodal
 import viewer
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.results import read_results
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent

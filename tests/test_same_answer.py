@@ -10,11 +10,11 @@ import torch
 from threadpoolctl import threadpool_limits
 
 import mlp
-from mma4ctr import parallel
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.interactions import load_interactions
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
+from mma4ctr.data.interactions import load_interactions
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.runtime import parallel
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 
 TIKTOK = "dataset/TikTok2019ICME/track1"

@@ -12,13 +12,13 @@ import cross_matrix
 import get_user_embedding
 import mlp
 import preprocess_multimodal
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.export import scaling_of
-from mma4ctr.interactions import TEST, TRAIN, load_interactions
-from mma4ctr.matrix import load_matrix
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results, run_folder
-from mma4ctr.scoring import load_scorer, positions
+from mma4ctr.data.interactions import TEST, TRAIN, load_interactions
+from mma4ctr.evaluation.run_records import read_results, read_run, run_folder
+from mma4ctr.features.feature_matrix import load_matrix
+from mma4ctr.model.inference import load_scorer, positions
+from mma4ctr.model.onnx_export import scaling_of
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 TASK = "tiktok_like"
@@ -66,7 +66,7 @@ def test_scores_equal_those_of_the_test_rows(trained, tmp_path):
 def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
     """The mean one; with features plus one of whom no training row is known, as some of the known items are."""
     paths, result = trained
-    data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, result)
+    data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, read_run(paths, result))
     known = data.user_ids[0], data.item_ids[0]
     pairs, out = tmp_path / "pairs.tsv", tmp_path / "out.tsv"
     pairs.write_text(f"user\titem\n{known[0]}\t{known[1]}\n-5\t{known[1]}\n{known[0]}\t987654321\n")
@@ -103,7 +103,7 @@ def with_new_items(trained, tmp_path_factory):
     unseen = np.setdiff1d(np.arange(len(data.item_ids)), data.item[data.split == TRAIN])
     candidates = np.intersect1d(unseen, np.flatnonzero(everything))
     # Of those without training rows the one whose features tell most.
-    scorer = load_scorer(*trained)
+    scorer = load_scorer(trained[0], read_run(*trained))
     scores = scorer.score(np.full(len(candidates) + 1, 5), np.append(candidates, len(data.item_ids)))
     twin = int(candidates[np.argmax(np.abs(scores[:-1] - scores[-1]))])
     own = f'"item_id": {data.item_ids[twin]},', f'"item_id": {data.item_ids[twin]}}}'
@@ -141,7 +141,7 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     # An item without training rows and its twin: the same content, and nothing else is known of either.
     assert scores == pytest.approx([known, known, before[0], before[0]], abs=1e-5)
     assert abs(known - before[0]) > 1e-4
-    scorer = load_scorer(paths, result)
+    scorer = load_scorer(paths, read_run(paths, result))
     items = len(load_interactions(paths, "tiktok").item_ids)
     assert torch.allclose(scorer.matrix.item_part[items], scorer.matrix.item_part[twin], atol=1e-4)
     best = paths.saved / "best.tsv"
@@ -183,7 +183,7 @@ def test_new_items_are_refused_where_they_do_not_fit(with_new_items, capsys):
 
 def test_the_best_items_are_those_of_all_pairs(trained, tmp_path):
     paths, result = trained
-    data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, result)
+    data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, read_run(paths, result))
     users, out = tmp_path / "users.tsv", tmp_path / "best.tsv"
     chosen = [3, 0, 40]
     users.write_text("user\n" + "".join(f"{data.user_ids[user]}\n" for user in chosen))

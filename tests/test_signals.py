@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mma4ctr import signals
-from mma4ctr.console import run
-from mma4ctr.scratch import scratch_folder
+from mma4ctr.runtime import signals
+from mma4ctr.runtime.console import run
+from mma4ctr.storage.scratch import scratch_folder
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
@@ -22,9 +22,9 @@ SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from mma4ctr.console import run
-from mma4ctr.parallel import Processes
-from mma4ctr.scratch import scratch_folder
+from mma4ctr.runtime.console import run
+from mma4ctr.runtime.parallel import Processes
+from mma4ctr.storage.scratch import scratch_folder
 
 def work(seconds):
     time.sleep(seconds)

@@ -10,7 +10,7 @@ import pytest
 
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr import rawfiles
+from mma4ctr.storage import text_blocks as rawfiles
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
@@ -20,11 +20,11 @@ TRAIN_A_MILLION = """
 import json
 import numpy as np
 import torch
-from mma4ctr.system import peak_memory_mb
-from mma4ctr.matrix import FactorMatrix, RowGroup
-from mma4ctr.network import Network
-from mma4ctr.scoring import predict
-from mma4ctr.training import TrainSettings, train
+from mma4ctr.runtime.system import peak_memory_mb
+from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
+from mma4ctr.model.mlp import Network
+from mma4ctr.model.inference import predict
+from mma4ctr.model.trainer import TrainSettings, train
 rng = np.random.default_rng(0)
 
 def group(rows):

@@ -13,14 +13,14 @@ import pytest
 
 import adjust_hyperparameter as sweep
 import mlp
-from mma4ctr.artifacts import read_artifact
-from mma4ctr.baselines import BASELINES
-from mma4ctr.matrix import load_matrix
-from mma4ctr.paths import load_paths
-from mma4ctr.results import read_results
-from mma4ctr.studies import EARLY, MODEL, STUDIES, Inputs, cells, prepared_inputs, published_figure
-from mma4ctr.tables import best_of, layout, leakage_in_words
-from mma4ctr.world import __main__ as world
+from mma4ctr.evaluation.baselines import BASELINES
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.evaluation.studies import EARLY, MODEL, STUDIES, Inputs, cells, prepared_inputs, published_figure
+from mma4ctr.evaluation.tables import best_of, layout, leakage_in_words
+from mma4ctr.features.feature_matrix import load_matrix
+from mma4ctr.simulation import __main__ as world
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 
 ROOT = Path(__file__).parent.parent

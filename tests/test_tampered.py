@@ -13,11 +13,11 @@ import get_user_embedding
 import mlp
 import statis_and_draw
 import viewer
-from mma4ctr import artifacts
-from mma4ctr.artifacts import ArtifactWriter, fingerprint_of, read_artifact
-from mma4ctr.console import UserError
-from mma4ctr.paths import load_paths
-from mma4ctr.results import newest_of_each, read_results
+from mma4ctr.evaluation.run_records import newest_of_each, read_results
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage import artifacts
+from mma4ctr.storage.artifacts import ArtifactWriter, fingerprint_of, read_artifact
+from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
 TASK = "tiktok_like"

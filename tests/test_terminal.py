@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import mlp
-from mma4ctr import console
+from mma4ctr.runtime import console
 from tests.conftest import call
 
 ROOT = Path(__file__).parent.parent
@@ -143,7 +143,7 @@ def test_a_path_with_markup_and_escapes(made, tmp_path, capsys):
 # A small script that prints all kinds of lines.
 SCRIPT = """
 import sys
-from mma4ctr.console import UserError, note, print_table, run, warn
+from mma4ctr.runtime.console import note, print_table, run, warn
 
 def main():
     note("gr\\u00f6\\u00dfe \\u89c6\\u9891 " * 10)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import get_user_embedding as step
-from mma4ctr.artifacts import Artifact
-from mma4ctr.interactions import TEST, TRAIN, VALID, Interactions
+from mma4ctr.data.interactions import TEST, TRAIN, VALID, Interactions
+from mma4ctr.storage.artifacts import Artifact
 
 
 def slow_pool(vector, length):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mma4ctr.vectorlines import parse_lines
+from mma4ctr.storage.json_vectors import parse_lines
 
 RNG = np.random.default_rng(0)
 NUMBERS = {

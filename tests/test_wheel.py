@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mma4ctr"
-COMMANDS = ("mma4ctr.world", "mma4ctr.results", "mma4ctr.datasets")
+COMMANDS = ("mma4ctr.simulation", "mma4ctr.evaluation.run_records", "mma4ctr.datasets")
 # Modules of Python that are not there on every system.
 OF_ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"}
 
@@ -62,7 +62,7 @@ def test_commands_run_from_the_wheel_alone(wheel, tmp_path):
     for module in COMMANDS:
         done = started(module, "--help")
         assert done.returncode == 0 and "--" in done.stdout, done.stderr[-2000:]
-    done = started("mma4ctr.world", "demo", "--rows", 2000, "--users", 20, "--items", 60, "--dataset", "tiktok")
+    done = started("mma4ctr.simulation", "demo", "--rows", 2000, "--users", 20, "--items", 60, "--dataset", "tiktok")
     assert done.returncode == 0 and (work / "demo/path.json").is_file(), done.stderr[-2000:]
     where = "import mma4ctr; print(mma4ctr.__file__)"
     done = subprocess.run(

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mma4ctr.console import UserError
+from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.datasets.wechat import CLICK_WEIGHTS, click_label
-from mma4ctr.interactions import TEST, load_interactions
-from mma4ctr.metrics import auc
-from mma4ctr.oracle import chances_of_test_rows, oracle_auc, true_probabilities
-from mma4ctr.world import __main__ as command
-from mma4ctr.world import tiktok, wechat
-from mma4ctr.world.law import LATE
+from mma4ctr.evaluation.ground_truth import chances_of_test_rows, oracle_auc, true_probabilities
+from mma4ctr.evaluation.metrics import auc
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.simulation import __main__ as command
+from mma4ctr.simulation import tiktok, wechat
+from mma4ctr.simulation.law import LATE
 from tests.conftest import call
 
 

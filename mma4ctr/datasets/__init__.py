@@ -6,13 +6,14 @@ One more is a description; a format that a description cannot tell is a module l
 
 from collections.abc import Iterable, Sequence
 
-from mma4ctr.console import UserError, note, unknown_name
 from mma4ctr.datasets.base import RawDataset
-from mma4ctr.datasets.described import Described
-from mma4ctr.datasets.description import Description, described
 from mma4ctr.datasets.tiktok import TikTok
+from mma4ctr.datasets.toml_dataset import Described
+from mma4ctr.datasets.toml_spec import Description, described
 from mma4ctr.datasets.wechat import WeChat
-from mma4ctr.paths import Paths
+from mma4ctr.runtime.console import note, unknown_name
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.paths import Paths
 
 BUILT_IN: dict[str, type[WeChat] | type[TikTok]] = {WeChat.name: WeChat, TikTok.name: TikTok}
 # What is known of a data set before its files are opened.
@@ -72,6 +73,6 @@ def find_datasets(paths: Paths, names: Sequence[str], track: str | None = None) 
         raise UserError(
             f"no data set found; edit parent_folder, dataset_path, wechat_dataset_path and tiktok_dataset_path "
             f"in {paths.file}, describe your own under datasets, or make simulated files with: "
-            "python -m mma4ctr.world --help"
+            "python -m mma4ctr.simulation --help"
         )
     return found

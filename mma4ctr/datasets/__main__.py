@@ -7,10 +7,11 @@ Nothing is written. Mistakes are lines on standard error, each with its file and
 
 from pathlib import Path
 
-from mma4ctr.console import UserError, note, parser, print_table, run, tell_error, warn, whole_number
-from mma4ctr.datasets.check import check_dataset
-from mma4ctr.datasets.description import read_description
-from mma4ctr.paths import load_paths
+from mma4ctr.datasets.toml_spec import read_description
+from mma4ctr.datasets.validate import check_dataset
+from mma4ctr.runtime.console import note, parser, print_table, run, tell_error, warn, whole_number
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.paths import load_paths
 
 
 def main() -> int:

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.rawfiles import LONGEST_LINE, BadLine
+from mma4ctr.runtime.errors import BadLine
+from mma4ctr.storage.text_blocks import LONGEST_LINE
 
 P = ParamSpec("P")
 T = TypeVar("T")

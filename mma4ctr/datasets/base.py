@@ -13,9 +13,9 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.interactions import IdIndex
-from mma4ctr.parallel import Threads, Workers
-from mma4ctr.rawfiles import BadLines, Block
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.runtime.parallel import Threads, Workers
+from mma4ctr.storage.text_blocks import BadLines, Block
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.console import UserError
 from mma4ctr.datasets.arrow import (
     Column,
     column_reader,
@@ -24,7 +23,7 @@ from mma4ctr.datasets.arrow import (
     whole,
 )
 from mma4ctr.datasets.hashing import EXACT_FLOATS, hash_text
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.runtime.errors import BadLine, UserError
 
 # Longer ones are no ids but something else in the column.
 LONGEST_ID = 200

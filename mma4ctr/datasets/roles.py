@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column
 from mma4ctr.datasets.columns import Ids, devices_of, ids_of
-from mma4ctr.datasets.description import Description
 from mma4ctr.datasets.hashing import hashable
 from mma4ctr.datasets.times import TimeForm, time_of
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.datasets.toml_spec import Description
+from mma4ctr.runtime.errors import BadLine
 
 # What the .inter files cannot hold.
 NO_NAME = r'[\t\n\r"]'

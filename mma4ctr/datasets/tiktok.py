@@ -14,7 +14,6 @@ import orjson
 import pyarrow.compute as pc
 import simdjson
 
-from mma4ctr.console import UserError
 from mma4ctr.datasets.base import (
     BagChunk,
     DenseChunk,
@@ -23,18 +22,12 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
-from mma4ctr.delimited import DelimitedText, integer_text
-from mma4ctr.interactions import IdIndex
-from mma4ctr.parallel import Processes, Threads
-from mma4ctr.paths import Paths
-from mma4ctr.rawfiles import (
-    MANY_BYTES,
-    BadLine,
-    BadLines,
-    Block,
-    find_raw_file,
-    parse_blocks,
-)
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.parallel import Processes, Threads
+from mma4ctr.storage.delimited import DelimitedText, integer_text
+from mma4ctr.storage.paths import Paths
+from mma4ctr.storage.text_blocks import MANY_BYTES, BadLines, Block, find_raw_file, parse_blocks
 
 COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
 COLUMNS += ["device", "time", "duration_time"]
@@ -187,7 +180,7 @@ def parse_vectors(data: bytes, block: Block, key: str, width: int, *, compiled: 
     """
     found = None
     if compiled:
-        from mma4ctr.vectorlines import parse_lines
+        from mma4ctr.storage.json_vectors import parse_lines
 
         found = parse_lines(data, "item_id", key, width)
     found = found or _all_at_once(data, key, width)

@@ -14,10 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.console import UserError
 from mma4ctr.datasets.arrow import Column, column_reader, described_type, in_place, is_text, shown_value, whole
 from mma4ctr.datasets.columns import numbers_of
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.runtime.errors import BadLine, UserError
 
 MICROSECONDS = 1_000_000
 KINDS = {

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column, column_reader, described_type, is_list, is_text
 from mma4ctr.datasets.columns import numbers_of
-from mma4ctr.rawfiles import BadLine
+from mma4ctr.runtime.errors import BadLine
 
 # What separates the numbers of a text, each kind by one sign.
 SPACED_COMMA = "\x01"

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.console import UserError
 from mma4ctr.datasets.base import (
     BagChunk,
     DenseChunk,
@@ -17,18 +16,13 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
-from mma4ctr.delimited import DelimitedText, integer_text, read_header
-from mma4ctr.interactions import IdIndex
-from mma4ctr.parallel import Workers
-from mma4ctr.paths import Paths
-from mma4ctr.quotedtext import QuotedText
-from mma4ctr.rawfiles import (
-    BadLine,
-    BadLines,
-    Block,
-    find_raw_file,
-    parse_blocks,
-)
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.parallel import Workers
+from mma4ctr.storage.delimited import DelimitedText, integer_text, read_header
+from mma4ctr.storage.paths import Paths
+from mma4ctr.storage.quoted_text import QuotedText
+from mma4ctr.storage.text_blocks import BadLines, Block, find_raw_file, parse_blocks
 
 T = TypeVar("T")
 INTERACTIONS = "user_action.csv"

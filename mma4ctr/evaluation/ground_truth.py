@@ -1,0 +1,70 @@
+"""The true probabilities of simulated data: as predictions, the best AUC that any model could reach.
+
+`python -m mma4ctr.simulation` writes them to `truth/` beside the raw files. No step of the pipeline reads them; only
+tables and the report do.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mma4ctr.data.interactions import TEST, load_interactions
+from mma4ctr.datasets import BUILT_IN, split_task
+from mma4ctr.evaluation.metrics import auc
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.simulation.rows import FILE_NAME, TRUTH
+from mma4ctr.storage.paths import Paths
+
+
+def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """float64 (rows,): the true probability of each row, by raw user and item id and whole-number time.
+
+    Raises `UserError` where the file cannot be read or a row is not of this simulated world.
+    """
+    file = folder / FILE_NAME
+    keys = ["user", "item", "time"]
+    wanted = pa.table({"user": user, "item": item, "time": time, "place": np.arange(len(user))})
+    found = np.full(len(user), np.nan)
+    try:
+        for part in pq.ParquetFile(file).iter_batches(1 << 20, columns=[*keys, target]):
+            # A row that stands twice has the same probability both times, so it does not matter which one is taken.
+            hits = pa.table(part).join(wanted, keys, join_type="inner")
+            found[hits["place"].to_numpy()] = hits[target].to_numpy()
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{file}: not readable ({reason}); make the simulated files anew with mma4ctr.simulation"
+        ) from None
+    if np.isnan(found).any():
+        raise UserError(f"{folder}: does not hold every row; it belongs to another simulated world")
+    return found
+
+
+@lru_cache(maxsize=8)
+def chances_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
+    """float64 (test rows,): the true probabilities of the test rows of a task, in their order; None where the data are
+    not simulated."""
+    dataset, target = split_task(task)
+    if dataset not in BUILT_IN:  # simulated worlds are of the study's data sets
+        return None
+    data = load_interactions(paths, dataset)
+    folder = Path(data.artifact.manifest["sources"]["file"]).parent / TRUTH
+    if not folder.is_dir():
+        return None
+    rows = np.flatnonzero(data.split == TEST)
+    user, item = data.user_ids[data.user[rows]], data.item_ids[data.item[rows]]
+    return true_probabilities(folder, target, user, item, np.floor(data.time[rows]).astype(np.int64))
+
+
+@lru_cache(maxsize=64)
+def oracle_auc(paths: Paths, task: str) -> float | None:
+    """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
+    chance = chances_of_test_rows(paths, task)
+    if chance is None:
+        return None
+    dataset, target = split_task(task)
+    data = load_interactions(paths, dataset)
+    return auc(data.label(target)[data.split == TEST], chance)

@@ -1,0 +1,132 @@
+"""The report: one HTML page that needs no network, with tables, interactive plots and the protocol of everything."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from string import Template
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from mma4ctr.evaluation.figures import COLORS
+from mma4ctr.evaluation.tables import Layout
+
+PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; padding: 0 1rem 4rem; max-width: 72rem; color: #222; }
+h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; } h3 { margin-bottom: 0.2rem; }
+nav a { margin-right: 1rem; white-space: nowrap; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem; }
+th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #eee; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.caption { color: #555; font-size: 0.85rem; max-width: 60rem; }
+.leaky { color: #b00020; font-weight: 600; }
+.plot { width: 100%; min-height: 420px; }
+</style>
+<script>$script</script>
+</head>
+<body>
+<h1>$title</h1>
+<p class="caption">$about</p>
+<nav>$links</nav>
+$body
+</body>
+</html>
+""")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; `body` is HTML in which everything from data is escaped already."""
+
+    title: str
+    body: str
+
+
+def table_html(shown: Layout) -> str:
+    """A table with its caption, the best in bold."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in shown.header)
+    rows = []
+    for row in shown.rows:
+        cells = (f"<td><b>{escape(text)}</b></td>" if best else f"<td>{escape(text)}</td>" for text, best in row)
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    caption = escape(shown.caption).replace("LEAKY", '<span class="leaky">LEAKY</span>')
+    return (
+        f'<p class="caption">{caption}</p><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def heading(text: str) -> str:
+    """A heading within a section."""
+    return f"<h3>{escape(text)}</h3>"
+
+
+def paragraph(text: str) -> str:
+    """Plain words."""
+    return f"<p>{escape(text)}</p>"
+
+
+def plot_html(figure: go.Figure, title: str, name: str) -> str:
+    """An interactive plot that takes the width of the page, under its title; `name` is the id of its element."""
+    margin = {"l": 50, "r": 10, "t": 30, "b": 45}
+    figure.update_layout(template="plotly_white", autosize=True, height=430, margin=margin, colorway=list(COLORS))
+    figure.update_layout(legend={"orientation": "h", "y": -0.2, "itemsizing": "constant"})
+    inner: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, config={"responsive": True, "displaylogo": False}
+    )
+    return f'{heading(title)}<div class="plot">{inner}</div>'
+
+
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    diagonal: bool = False,
+    markers: bool = False,
+) -> go.Figure:
+    """Curves (x, y) by name; with `diagonal` the line from (0, 0) to the largest value as well."""
+    figure = go.Figure()
+    if diagonal:
+        end = max((value for curve in curves.values() for part in curve for value in part), default=1.0) or 1.0
+        figure.add_scatter(
+            x=[0, end], y=[0, end], mode="lines", line={"dash": "dot", "color": "#888"}, showlegend=False
+        )
+    for name, (xs, ys) in curves.items():
+        figure.add_scatter(x=list(xs), y=list(ys), mode="lines+markers" if markers else "lines", name=escape(name))
+    figure.update_layout(xaxis_title=x, yaxis_title=y)
+    return figure
+
+
+def points_in_space(points: Sequence[Sequence[float]], group: Sequence[str], hover: Sequence[str]) -> go.Figure:
+    """Points (n, 3), coloured by group, with a text for each that shows on hover; can be turned."""
+    figure = go.Figure()
+    for position, name in enumerate(dict.fromkeys(group)):
+        own = [i for i, one in enumerate(group) if one == name]
+        figure.add_scatter3d(
+            x=[round(float(points[i][0]), 3) for i in own],
+            y=[round(float(points[i][1]), 3) for i in own],
+            z=[round(float(points[i][2]), 3) for i in own],
+            mode="markers",
+            name=escape(name),
+            marker={"size": 2.5, "color": COLORS[position], "opacity": 0.7},
+            text=[escape(hover[i]) for i in own],
+            hoverinfo="text",
+        )
+    axes = {f"{axis}axis": {"title": f"UMAP {i}"} for i, axis in enumerate("xyz", 1)}
+    figure.update_layout(scene={**axes, "aspectmode": "cube", "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 0.9}}})
+    return figure
+
+
+def page(title: str, about: str, sections: Sequence[Section]) -> str:
+    """The whole page."""
+    links = " ".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(sections))
+    body = "".join(f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.body}</section>' for i, s in enumerate(sections))
+    return PAGE.substitute(title=escape(title), about=escape(about), links=links, body=body, script=get_plotlyjs())

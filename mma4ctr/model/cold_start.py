@@ -1,0 +1,84 @@
+"""Items that came after the training rows: no kept row has them, and their features say what they are.
+
+Step 2 reduces their features as it did those of step 1's items (`--new-items`). What the tables of a matrix would say
+of them follows from these: the item part of the paper's features, and of features plus the content, with the rates and
+counts of an item that nobody has met.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mma4ctr.datasets import split_task
+from mma4ctr.features.behavioral.columns import item_content
+from mma4ctr.features.behavioral.content_factors import placed
+from mma4ctr.features.feature_matrix import StepInputs, split_variant
+from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
+from mma4ctr.features.variants import content_modalities, variants_for
+from mma4ctr.runtime.console import warn
+from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
+from mma4ctr.storage.paths import NEW_ITEMS, Paths
+
+
+def new_items_folder(paths: Paths, dataset: str) -> Path:
+    """Where step 2 leaves their features."""
+    return paths.modal / NEW_ITEMS / dataset
+
+
+@dataclass(frozen=True)
+class NewItems:
+    """Rows for new items.
+
+    Attributes:
+        names: (n,) ids as the raw files write them.
+        item_part: float32 (n, width), scaled as the matrix is. vectors: by kind of pair table, float32 (n, k);
+            those that their content tells.
+    """
+
+    names: np.ndarray
+    item_part: np.ndarray
+    vectors: dict[str, np.ndarray]
+
+
+def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewItems | None:
+    """The new items that step 2 was asked for, None where there are none; raises `UserError` for damaged ones.
+
+    Those of other features than there are now are passed over with a warning.
+    """
+    folder = new_items_folder(paths, split_task(inputs.task)[0])
+    if not (folder / MANIFEST).is_file():
+        return None
+    artifact = read_artifact(folder, "preprocess_multimodal.py --new-items", dataset=folder.name)
+    if artifact.manifest["inputs"]["modalities"] != inputs.modal.fingerprint:
+        warn(f"{folder}: passed over, step 2 has run since; run preprocess_multimodal.py --new-items again")
+        return None
+    names = np.char.decode(artifact.array("item_names"), "utf-8")
+    if not len(names):
+        return None
+    variant, features, _ = split_variant(matrix.settings["variant"])
+    known = variants_for(paths, inputs.task)
+    modalities = known.all[variant] if features == "paper" else content_modalities(known, variant, inputs.modalities)
+    values = [np.concatenate([inputs.modal.array(name), artifact.array(name)]) for name in modalities]
+    fitted = len(inputs.data.item_ids)
+    shift, scale = matrix.array("item_shift"), matrix.array("item_scale")
+    if features == "paper":
+        if variant in known.single:
+            whole = at_most(values[0], WIDEST_ITEM_PART, fitted)
+        else:
+            whole = (cross if variant in known.cross else concat)(values, fitted)
+        part = ((whole[fitted:] - shift) / scale).astype(np.float32)
+        return NewItems(names, part, {})
+    content = item_content(values, fitted)
+    columns = np.zeros((len(names), len(scale)))
+    last = matrix.array("item_part")[-fitted:]
+    for place, name in enumerate(matrix.manifest["item_columns"]):
+        if name.partition(":")[0] == "content":  # linear in the content, so known from those that have it
+            of_known = last[:, place] * scale[place] + shift[place]
+            coefficients, *_ = np.linalg.lstsq(content[:fitted].astype(np.float64), of_known, rcond=None)
+            columns[:, place] = content[fitted:] @ coefficients
+    vectors = {}
+    for kind in matrix.manifest["pairs"]:
+        if f"{kind}_of_content" in matrix.array_names:
+            vectors[kind] = placed(content[fitted:], matrix.array(f"{kind}_of_content"))
+    return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors)

@@ -1,0 +1,85 @@
+"""Interaction files and the truth beside them, streamed in chunks that several threads draw."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from mma4ctr.runtime.console import progress
+from mma4ctr.runtime.parallel import in_order
+
+CHUNK_ROWS = 1 << 17
+COPIED = 0.001
+
+# The true probabilities lie beside the raw files; no step reads them.
+TRUTH = "truth"
+FILE_NAME = "probabilities.parquet"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows: the raw columns, what identifies them, and the true probability of each target."""
+
+    columns: dict[str, np.ndarray]
+    keys: dict[str, np.ndarray]
+    chance: dict[str, np.ndarray]
+
+
+class Rows(Protocol):
+    """A simulated data set, as `write_rows` needs it."""
+
+    header: list[str] | None
+
+    def rows(self, number: int, start: int, stop: int, total: int) -> Chunk: ...
+    def file_name(self) -> str: ...
+
+
+def copy_some_rows(columns: dict[str, np.ndarray], chance: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Make a few rows exact copies of the rows before them, as real logs have them; in place."""
+    rows = len(next(iter(columns.values())))
+    copies = np.flatnonzero(rng.random(rows) < COPIED)
+    copies = copies[copies > 0]
+    for table in (columns, chance):
+        for values in table.values():
+            values[copies] = values[copies - 1]
+
+
+def write_rows(simulated: Rows, folder: Path, rows: int, delimiter: str) -> None:
+    """Write the interaction file and `truth/probabilities.parquet`."""
+    bounds = range(0, rows, CHUNK_ROWS)
+
+    def draw(start: int) -> tuple[Chunk, bytes]:
+        chunk = simulated.rows(start // CHUNK_ROWS, start, min(start + CHUNK_ROWS, rows), rows)
+        text = BytesIO()
+        options = csv.WriteOptions(include_header=False, delimiter=delimiter, quoting_style="none")
+        csv.write_csv(pa.table(chunk.columns), text, options)
+        return chunk, text.getvalue()
+
+    def chunks() -> Iterator[tuple[Chunk, bytes]]:
+        for _, future in in_order(draw, bounds):
+            yield future.result()
+
+    (folder / TRUTH).mkdir()
+    truth: pq.ParquetWriter | None = None
+    try:
+        with (folder / simulated.file_name()).open("wb") as file, progress("interactions", rows) as advance:
+            if simulated.header:
+                file.write(delimiter.join(simulated.header).encode() + b"\n")
+            for chunk, text in chunks():
+                file.write(text)
+                table = pa.table({**chunk.keys, **chunk.chance})
+                if truth is None:
+                    # Random numbers do not compress, and dictionaries of ids cost more time than they save space.
+                    path = folder / TRUTH / FILE_NAME
+                    truth = pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
+                truth.write_table(table)
+                advance(table.num_rows)
+    finally:
+        if truth:
+            truth.close()

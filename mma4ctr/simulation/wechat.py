@@ -1,0 +1,170 @@
+"""Simulated WeChat files: `user_action.csv`, `feed_info.csv`, `feed_embeddings.csv`."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+from scipy.special import expit
+
+from mma4ctr.datasets.wechat import CLICK_WEIGHTS, EMBEDDING_WIDTH
+from mma4ctr.runtime.console import progress
+from mma4ctr.simulation.law import World, draw_exposures, logits
+from mma4ctr.simulation.rows import Chunk, copy_some_rows
+from mma4ctr.simulation.views import Bags, TextView, VectorView, characters_of, make_catalogue
+
+REAL_NEGATIVES_PER_POSITIVE = {
+    "read_comment": 25.9,
+    "like": 36.5,
+    "click_avatar": 125.0,
+    "forward": 236.0,
+    "favorite": 716.0,
+    "comment": 2406.0,
+    "follow": 1355.0,
+}
+# Actions are five times as frequent as in life, so that a small sample has enough of each.
+NEGATIVES_PER_POSITIVE = {action: ratio / 5 for action, ratio in REAL_NEGATIVES_PER_POSITIVE.items()}
+FOLDER = "wechat"
+DAYS = 14
+ITEMS_AT_A_TIME = 8192
+USER_ACTION_HEADER = ["userid", "feedid", "date_", "device", "read_comment", "comment", "like", "play", "stay"]
+USER_ACTION_HEADER += ["click_avatar", "forward", "follow", "favorite"]
+NO_FEATURES, UNSEEN = 0.01, 0.1
+WORDS, CHARACTERS, TAGS, KEYWORDS = 60_000, 8_000, 350, 20_000
+
+
+def click_chance(chance: dict[str, np.ndarray]) -> np.ndarray:
+    """float (rows,): the probability of a weighted click from those of the actions, which are independent.
+
+    The distribution of the weighted sum is built up action by action.
+    """
+    total = sum(CLICK_WEIGHTS.values())
+    rows = len(next(iter(chance.values())))
+    share = np.zeros((total + 1, rows), np.float32)
+    share[0] = 1
+    for action, weight in CLICK_WEIGHTS.items():
+        taken = share[: total + 1 - weight] * chance[action]
+        share *= 1 - chance[action]
+        share[weight:] += taken
+    return share[[2 * points >= total for points in range(total + 1)]].sum(axis=0)
+
+
+class WeChatWorld:
+    """The simulated challenge data."""
+
+    header: list[str] | None = USER_ACTION_HEADER
+
+    def __init__(self, world: World, seed: int) -> None:
+        rng = np.random.default_rng([seed, 1])
+        users, items = len(world.taste), len(world.item_taste)
+        self.world, self.seed = world, seed
+        self.user_ids = rng.permutation(users * 12)[:users].astype(np.int64)
+        every = round(items * (1 + UNSEEN))
+        self.all_items = rng.permutation(every + every // 16 + 1)[:every].astype(np.int64)
+        self.item_ids = self.all_items[:items]
+        self.device = 1 + (rng.random(users) < 0.4)
+        self.seconds = np.maximum(3, rng.lognormal(3.2, 0.6, every)).astype(np.int64)
+
+    def file_name(self) -> str:
+        return "user_action.csv"
+
+    def rows(self, number: int, start: int, stop: int, total: int) -> Chunk:
+        """Rows `start` to `stop` of the file, which is in order of time; taste drifts from day to day."""
+        rng = np.random.default_rng([self.seed, 2, number])
+        place = np.arange(start, stop) / total
+        day = (1 + np.floor(place * DAYS)).astype(np.int64)
+        user, item = draw_exposures(self.world, place, rng)
+        shown = logits(self.world, user, item, (day - 1) / (DAYS - 1))
+        chance = dict(zip(self.world.targets, expit(shown), strict=True))
+        count = stop - start
+        actions = {name: (rng.random(count, np.float32) < value).astype(np.uint8) for name, value in chance.items()}
+        play = (1000 * self.seconds[item] * rng.lognormal(-0.5, 0.7, count)).astype(np.int64)
+        other_device = rng.random(count, np.float32) < 0.03
+        columns = {
+            "userid": self.user_ids[user],
+            "feedid": self.item_ids[item],
+            "date_": day,
+            "device": np.where(other_device, 3 - self.device[user], self.device[user]),
+            "play": play,
+            "stay": play + rng.integers(100, 4000, count),
+            **actions,
+        }
+        columns = {name: columns[name] for name in USER_ACTION_HEADER}
+        chance = {"click": click_chance(chance), **chance}
+        copy_some_rows(columns, chance, rng)
+        return Chunk(columns, {"user": columns["userid"], "item": columns["feedid"], "time": columns["date_"]}, chance)
+
+    def write_features(self, folder: Path) -> int:
+        """Write `feed_info.csv` and `feed_embeddings.csv`; returns the number of items with features."""
+        rng = np.random.default_rng([self.seed, 3])
+        catalogue = make_catalogue(self.world, self.all_items, rng, without=NO_FEATURES)
+        ocr = TextView([self.seed, 4], WORDS, directions=10)
+        asr = TextView([self.seed, 5], WORDS, directions=7)
+        description = TextView([self.seed, 6], WORDS, directions=8)
+        keywords = TextView([self.seed, 7], KEYWORDS, directions=8)
+        tags = TextView([self.seed, 8], TAGS, directions=8)
+        fused = VectorView([self.seed, 9], EMBEDDING_WIDTH, directions=12, noise=1.5)
+        items = len(catalogue.ids)
+        info, embedding = folder / "feed_info.csv", folder / "feed_embeddings.csv"
+        with progress("wechat: features", items) as advance, info.open("wb") as text, embedding.open("wb") as vectors:
+            for part, start in enumerate(range(0, items, ITEMS_AT_A_TIME)):
+                here = slice(start, start + ITEMS_AT_A_TIME)
+                options = csv.WriteOptions(include_header=part == 0, quoting_style="none", quoting_header="none")
+                ids, taste, topic = catalogue.ids[here], catalogue.taste[here], catalogue.topic[here]
+                on_screen = ocr.bags(taste, 60, part, longest=5198, empty=0.2)
+                spoken = asr.bags(taste, 50, part, longest=3000, empty=0.3)
+                written = description.bags(taste, 15, part, longest=600, empty=0.05)
+                columns = {
+                    "feedid": pa.array(ids),
+                    "authorid": pa.array(topic * 40 + rng.integers(40, size=len(ids))),
+                    "videoplayseconds": pa.array(np.maximum(3, rng.lognormal(3.2, 0.6, len(ids))).astype(np.int64)),
+                    **_texts(on_screen, spoken, written, rng),
+                    "bgm_song_id": _some_as_float(topic * 300 + rng.integers(60, size=len(ids)), rng),
+                    "bgm_singer_id": _some_as_float(topic * 200 + rng.integers(20, size=len(ids)), rng),
+                    "manual_keyword_list": _joined(keywords.bags(taste, 3, part, longest=12, empty=0.4), ";"),
+                    "machine_keyword_list": _joined(keywords.bags(taste, 5, part, longest=16, empty=0.2), ";"),
+                    "manual_tag_list": _joined(tags.bags(taste, 2, part, longest=11, empty=0.3), ";"),
+                    "machine_tag_list": _machine_tags(tags.bags(taste, 5, part, longest=14, empty=0.1), rng),
+                }
+                table = pa.table(columns)
+                csv.write_csv(table, text, options)
+                cells = np.round(fused.vectors(taste, part), 4)
+                numbers = pc.cast(pa.array(cells.ravel()), pa.string())
+                offsets = np.arange(len(ids) + 1) * EMBEDDING_WIDTH
+                joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers), " ")
+                spaced = pc.binary_join_element_wise(joined, "", " ")  # the trailing space of the real file
+                table = pa.table({"feedid": pa.array(ids), "feed_embedding": spaced})
+                csv.write_csv(table, vectors, options)
+                advance(len(ids))
+        return items
+
+
+def _joined(bags: Bags, separator: str) -> pa.Array:
+    return pc.binary_join(bags.lists(), separator)
+
+
+def _texts(on_screen: Bags, spoken: Bags, written: Bags, rng: np.random.Generator) -> dict[str, pa.Array]:
+    """Words and characters of each text; of some only the characters are known."""
+    made: dict[str, pa.Array] = {}
+    for name, words in (("description", written), ("ocr", on_screen), ("asr", spoken)):
+        no_words = pa.array(rng.random(len(words.offsets) - 1) < 0.1)
+        made[name] = pc.if_else(no_words, "", _joined(words, " "))
+        made[f"{name}_char"] = _joined(characters_of(words, CHARACTERS), " ")
+    return made
+
+
+def _some_as_float(ids: np.ndarray, rng: np.random.Generator) -> pa.Array:
+    """Ids as text: half of them with `.0`, some empty."""
+    text = pc.cast(pa.array(ids), pa.string())
+    text = pc.if_else(pa.array(rng.random(len(ids)) < 0.5), pc.binary_join_element_wise(text, "0", "."), text)
+    return pc.if_else(pa.array(rng.random(len(ids)) < 0.4), "", text)
+
+
+def _machine_tags(bags: Bags, rng: np.random.Generator) -> pa.Array:
+    """`id probability;id probability`."""
+    sure = np.round(rng.beta(2, 1.2, len(bags.tokens)), 6)
+    cells = pc.binary_join_element_wise(
+        pc.cast(pa.array(bags.tokens), pa.string()), pc.cast(pa.array(sure), pa.string()), " "
+    )
+    return pc.binary_join(pa.ListArray.from_arrays(pa.array(bags.offsets, pa.int32()), cells), ";")
