@@ -59,7 +59,7 @@ own-data: .venv/installed .venv-baseline/installed
 	$(RUN) -m mma4ctr.datasets check configs/movielens.json
 	$(call steps,configs/movielens.json,,--points 400)
 	$(RUN) baseline/comp.py --paths configs/movielens.json --epochs 2 \
-		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN LightGBM rates
+		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN LightGBM "bias model"
 
 lint: .venv/installed
 	$(RUN) -m ruff check .
@@ -82,7 +82,7 @@ EPOCHS := 1 2 3 5 10 20 30 50
 # $(1): the path.json, $(2): its tasks.
 define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
-		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" rates
+		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" "bias model"
 endef
 # $(1): the path.json, $(2): its tasks, $(3): results after so many epochs.
 define compared_once

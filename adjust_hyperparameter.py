@@ -5,8 +5,8 @@ Reads    what steps 1 and 2 made; makes user embeddings and matrices that are no
 Writes   lines in saved_path/results.jsonl, torch_model_path/<task>/<run id>/, saved_path/tables/<study>.{md,csv}
 
 The studies are listed in mma4ctr/evaluation/studies.py. Runs that differ only in epochs are one training with results
-taken at each mark. A run that stands in results.jsonl already, made from the same inputs, is not repeated: after a crash the
-same command goes on where it was.
+taken at each checkpoint. A run that stands in results.jsonl already, made from the same inputs, is not repeated: after
+a crash the same command goes on where it was.
 
     python adjust_hyperparameter.py --study embedding-length batch-size --task wechat_click --seeds 5 --jobs 2
 """
@@ -158,25 +158,25 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str, *, ours: bool
     return read_artifact(folder, MADE_BY[variant_kind(variant)])
 
 
-def missing_marks(group: Group, matrix: Artifact, done: set[str]) -> Group:
-    """The group with the marks that no finished run has."""
+def missing_checkpoints(group: Group, matrix: Artifact, done: set[str]) -> Group:
+    """The group with the checkpoint_epochs that no finished run has."""
     rest = []
-    for mark in group.marks:
-        identity = mlp.run_settings(matrix.settings, replace(group.settings, epochs=mark))
+    for checkpoint in group.checkpoint_epochs:
+        identity = mlp.run_settings(matrix.settings, replace(group.settings, epochs=checkpoint))
         if run_id_of(identity, matrix.fingerprint) not in done:
-            rest.append(mark)
-    return replace(group, marks=tuple(rest))
+            rest.append(checkpoint)
+    return replace(group, checkpoint_epochs=tuple(rest))
 
 
 def train_group(paths: Paths, group: Group, device: str, threads: int, tell: Callable[[Epoch], None]) -> list[Result]:
     """One training in a process of its own."""
     torch.set_num_threads(threads)
-    runs = mlp.run_marks(
+    runs = mlp.run_checkpoints(
         paths,
         group.task,
         group.variant,
         group.settings,
-        group.marks,
+        group.checkpoint_epochs,
         torch.device(device),
         keep="scores" if group.compared else "nothing",
         on_epoch=tell,
@@ -212,7 +212,7 @@ def sweep(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], jobs:
         waiting: dict[Future[list[Result]], Group] = {}
         for paths, group in sorted(work, key=lambda item: -cost(item[1])):
             waiting[pool.submit(train_and_tell, paths, group, device, threads)] = group
-        last = {group.name: max(group.marks) for group in waiting.values()}
+        last = {group.name: max(group.checkpoint_epochs) for group in waiting.values()}
         while waiting:
             done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
             while True:
@@ -293,11 +293,17 @@ def show_plan(groups: list[tuple[Group, Group]], cost: Callable[[Group], float],
     """List the trainings with their runs, how many are done, and the time the rest will take."""
     rows = []
     for whole, rest in groups:
-        done = len(whole.marks) - len(rest.marks)
-        marks = " ".join(map(str, whole.marks)) if len(whole.marks) < 5 else f"{whole.marks[0]} ... {whole.marks[-1]}"
-        rows.append([whole.name, marks, str(len(whole.marks)), str(done), f"{cost(rest):.0f} s"])
+        done = len(whole.checkpoint_epochs) - len(rest.checkpoint_epochs)
+        checkpoint_epochs = (
+            " ".join(map(str, whole.checkpoint_epochs))
+            if len(whole.checkpoint_epochs) < 5
+            else f"{whole.checkpoint_epochs[0]} ... {whole.checkpoint_epochs[-1]}"
+        )
+        rows.append(
+            [whole.name, checkpoint_epochs, str(len(whole.checkpoint_epochs)), str(done), f"{cost(rest):.0f} s"]
+        )
     print_table("Trainings", ["training", "results at epoch", "runs", "done", "time left"], rows)
-    runs, done = (sum(len(g.marks) for g in which) for which in zip(*groups, strict=True))
+    runs, done = (sum(len(g.checkpoint_epochs) for g in which) for which in zip(*groups, strict=True))
     seconds = sum(cost(rest) for _, rest in groups) / jobs
     note(
         f"{len(groups)} trainings, {runs} runs, {runs - done} done, {done} to do: "
@@ -345,27 +351,29 @@ def main() -> int:
             if not arguments.dry_run:
                 own = make_features(paths, task, whole.inputs, base)
                 matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), ours=own != paths)
-                rest = missing_marks(whole, matrix, done)
+                rest = missing_checkpoints(whole, matrix, done)
             elif (folder / MANIFEST).is_file():
                 there = (
                     undamaged(folder) if own != paths else read_artifact(folder, MADE_BY[variant_kind(whole.variant)])
                 )
-                rest = missing_marks(whole, there, done) if there else whole
+                rest = missing_checkpoints(whole, there, done) if there else whole
             else:
                 rest = whole
             groups.append((whole, rest))
-            if rest.marks:
+            if rest.checkpoint_epochs:
                 work.append((own, rest))
 
     def cost(group: Group) -> float:
         """Expected seconds of a training."""
-        return max(group.marks, default=0) * training_rows[group.task] / rate(group.settings.batch_size)
+        return max(group.checkpoint_epochs, default=0) * training_rows[group.task] / rate(group.settings.batch_size)
 
     if arguments.dry_run:
         show_plan(groups, cost, jobs)
         return 0
-    runs = sum(len(group.marks) for _, group in work)
-    note(f"{sum(len(whole.marks) for whole, _ in groups):,} runs, {runs:,} to do in {len(work):,} trainings")
+    runs = sum(len(group.checkpoint_epochs) for _, group in work)
+    note(
+        f"{sum(len(whole.checkpoint_epochs) for whole, _ in groups):,} runs, {runs:,} to do in {len(work):,} trainings"
+    )
     if arguments.ray:
         failed = sweep_on_ray(work, cost, arguments.ray, str(device))
     else:

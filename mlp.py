@@ -49,7 +49,7 @@ from mma4ctr.evaluation.run_records import (
 )
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, load_step_inputs, read_matrix, with_features
 from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, variants_for
-from mma4ctr.model.distributed import ALONE, Ranks, join_ranks, local_device
+from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, local_device
 from mma4ctr.model.inference import load_network, load_scorer, predict, score_pairs, top_items
 from mma4ctr.model.mlp import Network, automatic_batch_size, save_weights
 from mma4ctr.model.onnx_export import onnx_model
@@ -208,33 +208,33 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def run_marks(
+def run_checkpoints(
     paths: Paths,
     task: str,
     variant: str,
     settings: TrainSettings,
-    marks: Sequence[int],
+    checkpoint_epochs: Sequence[int],
     device: torch.device,
     *,
     keep: str = "all",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> list[tuple[Result, Outcome]]:
-    """Load, train once, test and record a run for each mark; `batch_size` 0 chooses the batch size.
+    """Load, train once, test and record a run for each checkpoint; `batch_size` 0 chooses the batch size.
 
-    Of several ranks the first alone tests and records; the others return nothing.
+    Of several processes the first alone tests and records; the others return nothing.
     """
     matrix = load_matrix(paths, task, variant, device)
     user = load_step_inputs(paths, task).data.user
     settings = replace(settings, batch_size=settings.batch_size or automatic_batch_size(len(matrix.train)))
     started = now()
-    outcomes = train(matrix, settings, auc, marks, on_epoch, ranks)
-    if not ranks.first:
+    outcomes = train(matrix, settings, auc, checkpoint_epochs, on_epoch, processes)
+    if not processes.first:
         return []
     return [(finish_run(paths, matrix, one, user, started, keep=keep), one) for one in outcomes]
 
 
-def tell(result: Result, outcome: Outcome) -> None:
+def log_run(result: Result, outcome: Outcome) -> None:
     """One line about a finished run, and a warning where it should not be trusted."""
     name = f"{result.task} {result.variant}"
     if result.auc is None or result.logloss is None:
@@ -350,8 +350,8 @@ def main() -> int:
         raise UserError("--predict and --onnx need --run RUN_ID: a run that results.jsonl names")
     watch = Stopwatch()
     device = local_device(choose_device(arguments.device))
-    ranks = join_ranks(device)
-    if ranks.world > 1 and arguments.loss == "listwise":
+    processes = join_process_group(device)
+    if processes.world > 1 and arguments.loss == "listwise":
         raise UserError("--loss listwise: a softmax over the batch cannot be split over processes; take --loss bce")
     asked = {name: getattr(arguments, name) for name in TRAINING[arguments.features]}
     settings = TrainSettings(
@@ -372,10 +372,12 @@ def main() -> int:
             variant = with_features(name, arguments.features)
             with progress(f"{task} {variant}", settings.epochs) as advance:
                 on_epoch = _advancing(advance)
-                marks = [settings.epochs]
-                runs = run_marks(paths, task, variant, settings, marks, device, on_epoch=on_epoch, ranks=ranks)
+                checkpoint_epochs = [settings.epochs]
+                runs = run_checkpoints(
+                    paths, task, variant, settings, checkpoint_epochs, device, on_epoch=on_epoch, processes=processes
+                )
             for result, outcome in runs:
-                tell(result, outcome)
+                log_run(result, outcome)
                 results.append(result)
     rows = sum(result.rows["test"] for result in results)
     closing_line(5, f"{len(results)} runs to {paths.torch_model} and {paths.results}", rows, watch, unit="test rows")

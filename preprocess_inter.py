@@ -48,9 +48,9 @@ from mma4ctr.storage.scratch import scratch_folder
 from mma4ctr.storage.text_blocks import BadLines
 from mma4ctr.storage.unchanged import unchanged
 
-Rows = np.ndarray | StoredArray
+RowArray = np.ndarray | StoredArray
 SPLITS = ("chronological", "random", "user")
-# Rows that are sorted in memory at a time: about 150 MB with all that sorting needs.
+# RowArray that are sorted in memory at a time: about 150 MB with all that sorting needs.
 PART_ROWS = 1_000_000
 HISTOGRAM_BINS = 1 << 16
 PARTS_WAITING = 64  # counts of so many parts of a file are added up at a time
@@ -171,12 +171,12 @@ def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     return day + fraction
 
 
-def parts_of(values: Rows) -> Iterator[np.ndarray]:
+def parts_of(values: RowArray) -> Iterator[np.ndarray]:
     """The rows of an array, so many at a time."""
     return (values[start : start + PART_ROWS] for start in range(0, len(values), PART_ROWS))
 
 
-def order_statistics(values: Rows, ranks: Sequence[int]) -> list[Any]:
+def order_statistics(values: RowArray, ranks: Sequence[int]) -> list[Any]:
     """The values that would stand at `ranks` if all were sorted; one part of the rows in memory at a time.
 
     Args:
@@ -216,7 +216,7 @@ def _from_ordered_bits(bits: np.ndarray, kind: np.dtype) -> np.ndarray:
     return bits if kind.kind == "i" else (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(kind)
 
 
-def split_rows(split: str, user: Rows, time: Rows, seed: int) -> np.ndarray:
+def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndarray:
     """uint8 (rows,) of TRAIN, VALID, TEST in the ratio 8 : 1 : 1 (design section 6).
 
     `chronological` cuts at the times below which 80 % and 90 % of the rows lie; rows of one time stay together.
@@ -242,7 +242,7 @@ def split_rows(split: str, user: Rows, time: Rows, seed: int) -> np.ndarray:
 
 
 def split_sizes(parts: np.ndarray, split: str, source: Path) -> dict[str, int]:
-    """Rows of each part of the split; raises `UserError` where one has none."""
+    """RowArray of each part of the split; raises `UserError` where one has none."""
     sizes = {name: int((parts == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
     if not all(sizes.values()):
         raise UserError(

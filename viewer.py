@@ -25,7 +25,7 @@ from sklearn.metrics import roc_curve
 from mma4ctr.data.interactions import Interactions, interactions_artifact
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.figures import NEGATIVE, POSITIVE, line_styles, panels, protocol_words, save_figure, set_title
-from mma4ctr.evaluation.ground_truth import chances_of_test_rows
+from mma4ctr.evaluation.ground_truth import test_row_probabilities
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
 from mma4ctr.evaluation.run_records import (
@@ -96,7 +96,7 @@ def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[P
         rows = artifact.array("rows")
         label = inputs.data.label(split_task(task)[1])[rows]
         said, hidden = artifact.array("predictions"), artifact.array("hidden")
-        found.append(Predicted(result, inputs.data, rows, label, said, hidden, chances_of_test_rows(paths, task)))
+        found.append(Predicted(result, inputs.data, rows, label, said, hidden, test_row_probabilities(paths, task)))
     return found
 
 

@@ -6,8 +6,8 @@ Writes   lines in saved_path/results.jsonl, the test rows' scores in torch_model
 
 Every model scores every validation and test row, in the rows' order; AUC, GAUC and LogLoss come from the function
 that mlp.py uses. RecBole's models run in the environment that `make baseline` makes, each training in a process of
-its own; LightGBM and the rates run in this one. MMa4CTR is trained by adjust_hyperparameter.py, which is started for
-it. A run of 10 epochs is the beginning of one of 30, so results at several numbers of epochs are one training. A run
+its own; LightGBM and the bias model run in this one. MMa4CTR is trained by adjust_hyperparameter.py, which is
+started for it. A run of 10 epochs is the beginning of one of 30, so results at several numbers of epochs are one training. A run
 that stands in results.jsonl already, made from the same inputs, is not repeated.
 
     python baseline/comp.py --task tiktok_like --models BPR DIN LightGBM --epochs 10 20 30 50 --seeds 3
@@ -88,13 +88,13 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Training:
+class ComparedTraining:
     """One model with one seed, and the numbers of epochs after which results are taken."""
 
     prepared: Prepared
     model: Baseline
     seed: int
-    marks: tuple[int, ...]
+    checkpoint_epochs: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -110,12 +110,12 @@ class Training:
         own = HERE / f"{self.model.name.lower()}.yaml"
         return [HERE / f"{of_data}.yaml", *([own] if own.is_file() else [])]
 
-    def settings(self, mark: int) -> dict[str, Any]:
+    def settings(self, checkpoint: int) -> dict[str, Any]:
         """Everything that decides a result, besides its inputs."""
         return {
             "model": self.model.name,
             "task": self.prepared.task,
-            "epochs": mark,
+            "epochs": checkpoint,
             "seed": self.seed,
             "yaml": [path.read_text() for path in self.yaml],
         }
@@ -127,9 +127,9 @@ class Training:
         name, artifact = ("matrix", matrix) if matrix else ("interactions", self.prepared.data.artifact)
         return {name: artifact.fingerprint}
 
-    def run_id(self, mark: int) -> str:
+    def run_id(self, checkpoint: int) -> str:
         """The run's name, made from its settings and the fingerprint of its inputs."""
-        return run_id_of(self.settings(mark), *self.inputs.values())
+        return run_id_of(self.settings(checkpoint), *self.inputs.values())
 
 
 def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
@@ -138,7 +138,7 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
     data = load_interactions(paths, dataset)
     variant = prepared_inputs(paths, task).variant
     matrices = {}
-    # The rates see no features, but their rows are those of the paper's matrix.
+    # The bias model sees no features, but their rows are those of the paper's matrix.
     for features in sorted({model.features or "paper" for model in models if model.features or not model.recbole}):
         if variant:
             name = with_features(variant, features)
@@ -162,13 +162,13 @@ def write_features(matrix: FactorMatrix, folder: Path) -> None:
     np.save(folder / "item_row.npy", np.concatenate([group.item_row.numpy() for group in groups]))
 
 
-def write_job(training: Training, folder: Path, threads: int) -> list[str]:
+def write_job(training: ComparedTraining, folder: Path, threads: int) -> list[str]:
     """Everything a training needs, as `job.json` and arrays in `folder`; returns the command to start it."""
     prepared, model = training.prepared, training.model
     job: dict[str, Any] = {
         "model": model.name,
         "seed": training.seed,
-        "marks": list(training.marks),
+        "checkpoint_epochs": list(training.checkpoint_epochs),
         "threads": threads,
         "out": str(folder),
     }
@@ -193,7 +193,7 @@ class TrainingFailed(Exception):
 
 
 def train(
-    training: Training, threads: int, tell: Callable[[int, str], None], running: set[subprocess.Popen[str]]
+    training: ComparedTraining, threads: int, tell: Callable[[int, str], None], running: set[subprocess.Popen[str]]
 ) -> list[Result]:
     """One training in a process of its own; each result is recorded as soon as it is there.
 
@@ -239,7 +239,7 @@ def train(
     return found
 
 
-def scored_rows(training: Training, folder: Path, part: int) -> np.ndarray:
+def scored_rows(training: ComparedTraining, folder: Path, part: int) -> np.ndarray:
     """int64 positions of the rows of a part among the kept interactions.
 
     Raises `TrainingFailed` where the rows that the model has scored, or their labels, are others or in another order.
@@ -262,15 +262,15 @@ def scored_rows(training: Training, folder: Path, part: int) -> np.ndarray:
     return rows
 
 
-def record(training: Training, answer: dict[str, Any], folder: Path, started: str) -> Result:
+def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, started: str) -> Result:
     """Judge the scores after some number of epochs and append the result."""
-    prepared, model, mark = training.prepared, training.model, int(answer["mark"])
+    prepared, model, checkpoint = training.prepared, training.model, int(answer["checkpoint"])
     data = prepared.data
     label = data.label(prepared.target)
     valid, test = (scored_rows(training, folder, part) for part in (1, 2))
-    valid_score, score = (np.load(folder / f"{name}_{mark}.npy") for name in SPLIT_NAMES[1:])
+    valid_score, score = (np.load(folder / f"{name}_{checkpoint}.npy") for name in SPLIT_NAMES[1:])
     if not (np.isfinite(valid_score).all() and np.isfinite(score).all()):
-        raise TrainingFailed(f"after {mark} epochs it scores rows with numbers that are not finite")
+        raise TrainingFailed(f"after {checkpoint} epochs it scores rows with numbers that are not finite")
     probability = platt_scaled(score, valid_score, label[valid]) if model.ranking else score
     scores = score_predictions(label[test], probability, data.user[test], score)
     matrix = prepared.matrix_of(model)
@@ -278,7 +278,7 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
     rows = {name: int((data.split == part).sum()) for part, name in enumerate(SPLIT_NAMES)}
     learned = answer["rows_learned"]
     result = Result(
-        run_id=training.run_id(mark),
+        run_id=training.run_id(checkpoint),
         task=prepared.task,
         model=model.name,
         variant=prepared.variant_of(model),
@@ -293,8 +293,8 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         embedding_length=settings.get("embedding_length", 0),
         in_features=matrix.manifest["in_features"] if matrix else 0,
         parameters=answer["parameters"],
-        epochs=mark,
-        best_epoch=mark,
+        epochs=checkpoint,
+        best_epoch=checkpoint,
         batch_size=answer["batch_size"],
         learning_rate=answer["learning_rate"],
         halve_every=0,
@@ -312,7 +312,7 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         logloss=scores.logloss,
         train_seconds=answer["train_seconds"],
         test_seconds=answer["test_seconds"],
-        rows_per_second=learned * mark / answer["train_seconds"] if answer["train_seconds"] else 0.0,
+        rows_per_second=learned * checkpoint / answer["train_seconds"] if answer["train_seconds"] else 0.0,
         started=started,
         commit=commit_of(HERE),
     )
@@ -320,7 +320,7 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
         run_folder(prepared.paths, prepared.task, result.run_id),
         step=5,
         made_by="comp.py",
-        settings=training.settings(mark),
+        settings=training.settings(checkpoint),
         inputs=training.inputs,
     ) as writer:
         writer.array("scores", score)
@@ -330,48 +330,58 @@ def record(training: Training, answer: dict[str, Any], folder: Path, started: st
 
 
 def plan(
-    prepared: Sequence[Prepared], models: Sequence[Baseline], marks: Sequence[int], seeds: int, done: set[str]
-) -> list[Training]:
-    """The trainings to do, with the marks that no finished run has."""
+    prepared: Sequence[Prepared],
+    models: Sequence[Baseline],
+    checkpoint_epochs: Sequence[int],
+    seeds: int,
+    done: set[str],
+) -> list[ComparedTraining]:
+    """The trainings to do, with the checkpoint_epochs that no finished run has."""
     found = []
     for one in prepared:
         for model in models:
             for seed in range(seeds if model.by_epoch else 1):
-                whole = Training(one, model, seed, tuple(sorted(set(marks))) if model.by_epoch else (1,))
-                rest = tuple(mark for mark in whole.marks if whole.run_id(mark) not in done)
+                whole = ComparedTraining(
+                    one, model, seed, tuple(sorted(set(checkpoint_epochs))) if model.by_epoch else (1,)
+                )
+                rest = tuple(
+                    checkpoint for checkpoint in whole.checkpoint_epochs if whole.run_id(checkpoint) not in done
+                )
                 if rest:
-                    found.append(replace(whole, marks=rest))
+                    found.append(replace(whole, checkpoint_epochs=rest))
     return found
 
 
-def expected_seconds(results: Sequence[Result]) -> Callable[[Training], float]:
+def expected_seconds(results: Sequence[Result]) -> Callable[[ComparedTraining], float]:
     """How long a training will take: as long for a row as the model's last run, or as its table entry says."""
     cost = {}
     for result in results:
         if result.model in BASELINES and result.rows_per_second:
             cost[result.model] = 1 / result.rows_per_second, result.test_seconds / result.rows["test"]
 
-    def seconds(training: Training) -> float:
+    def seconds(training: ComparedTraining) -> float:
         data, model = training.prepared.data, training.model
         train = data.split == TRAIN
         positives = int(data.label(training.prepared.target)[train].sum())
         learned = model.rows_learned({"train": int(train.sum())}, {"train": positives})
         a_row, a_score = cost.get(model.name, (model.train_cost / 1000, model.score_cost / 1000))
         scored = len(data) - int(train.sum())
-        return 8 + max(training.marks) * learned * a_row + len(training.marks) * scored * a_score
+        return (
+            8 + max(training.checkpoint_epochs) * learned * a_row + len(training.checkpoint_epochs) * scored * a_score
+        )
 
     return seconds
 
 
-def train_all(work: Sequence[Training], cost: Callable[[Training], float], jobs: int) -> int:
+def train_all(work: Sequence[ComparedTraining], cost: Callable[[ComparedTraining], float], jobs: int) -> int:
     """Do the trainings, the longest first, `jobs` at a time; returns how many failed."""
     failed = 0
     threads = max(1, cores() // jobs)
     running: set[subprocess.Popen[str]] = set()
     with RunsDisplay(sum(map(cost, work))) as display, ThreadPoolExecutor(jobs) as pool:
 
-        def start(training: Training) -> list[Result]:
-            last = max(training.marks)
+        def start(training: ComparedTraining) -> list[Result]:
+            last = max(training.checkpoint_epochs)
             return train(
                 training, threads, lambda epoch, shown: display.update(training.name, epoch, last, shown), running
             )
@@ -471,7 +481,7 @@ def main() -> int:
     for task, table in study_tables(paths, results, asked, tasks).items():
         shown = comparison_layout(asked, table)
         print_table(f"Test results, {task}", shown.header[:5], [[text for text, _ in row[:5]] for row in shown.rows])
-    runs = sum(len(training.marks) for training in work)
+    runs = sum(len(training.checkpoint_epochs) for training in work)
     note(
         f"Comparison: {runs} runs to {paths.results}, {len(written)} tables to {paths.saved / 'tables'}, "
         f"{watch.seconds:.1f} s{f', {failed} failed' if failed else ''}"

@@ -1,10 +1,10 @@
-"""LightGBM and the rates, the models of the comparison that need no RecBole. Started by comp.py with a job file, like
-recbole_model.py, and answers in the same way.
+"""LightGBM and the bias model, the models of the comparison that need no RecBole. Started by comp.py with a job file,
+as recbole_model.py is, and answers in the same way.
 
 LightGBM (Ke et al. 2017) sees the columns of MMa4CTR's feature matrix, and user and item as categories. Ten trees
 are its epoch.
 
-The rates are a reference, no model: the share of positives among the training rows of the user and among those of the
+The bias model is the reference: the share of positives among the training rows of the user and among those of the
 item, each drawn to the share of all by `PRIOR` rows, added on the logit scale:
 
     logit p(user, item) = logit p(user) + logit p(item) - logit p
@@ -22,10 +22,10 @@ import mma4ctr.runtime.environment
 import lightgbm
 import numpy as np
 import torch
+from mma4ctr.features.behavioral.logistic import sigmoid
 from worker import answering, train_and_score, write_rows
 
 from mma4ctr.data.interactions import load_interactions
-from mma4ctr.features.behavioral.logistic import sigmoid
 from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.storage.paths import load_paths
 
@@ -35,7 +35,7 @@ PRIOR = 20.0
 CHUNK_ROWS = 65_536
 
 
-def rates(index: np.ndarray, label: np.ndarray, size: int) -> np.ndarray:
+def smoothed_shares(index: np.ndarray, label: np.ndarray, size: int) -> np.ndarray:
     """float64 (size,): the log-odds of a positive for each user or item, less those of all rows.
 
     Args:
@@ -129,8 +129,8 @@ class Rates:
     def train_epoch(self) -> None:
         train = self._matrix.train
         label = train.label.double().numpy()
-        self._by_user = rates(self._user[train.rows], label, self._sizes[0])
-        self._by_item = rates(train.item.numpy(), label, self._sizes[1])
+        self._by_user = smoothed_shares(self._user[train.rows], label, self._sizes[0])
+        self._by_item = smoothed_shares(train.item.numpy(), label, self._sizes[1])
         self._base = float(np.log(label.mean() / (1 - label.mean())))
 
     def predict(self, rows: RowGroup) -> np.ndarray:
@@ -154,7 +154,7 @@ def main() -> None:
         write_rows(Path(job["out"]), name, *ids, rows.label.numpy())
     started = time.perf_counter()
     model: Trees | Rates
-    if job["model"] != "rates":
+    if job["model"] != "bias model":
         model = Trees(matrix, data.user, job["seed"], job["threads"])
     else:
         model = Rates(matrix, data.user)

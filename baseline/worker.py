@@ -1,4 +1,5 @@
-"""What the processes that comp.py starts have in common: answers as lines of JSON, and a training scored at its marks.
+"""What the processes that comp.py starts have in common: answers as lines of JSON, and a training scored after
+some of its epochs.
 
 Runs in both environments, so it imports nothing but numpy.
 """
@@ -52,23 +53,23 @@ def train_and_score(
     told: Callable[[], dict[str, Any]],
     seconds: float = 0.0,
 ) -> None:
-    """Train to the last mark; at each mark write the scores of the validation and test rows.
+    """Train to the last checkpoint; at each checkpoint write the scores of the validation and test rows.
 
     Args:
         train_epoch: does an epoch (the first is 1); what it returns is answered.
-        score: (rows,) of a part, `valid` or `test`. told: what else is answered at a mark.
+        score: (rows,) of a part, `valid` or `test`. told: what else is answered at a checkpoint.
         seconds: spent on preparing, counted as training.
     """
     out = Path(job["out"])
-    for epoch in range(1, max(job["marks"]) + 1):
+    for epoch in range(1, max(job["checkpoint_epochs"]) + 1):
         started = time.perf_counter()
         shown = train_epoch(epoch)
         seconds += time.perf_counter() - started
         answer(epoch=epoch, **shown)
-        if epoch in job["marks"]:
+        if epoch in job["checkpoint_epochs"]:
             taken = {}
             for part in ("valid", "test"):
                 started = time.perf_counter()
                 np.save(out / f"{part}_{epoch}.npy", score(part))
                 taken[part] = time.perf_counter() - started
-            answer(mark=epoch, train_seconds=seconds, test_seconds=taken["test"], **told())
+            answer(checkpoint=epoch, train_seconds=seconds, test_seconds=taken["test"], **told())

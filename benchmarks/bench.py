@@ -33,7 +33,7 @@ from pyarrow import csv
 
 import get_user_embedding
 import preprocess_multimodal
-from benchmarks import plain
+from benchmarks import reference
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
@@ -168,7 +168,7 @@ def bench_step_1(paths: Paths, half: Paths, rows: int, temp: Path) -> list[Measu
     seconds, memory = statistics.median(one.seconds for one in runs), max(one.memory for one in runs)
     half_memory = step_1(half).memory
     part = head_of(path, PLAIN_ROWS, temp / "head.txt")
-    simple = median_seconds(lambda: plain.keep_rows(part, 5, temp), 1) / min(rows, PLAIN_ROWS)
+    simple = median_seconds(lambda: reference.keep_rows(part, 5, temp), 1) / min(rows, PLAIN_ROWS)
     return [
         Measure("1", "times a bare scan of the file", seconds / bare, 3, at_most=True),
         Measure("1", "times faster than the plain way", simple * rows / seconds, 30),
@@ -194,7 +194,7 @@ def bench_step_2(paths: Paths, temp: Path) -> list[Measure]:
     (seconds, output), ran, before = in_process(visual_features, raw.folder, temp)
     with files[0].open() as file:
         lines = list(islice(file, PLAIN_ITEMS))
-    simple = median_seconds(lambda: plain.reduce_vectors(lines, VECTOR_KEYS["visual"], 71, 128), 1)
+    simple = median_seconds(lambda: reference.reduce_vectors(lines, VECTOR_KEYS["visual"], 71, 128), 1)
     rate, plain_rate = size / seconds / 1e6, sum(map(len, lines)) / simple / 1e6
     return [
         Measure("2", "MB/s of JSON, PCA included", rate, 500),
@@ -236,7 +236,7 @@ def embed_drawn(rows: int) -> tuple[float, float]:
 def bench_step_3(rows: int) -> list[Measure]:
     (seconds, inputs), ran, _ = in_process(embed_drawn, rows)
     data, label, block, features = drawn_evidence(PLAIN_EVIDENCE, 5)
-    simple = median_seconds(lambda: plain.embed_users(data.user, data.item, label, block, features, 6), 1)
+    simple = median_seconds(lambda: reference.embed_users(data.user, data.item, label, block, features, 6), 1)
     return [
         Measure("3", "times faster than the plain way", simple / PLAIN_EVIDENCE * rows / seconds, 50),
         Measure("3", "MB of memory beyond the inputs", ran.memory - inputs, 1000, at_most=True),
@@ -297,8 +297,8 @@ def bench_step_5(paths: Paths) -> list[Measure]:
     rows = PLAIN_BATCHES * BATCH
     train = matrix.train
     arrays = [values[:rows].numpy() for values in (train.user_row, train.item, train.label)]
-    dataset = plain.Rows(matrix.user_part.numpy(), matrix.item_part.numpy(), *arrays)
-    simple = len(dataset) / median_seconds(lambda: plain.train_epoch(dataset, model, BATCH), 1)
+    dataset = reference.Rows(matrix.user_part.numpy(), matrix.item_part.numpy(), *arrays)
+    simple = len(dataset) / median_seconds(lambda: reference.train_epoch(dataset, model, BATCH), 1)
     test = len(matrix.test) / median_seconds(lambda: predict(network, matrix, matrix.test), 5)
     return [
         Measure("5", "rows/s, of bare products'", share, 0.8),

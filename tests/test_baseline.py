@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from baseline import comp, own_model, readme
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES
-from mma4ctr.evaluation.ground_truth import chances_of_test_rows
+from mma4ctr.evaluation.ground_truth import test_row_probabilities
 from mma4ctr.evaluation.metrics import auc, logloss, platt_scaled, reliability, score_predictions
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.run_records import test_scores as kept_scores
@@ -39,10 +39,10 @@ def compared(tmp_path_factory):
     return load_paths(folder / "path.json")
 
 
-def train(paths, model, folder, marks=(1,)):
+def train(paths, model, folder, checkpoint_epochs=(1,)):
     """Run a model's process and leave what it wrote in `folder`; returns its answers."""
     folder.mkdir()
-    training = comp.Training(comp.prepare(paths, TASK, [model]), model, 0, marks)
+    training = comp.ComparedTraining(comp.prepare(paths, TASK, [model]), model, 0, checkpoint_epochs)
     done = subprocess.run(comp.write_job(training, folder, 1), capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return training, [json.loads(line) for line in done.stdout.splitlines()]
@@ -70,7 +70,7 @@ def check_model(paths, model, tmp_path):
     """Its rows are the test rows one for one, with our labels; and what it predicts does not depend on the labels of
     validation and test rows."""
     training, answers = train(paths, model, tmp_path / "first")
-    assert answers[-1]["mark"] == 1 and answers[-1]["parameters"] > 0
+    assert answers[-1]["checkpoint"] == 1 and answers[-1]["parameters"] > 0
     data = load_interactions(paths, "tiktok")
     rows = np.flatnonzero(data.split == 2)
     first = tmp_path / "first"
@@ -95,7 +95,7 @@ def test_recbole_scores_our_rows_and_sees_training_labels_only(compared, tmp_pat
     check_model(compared, model, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["LightGBM", "rates"])
+@pytest.mark.parametrize("name", ["LightGBM", "bias model"])
 def test_own_models_score_our_rows_and_see_training_labels_only(compared, tmp_path, name):
     check_model(compared, BASELINES[name], tmp_path)
 
@@ -155,7 +155,7 @@ def test_histories_hold_what_came_before_the_row():
 
 def test_rates_are_the_smoothed_shares():
     index, label = np.array([0, 0, 1, 1, 1, 2]), np.array([1, 0, 0, 0, 0, 1.0])
-    found = own_model.rates(index, label, 4)
+    found = own_model.smoothed_shares(index, label, 4)
     share = 2 / 6
     for who in range(4):
         mine = label[index == who]
@@ -179,7 +179,7 @@ def test_platt_scaling_is_the_logistic_regression_of_the_validation_rows():
 
 def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "LightGBM", "--epochs", 10, 20) == 0
-    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "rates") == 0
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "bias model") == 0
     results = read_results(compared.results)
     table = cells(results, STUDIES["comparison"], TASK, prepared_inputs(compared, TASK))
     of_trees = [cell for cell in table if cell.case.label == "LightGBM"]
@@ -188,30 +188,30 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     scores, paired, computation = layouts(compared, STUDIES["comparison"], table)
     row = next(row for row in scores.rows if row[0][0] == "LightGBM")
     assert row[1][0] == f"{chosen.runs[0].auc:.4f}" and row[4][0] == str(chosen.epochs)
-    reference = next(row for row in scores.rows if row[0][0] == "rates")
+    reference = next(row for row in scores.rows if row[0][0] == "bias model")
     assert reference[4][0] == "-" and reference[1][0] == reference[5][0]
-    assert {row[0][0] for row in computation.rows} >= {"LightGBM", "rates"}
+    assert {row[0][0] for row in computation.rows} >= {"LightGBM", "bias model"}
     # Without a run of ours the best of the others is what they are held against.
     told = {row[0][0]: [text for text, _ in row] for row in paired.rows}
-    ahead, behind = sorted(("LightGBM", "rates"), key=lambda name: told[name][3] != "-")
+    ahead, behind = sorted(("LightGBM", "bias model"), key=lambda name: told[name][3] != "-")
     assert told[ahead][3:6] == ["-", "-", "-"] and f"{ahead} is ahead by" in paired.header
     difference = float(told[ahead][1]) - float(told[behind][1])
     assert float(told[behind][3]) == pytest.approx(difference, abs=1.1e-4)
     low, high = map(float, told[behind][2].split(" to "))
     assert low < float(told[behind][1]) < high
     # The errors of calibration: on the drawn labels, and on the true probabilities of the simulated world.
-    errors = told["rates"][paired.header.index(CALIBRATION)]
-    rates = kept_scores(compared, next(r for r in results if r.model == "rates"))
-    truth = chances_of_test_rows(compared, TASK)
+    errors = told["bias model"][paired.header.index(CALIBRATION)]
+    rates = kept_scores(compared, next(r for r in results if r.model == "bias model"))
+    truth = test_row_probabilities(compared, TASK)
     data = load_interactions(compared, "tiktok")
     label = data.label("like")[data.split == TEST]
     assert errors == f"{reliability(label, rates)[2]:.4f} ({reliability(truth, rates)[2]:.4f})"
 
 
 def test_the_table_leaves_out_runs_of_other_rows(compared):
-    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "rates") == 0
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "bias model") == 0
     base = prepared_inputs(compared, TASK)
-    run = next(r for r in read_results(compared.results) if r.model == "rates")
+    run = next(r for r in read_results(compared.results) if r.model == "bias model")
     other = replace(run, rows=run.rows | {"train": run.rows["train"] + 1})
     shown = cells([other, run, other], STUDIES["comparison"], TASK, base)
     assert shown and all(cell.runs == [run] for cell in shown)
@@ -251,7 +251,7 @@ for part, name in enumerate(("train", "valid", "test")):
     np.save(out / f"{name}_item.npy", np.load(graph / "item_ids.npy")[np.load(graph / "item.npy")[rows]])
     np.save(out / f"{name}_label.npy", np.load(graph / "label_like.npy")[rows])
     np.save(out / f"{name}_1.npy", np.random.default_rng(0).random(len(rows)))
-print(json.dumps({"mark": 1}))
+print(json.dumps({"checkpoint": 1}))
 """
 
 
@@ -269,7 +269,7 @@ def test_bad_input(compared, tmp_path, monkeypatch, capsys):
     assert "`make baseline` makes it" in capsys.readouterr().err
     assert call(comp.main, *options, "--models", "BRP") == 2
     assert "is 'BPR' meant" in capsys.readouterr().err
-    assert call(comp.main, *options, "--models", "rates", "--epochs", 0) == 2
+    assert call(comp.main, *options, "--models", "bias model", "--epochs", 0) == 2
     shutil.copytree(compared.file.parent, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy/matrix")
     assert call(comp.main, "--paths", tmp_path / "copy/path.json", "--task", TASK, "--models", "LightGBM") == 2
@@ -277,22 +277,22 @@ def test_bad_input(compared, tmp_path, monkeypatch, capsys):
 
 
 def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeypatch, capsys):
-    for model in ("LightGBM", "rates"):
+    for model in ("LightGBM", "bias model"):
         options = ("--paths", compared.file, "--task", TASK, "--models", model, "--epochs", 10)
         assert call(comp.main, *options) == 0
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     (tmp_path / "docs").mkdir()
     pages = {"README.md": ["summary"], "docs/comparison.md": ["overview", "comparison"]}
     pages["docs/comparison-by-epoch.md"] = ["by-epoch"]
-    for file, marks in pages.items():
-        sections = [f"before\n<!-- {mark} -->\nold\n<!-- /{mark} -->\nafter\n" for mark in marks]
+    for file, names in pages.items():
+        sections = [f"before\n<!-- {name} -->\nold\n<!-- /{name} -->\nafter\n" for name in names]
         (tmp_path / file).write_text("".join(sections))
     newest = ("--newest", f"films={compared.file}")
     assert call(readme.main, f"tiny world={compared.file}", *newest) == 0
     written = {file: (tmp_path / file).read_text() for file in pages}
-    for file, marks in pages.items():
+    for file, names in pages.items():
         assert "old" not in written[file]
-        assert written[file].count("before\n") == written[file].count("after\n") == len(marks)
+        assert written[file].count("before\n") == written[file].count("after\n") == len(names)
         widths = [line.count(" | ") + 1 for line in written[file].splitlines() if line.startswith("| ")]
         assert widths and max(widths) <= readme.MAX_COLUMNS
     results = read_results(compared.results)
@@ -310,9 +310,9 @@ def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeyp
     assert row(comparison).startswith(f"| LightGBM | {trees.auc:.4f} | {trees.gauc:.4f} | {trees.logloss:.4f} | 10 |")
     assert f"### {TASK}, tiny world (oracle AUC 0." in comparison
     assert f"### {TASK}, tiny world\n" in written["docs/comparison-by-epoch.md"]
-    (tmp_path / "README.md").write_text("no marks")
+    (tmp_path / "README.md").write_text("no checkpoint_epochs")
     assert call(readme.main, f"tiny world={compared.file}") == 2
-    assert "the marks <!-- summary --> and <!-- /summary --> are missing" in capsys.readouterr().err
+    assert "the checkpoint_epochs <!-- summary --> and <!-- /summary --> are missing" in capsys.readouterr().err
     assert call(readme.main, str(compared.file)) == 2
     assert "NAME=PATH.JSON" in capsys.readouterr().err
 

@@ -396,7 +396,7 @@ def compare(folder, capsys, *models):
 
 
 def test_baselines_take_described_data(tmp_path, capsys):
-    assert set(compare(tmp_path, capsys, "rates", "LightGBM")) == {"rates", "LightGBM"}
+    assert set(compare(tmp_path, capsys, "bias model", "LightGBM")) == {"bias model", "LightGBM"}
 
 
 @pytest.mark.recbole

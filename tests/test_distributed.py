@@ -1,4 +1,4 @@
-"""One training on two ranks ends where one process ends, at the same batch size."""
+"""One training on two processes ends where one process ends, at the same batch size."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import mlp
 from mma4ctr.evaluation.run_records import read_results, run_folder
-from mma4ctr.model.distributed import Ranks
+from mma4ctr.model.distributed import ProcessGroup
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_ranks(*arguments):
-    """mlp.py on two ranks of this machine."""
+    """mlp.py on two processes of this machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "mlp.py"]
     return subprocess.run(list(map(str, [*command, *arguments])), cwd=ROOT, capture_output=True, text=True)
 
@@ -27,7 +27,7 @@ def run_ranks(*arguments):
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_shares_make_up_the_batch(count):
     for start, stop in ((0, 512), (512, 517), (5, 6)):
-        shares = [Ranks(rank, count).share(start, stop) for rank in range(count)]
+        shares = [ProcessGroup(rank, count).share(start, stop) for rank in range(count)]
         rows = [row for share in shares for row in range(start, stop)[share.start - start : share.stop - start]]
         assert rows == list(range(start, stop))
 

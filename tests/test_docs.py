@@ -54,8 +54,6 @@ def commands(part: str) -> list[str]:
 
 def run_command(command: str) -> None:
     """In this process, which has imported everything; torchrun in processes of its own."""
-    for new, old in RENAMED_MODULES.items():
-        command = command.replace(new, old)
     _, *words = shlex.split(command)
     if "torch.distributed.run" in words:
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
@@ -237,4 +235,4 @@ def test_scripts_make_targets_and_paths_exist(page):
     # These two also name paths that are gone.
     if page.name not in ("CHANGELOG.md", "glossary.md"):
         for name in re.findall(r"`((?:mma4ctr|configs|docs|tests|baseline|benchmarks)/[^`\s]*)`", text):
-            assert (ROOT / RENAMED_FOLDERS.get(name, name)).exists(), name
+            assert (ROOT / name).exists(), name

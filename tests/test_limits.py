@@ -277,13 +277,13 @@ def test_results_that_cannot_be_written_are_told_before_training(made, tmp_path,
         raise AssertionError("training has started")
 
     for where, name in (
-        (mlp, "run_marks"),
+        (mlp, "run_checkpoints"),
         (adjust_hyperparameter, "sweep"),
         (comp, "train_all"),
         (comp, "train_ours"),
     ):
         monkeypatch.setattr(where, name, trained)
-    more = ("--models", "rates") if script is comp else ()
+    more = ("--models", "bias model") if script is comp else ()
     assert call(script.main, "--paths", tmp_path / "path.json", "--task", "tiktok_like", *more) == 2
     line = one_error(capsys)
     assert str(tmp_path / ("torch_model" if place.startswith("models") else "saved")) in line

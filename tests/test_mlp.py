@@ -1,4 +1,4 @@
-"""Step 5: parameters, halving, interrupt, early stop, marks, prediction by halves, the losses."""
+"""Step 5: parameters, halving, interrupt, early stop, checkpoint_epochs, prediction by halves, the losses."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -93,7 +93,7 @@ def test_marks_equal_separate_runs_exactly():
     matrix = small_matrix()
     for patience in (0, 2):
         settings = replace(SETTINGS, patience=patience, epochs=9)
-        together = training.train(matrix, settings, marks=[2, 5, 9])
+        together = training.train(matrix, settings, checkpoint_epochs=[2, 5, 9])
         for outcome, epochs in zip(together, (2, 5, 9), strict=True):
             (alone,) = training.train(matrix, replace(settings, epochs=epochs))
             assert outcome.settings == alone.settings

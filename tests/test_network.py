@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mma4ctr.model.mlp import Adam, Network, loss_and_slope, tanh_, torch_threads
+from mma4ctr.model.mlp import Adam, Network, loss_and_gradient, tanh_, torch_threads
 from mma4ctr.model.trainer import LOSSES, MLP, fresh_models, side_by_side
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -37,8 +37,8 @@ def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
         expected = slow_loss(kind, model(features), label)
         expected.backward()
         with torch.no_grad():
-            loss, slope = loss_and_slope(kind, network.forward(features), label)
-            network.backward(features, slope)
+            loss, gradient = loss_and_gradient(kind, network.forward(features), label)
+            network.backward(features, gradient)
         assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
         gradient = torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters()])
         assert torch.allclose(network.gradient, gradient, atol=2e-6)
@@ -60,8 +60,8 @@ def test_networks_side_by_side_learn_as_each_alone(kind):
         features, label = batch(64 if step < 9 else 37, "cpu", step)
         losses = []
         for network, adam in zip((several, *alone), optimizers, strict=True):
-            loss, slope = loss_and_slope(kind, network.forward(features), label)
-            network.backward(features, slope)
+            loss, gradient = loss_and_gradient(kind, network.forward(features), label)
+            network.backward(features, gradient)
             adam.step(network.parameters, network.gradient, 0.01)
             losses.append(float(loss))
         assert losses[0] == pytest.approx(np.mean(losses[1:]), rel=1e-5)
@@ -80,10 +80,10 @@ def test_networks_side_by_side_learn_as_each_alone(kind):
 def test_a_batch_of_one_class(kind):
     logits = torch.randn(10)
     for label in (torch.zeros(10), torch.ones(10)):
-        loss, slope = loss_and_slope(kind, logits, label)
-        assert torch.isfinite(loss) and torch.isfinite(slope).all()
-    loss, slope = loss_and_slope("listwise", logits, torch.zeros(10))
-    assert loss == 0 and (slope == 0).all()
+        loss, gradient = loss_and_gradient(kind, logits, label)
+        assert torch.isfinite(loss) and torch.isfinite(gradient).all()
+    loss, gradient = loss_and_gradient("listwise", logits, torch.zeros(10))
+    assert loss == 0 and (gradient == 0).all()
 
 
 def test_tanh():

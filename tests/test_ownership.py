@@ -291,19 +291,19 @@ def test_a_fuller_run_is_not_replaced_by_a_poorer_one(made, tmp_path, kept, monk
     import torch
 
     chosen = mlp.TrainSettings(epochs=2, batch_size=256, seed=11, **mlp.TRAINING["paper"])
-    ((first, _),) = mlp.run_marks(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=kept)
+    ((first, _),) = mlp.run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=kept)
     folder = paths.torch_model / TASK / first.run_id
     before = contents(folder)
     for keep in ("nothing", "scores"):
         if keep == kept:
             continue
-        ((again, _),) = mlp.run_marks(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=keep)
+        ((again, _),) = mlp.run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=keep)
         assert contents(folder) == before
         assert (again.run_id, again.auc, again.logloss) == (first.run_id, first.auc, first.logloss)
-    ((again, _),) = mlp.run_marks(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="all")
+    ((again, _),) = mlp.run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="all")
     assert "predictions.npy" in contents(folder)
     (folder / "predictions.npy").write_bytes(b"damaged")
-    mlp.run_marks(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="nothing")
+    mlp.run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="nothing")
     assert "predictions.npy" not in contents(folder), "a damaged run is written anew"
 
 

@@ -14,10 +14,10 @@ import mlp
 from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.features.behavioral.biases import Evidence, fit_rates, signals_of, weighted_products, weighted_sum
-from mma4ctr.features.behavioral.columns import COLUMNS, GROUPS, item_content, plus_tables
+from mma4ctr.features.behavioral.biases import TrainingRows, fit_biases, signals_of, weighted_products, weighted_sum
+from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, item_content, plus_tables
 from mma4ctr.features.behavioral.content_factors import (
-    Factorization,
+    ContentFactors,
     find_directions,
     posterior_means,
     products_by_index,
@@ -40,6 +40,8 @@ from tests.conftest import call
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
+# Vectors that depend on labels.
+SUPERVISED = {"content_factors user", "content_factors item", "label_svd user", "label_svd item"}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +53,12 @@ def plus(made, tmp_path_factory):
     return load_paths(folder / "path.json")
 
 
-def evidence_of(inputs):
+def rows_of(inputs):
     data = inputs.data
     train = np.flatnonzero(data.split == TRAIN)
     block = inputs.embedding.array("block")[train].astype(np.int64)
     user, item = (part[train].astype(np.int64) for part in (data.user, data.item))
-    return Evidence(user, item, block, len(data.user_ids), len(data.item_ids), 5), train
+    return TrainingRows(user, item, block, len(data.user_ids), len(data.item_ids), 5), train
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,13 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, later), MODALITIES)
     before, after = arrays_of(before), arrays_of(after)
-    assert {"taste user", "taste item", "labels user", "labels item", "exposure item"} <= before.keys()
+    assert {
+        "content_factors user",
+        "content_factors item",
+        "label_svd user",
+        "label_svd item",
+        "exposure_svd item",
+    } <= before.keys()
     for name, part in before.items():
         assert part.tobytes() == after[name].tobytes(), name
 
@@ -111,27 +119,33 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
         after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
         moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
-        assert {"user_part", "taste user", "taste item", "labels user", "labels item"} <= moved, "other rows see it"
+        assert {
+            "user_part",
+            "content_factors user",
+            "content_factors item",
+            "label_svd user",
+            "label_svd item",
+        } <= moved, "other rows see it"
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
     """The column without labels, too: a row's own item would make it alike."""
     inputs = load_step_inputs(plus, "tiktok_like")
-    evidence, train = evidence_of(inputs)
+    rows, train = rows_of(inputs)
     labels = {"like": inputs.data.label("like")[train]}
     features = [inputs.modal.array(name) for name in MODALITIES]
-    before = plus_tables(evidence, labels, features)
+    before = plus_tables(rows, labels, features)
     row = 1234
-    item = evidence.item.copy()
-    item[row] = (item[row] + 1) % evidence.items
-    after = plus_tables(replace(evidence, item=item), labels, features)
-    own, other = evidence.fold[row], (evidence.fold[row] + 1) % 5
+    item = rows.item.copy()
+    item[row] = (item[row] + 1) % rows.items
+    after = plus_tables(replace(rows, item=item), labels, features)
+    own, other = rows.fold[row], (rows.fold[row] + 1) % 5
     columns = {
-        name: (of_before.user[:, evidence.user[row], place], of_after.user[:, evidence.user[row], place])
+        name: (of_before.user[:, rows.user[row], place], of_after.user[:, rows.user[row], place])
         for of_before, of_after in zip(before.pairs, after.pairs, strict=True)
         for place, name in enumerate(of_before.names)
     }
-    for name in ("taste", "shown-alike", "alike:like"):
+    for name in ("content-factors", "exposure-svd", "label-svd:like"):
         one, changed = columns[name]
         assert (one[own] == changed[own]).all(), name
         assert (one[other] != changed[other]).any(), name
@@ -141,21 +155,21 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
 
 def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     inputs = load_step_inputs(plus, "tiktok_finish")
-    evidence, _ = evidence_of(inputs)
+    rows, _ = rows_of(inputs)
     content = item_content([inputs.modal.array(name) for name in MODALITIES])[:, :6]
     monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.ROWS_AT_A_TIME", 100)
     monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.AT_A_TIME", 7)
     monkeypatch.setattr("mma4ctr.features.behavioral.biases.ITEMS_AT_A_TIME", 50)
-    found = products_by_index(evidence.user, evidence.item, content, 10, 30)
-    of_user = [content[evidence.item[evidence.user == user]].astype(float) for user in range(evidence.users)]
+    found = products_by_index(rows.user, rows.item, content, 10, 30)
+    of_user = [content[rows.item[rows.user == user]].astype(float) for user in range(rows.users)]
     for user in range(10, 30):
         assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
     rng = np.random.default_rng(0)
-    slopes, weight, shown = rng.normal(size=(evidence.users, 6)), rng.random(evidence.users), rng.random(evidence.users)
+    slopes, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
     covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
     means = posterior_means(
-        evidence.user,
-        evidence.item,
+        rows.user,
+        rows.item,
         content,
         weight=weight,
         slopes=slopes,
@@ -173,8 +187,8 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
 
 
 def drawn_world(rng, *, users=300, items=400, rows=60_000, width=12, kept=3, own=0.0, chosen=0.0):
-    """Rows of users whose tastes differ in `kept` of the content's directions; `own`: spread of what sets items apart;
-    `chosen`: how far tastes decide what is shown."""
+    """Rows of users whose factors differ in `kept` of the content's directions; `own`: spread of what sets items apart;
+    `chosen`: how far factors decide what is shown."""
     content = rng.normal(size=(items, width)).astype(np.float32) * np.linspace(2, 0.5, width, dtype=np.float32)
     content -= content.mean(axis=0)
     axes = np.linalg.qr(rng.normal(size=(width, width)))[0][:, :kept]
@@ -184,17 +198,16 @@ def drawn_world(rng, *, users=300, items=400, rows=60_000, width=12, kept=3, own
     weight = np.exp(chosen * suits)
     item = np.concatenate([rng.choice(items, rows // users, p=w / w.sum()) for w in weight])
     label = (rng.random(len(user)) < 1 / (1 + np.exp(1 - suits[user, item]))).astype(np.uint8)
-    evidence = Evidence(user, item, np.zeros(len(user), np.int64), users, items, 1)
-    return evidence, label, content, seen, suits
+    rows = TrainingRows(user, item, np.zeros(len(user), np.int64), users, items, 1)
+    return rows, label, content, seen, suits
 
 
-def signals_in(evidence, labels, content):
-    """What the last block sees, with rates fitted on it."""
-    rates = {
-        name: [None, fit_rates(evidence.user, evidence.item, label, content, evidence.users)]
-        for name, label in labels.items()
+def signals_in(rows, labels, content):
+    """What the last block sees, with biases fitted on it."""
+    biases = {
+        name: [None, fit_biases(rows.user, rows.item, label, content, rows.users)] for name, label in labels.items()
     }
-    return signals_of(evidence, 1, labels, rates)
+    return signals_of(rows, 1, labels, biases)
 
 
 def agreement(user, item, suits):
@@ -202,24 +215,24 @@ def agreement(user, item, suits):
     return np.corrcoef((user @ item.T).ravel(), suits.ravel())[0, 1]
 
 
-def test_directions_are_those_in_which_tastes_differ():
-    evidence, label, content, seen, _ = drawn_world(np.random.default_rng(5))
-    signals = signals_in(evidence, {"like": label}, content)
+def test_directions_are_those_in_which_factors_differ():
+    rows, label, content, seen, _ = drawn_world(np.random.default_rng(5))
+    signals = signals_in(rows, {"like": label}, content)
     found = find_directions(signals, content)
     assert signals.repeats == pytest.approx(1, abs=0.1)
     assert found.exposure < 0.1, "items are shown by chance"
     assert found.spread[:3].min() > 5 * found.spread[3:].max()
     z = found.of(content)
-    shown = z[evidence.item]
+    shown = z[rows.item]
     assert np.allclose(shown.mean(axis=0), 0, atol=1e-3) and np.allclose(np.cov(shown.T), np.eye(12), atol=1e-2)
     fitted = z[:, :3] @ np.linalg.lstsq(z[:, :3], seen, rcond=None)[0]
     assert 1 - ((seen - fitted) ** 2).sum() / (seen**2).sum() > 0.9
 
 
-def test_exposure_tells_tastes_where_they_decide_what_is_shown():
-    evidence, label, content, _, suits = drawn_world(np.random.default_rng(6), rows=15_000, chosen=0.5)
-    signals = signals_in(evidence, {"like": label}, content)
-    whole = Factorization(signals, content)
+def test_exposure_tells_factors_where_they_decide_what_is_shown():
+    rows, label, content, _, suits = drawn_world(np.random.default_rng(6), rows=15_000, chosen=0.5)
+    signals = signals_in(rows, {"like": label}, content)
+    whole = ContentFactors(signals, content)
     assert whole.directions.exposure > 0.3
     known = agreement(whole.user, whole.item, suits)
     whole.directions = replace(whole.directions, exposure=0.0)
@@ -227,27 +240,27 @@ def test_exposure_tells_tastes_where_they_decide_what_is_shown():
 
 
 def test_items_differ_from_their_content():
-    evidence, label, content, _, suits = drawn_world(np.random.default_rng(7), own=0.5)
-    signals = signals_in(evidence, {"like": label}, content)
-    made = Factorization(signals, content)
+    rows, label, content, _, suits = drawn_world(np.random.default_rng(7), own=0.5)
+    signals = signals_in(rows, {"like": label}, content)
+    made = ContentFactors(signals, content)
     of_content = made.directions.of(content)
     assert agreement(made.user, made.item, suits) > agreement(made.user, of_content, suits) + 0.03
 
 
 def test_a_target_that_stands_twice_counts_once():
-    evidence, label, content, _, _ = drawn_world(np.random.default_rng(8), rows=15_000)
-    once = signals_in(evidence, {"like": label}, content)
-    twice = signals_in(evidence, {"like": label, "again": label}, content)
+    rows, label, content, _, _ = drawn_world(np.random.default_rng(8), rows=15_000)
+    once = signals_in(rows, {"like": label}, content)
+    twice = signals_in(rows, {"like": label, "again": label}, content)
     assert twice.repeats == pytest.approx(2 * once.repeats)
-    assert np.allclose(twice.left, once.left) and np.allclose(twice.weight, once.weight)
-    assert np.allclose(Factorization(twice, content).user, Factorization(once, content).user, atol=1e-4)
+    assert np.allclose(twice.residual, once.residual) and np.allclose(twice.weight, once.weight)
+    assert np.allclose(ContentFactors(twice, content).user, ContentFactors(once, content).user, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 3])
-def test_content_that_says_nothing_gives_harmless_tastes(width):
-    evidence, label, _, _, _ = drawn_world(np.random.default_rng(9), rows=3_000)
+def test_content_that_says_nothing_gives_harmless_factors(width):
+    rows, label, _, _, _ = drawn_world(np.random.default_rng(9), rows=3_000)
     content = np.zeros((400, width), np.float32)
-    made = Factorization(signals_in(evidence, {"like": label}, content), content)
+    made = ContentFactors(signals_in(rows, {"like": label}, content), content)
     assert np.isfinite(made.user).all() and np.isfinite(made.item).all()
     assert np.abs(made.user @ made.item.T).max() < 0.5
 
@@ -275,19 +288,19 @@ def test_a_table_without_content_or_of_few_rows_has_harmless_vectors(shape):
             assert ((shares >= 0) & (shares <= 1)).all()
 
 
-def test_rates_find_what_the_labels_were_drawn_from():
+def test_biases_find_what_the_labels_were_drawn_from():
     rng = np.random.default_rng(1)
     users, items, rows = 60, 80, 60_000
     content = rng.normal(size=(items, 4)).astype(np.float32)
     of_user, of_item = rng.normal(size=users), 0.5 * rng.normal(size=items) + content @ np.array([0.5, 0, -0.5, 0])
     user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
     label = (rng.random(rows) < 1 / (1 + np.exp(1 - of_user[user] - of_item[item]))).astype(np.uint8)
-    found = fit_rates(user, item, label, content, users)
+    found = fit_biases(user, item, label, content, users)
     assert np.corrcoef(found.user, of_user)[0, 1] > 0.98
     assert np.corrcoef(found.item + found.content, of_item)[0, 1] > 0.97
     chance = 1 / (1 + np.exp(-found.logit(user, item)))
     assert chance.mean() == pytest.approx(label.mean(), rel=0.03), "calibrated"
-    unseen = fit_rates(user[item < 70], item[item < 70], label[item < 70], content, users)
+    unseen = fit_biases(user[item < 70], item[item < 70], label[item < 70], content, users)
     assert (unseen.item[70:] == 0).all() and np.corrcoef(unseen.content[70:], of_item[70:])[0, 1] > 0.5
 
 
@@ -334,9 +347,9 @@ def test_a_group_of_columns_can_be_left_out(plus):
 
     for group in GROUPS:
         assert 0 < width(plus_factors(inputs, MODALITIES, group)) < width(whole), group
-    with pytest.raises(UserError, match="taste"):
-        plus_factors(inputs, MODALITIES, "tastes")
-    assert split_variant("vat_concat.plus-taste") == ("vat_concat", "plus", "taste")
+    with pytest.raises(UserError, match="content-factors"):
+        plus_factors(inputs, MODALITIES, "content-factor")
+    assert split_variant("vat_concat.plus-content-factors") == ("vat_concat", "plus", "content-factors")
     assert split_variant(with_features("title+tags_cross", "plus")) == ("title+tags_cross", "plus", "")
     assert split_variant("v1.2") == ("v1.2", "paper", "")
 
@@ -354,23 +367,23 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
     """By step 5; the sweep makes it anew."""
     shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
     plus = load_paths(tmp_path / "path.json")
-    monkeypatch.setattr("mma4ctr.features.feature_matrix.COLUMNS", COLUMNS + 1)
+    monkeypatch.setattr("mma4ctr.features.feature_matrix.FEATURE_VERSION", FEATURE_VERSION + 1)
     assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "made before its columns were changed; run cross_matrix.py --features plus again" in line
     made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore")
-    assert made.settings["plus_columns"] == COLUMNS + 1
+    assert made.settings["plus_columns"] == FEATURE_VERSION + 1
     load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
 
 
 def test_an_embedding_that_saw_every_label_is_refused(plus):
     inputs = load_step_inputs(plus, "tiktok_like")
-    inputs.embedding.manifest["settings"]["evidence"] = "all"
-    with pytest.raises(UserError, match="--evidence train"):
+    inputs.embedding.manifest["settings"]["rows"] = "all"
+    with pytest.raises(UserError, match="--rows train"):
         plus_factors(inputs, MODALITIES)
 
 
-def test_rates_of_users_alone_rank_better_than_chance(plus):
+def test_biases_of_users_alone_rank_better_than_chance(plus):
     """A look at the columns themselves: the user's rate in the last block, on test rows."""
     data = load_interactions(plus, "tiktok")
     matrix = load_matrix(plus, "tiktok_finish", "vat_concat.plus", CPU)
@@ -378,11 +391,11 @@ def test_rates_of_users_alone_rank_better_than_chance(plus):
     assert auc(data.label("finish")[test], matrix.user_part[matrix.test.user_row][:, 0].numpy()) > 0.6
 
 
-def test_rates_of_a_rare_action_are_found_where_some_users_act_often():
+def test_biases_of_a_rare_action_are_found_where_some_users_act_often():
     rng = np.random.default_rng(2)
     users, items, rows = 400, 50, 120_000
     of_user = np.where(np.arange(users) < 8, 5.0, 0.0)
     user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
     label = (rng.random(rows) < 1 / (1 + np.exp(7 - of_user[user]))).astype(np.uint8)
-    found = fit_rates(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users)
+    found = fit_biases(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users)
     assert np.abs(found.user).max() < 6 and found.user[:8].min() > found.user[8:].max() + 1

@@ -72,3 +72,13 @@ def test_a_folder_in_its_place_and_nothing_to_show(raw_copy, capsys):
     path.write_text("nothing\n")
     assert call(results.main, "--paths", raw_copy / "path.json") == 2
     assert "run mlp.py first" in capsys.readouterr().err
+
+
+def test_names_of_earlier_versions_are_read(made, tmp_path):
+    line = json.loads(made.results.read_text().splitlines()[0])
+    path = tmp_path / "results.jsonl"
+    for old, new in (("taste", "content-factors"), ("shown-alike", "exposure-svd"), ("counts", "counts")):
+        path.write_text(json.dumps(line | {"variant": f"vat_concat.plus-{old}"}) + "\n")
+        assert [result.variant for result in read_results(path)] == [f"vat_concat.plus-{new}"]
+    path.write_text(json.dumps(line | {"model": "rates"}) + "\n")
+    assert [result.model for result in read_results(path)] == ["bias model"]

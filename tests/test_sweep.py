@@ -1,4 +1,4 @@
-"""Step 6: every study on a tiny world, marks and resume, the tables, a local Ray; and the plan itself."""
+"""Step 6: every study on a tiny world, checkpoint_epochs and resume, the tables, a local Ray; and the plan itself."""
 
 import json
 import os
@@ -82,9 +82,9 @@ def test_the_epochs_study_is_one_training():
     base = Inputs("chronological", "train", 21, "zscore", 5, 10_000)
     modalities = ("visual", "acoustic", "textual")
     (group,) = sweep.plan([STUDIES["epochs"]], "tiktok_like", base, modalities, 1)
-    assert group.marks == tuple(range(5, 101, 5))
+    assert group.checkpoint_epochs == tuple(range(5, 101, 5))
     everything = sweep.plan(STUDIES.values(), "tiktok_like", base, modalities, 1)
-    assert len({replace(one, marks=()) for one in everything}) == len(everything)
+    assert len({replace(one, checkpoint_epochs=()) for one in everything}) == len(everything)
     assert len(everything) < sum(case.model == MODEL for study in STUDIES.values() for case in study.cases), (
         "equal trainings are done once"
     )

@@ -55,7 +55,7 @@ PRINTERS = {
     "note": console.note,
     "warn": console.warn,
     "details": lambda words: console.warn("x", words),
-    "error": console.tell_error,
+    "error": console.print_error,
     "closing line": lambda words: console.closing_line(1, words, 3, console.Stopwatch()),
     "title": lambda words: console.print_table(words, ["a", "b"], [["1", "2"]]),
     "header": lambda words: console.print_table("x", ["a", words, words], [["1", "2", "3"]]),

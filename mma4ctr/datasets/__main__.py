@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mma4ctr.datasets.toml_spec import read_description
 from mma4ctr.datasets.validate import check_dataset
-from mma4ctr.runtime.console import note, parser, print_table, run, tell_error, warn, whole_number
+from mma4ctr.runtime.console import note, parser, print_error, print_table, run, warn, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import load_paths
 
@@ -34,7 +34,7 @@ def main() -> int:
             for text in found.warnings:
                 warn(text)
         for problem in problems:
-            tell_error(problem)
+            print_error(problem)
         mistakes += len(problems)
     note(f"{mistakes} mistake{'s' if mistakes != 1 else ''} in {', '.join(paths.described)} of {paths.file}")
     return 2 if mistakes else 0

@@ -9,10 +9,10 @@ import pyarrow as pa
 
 from mma4ctr.datasets.base import DenseChunk
 from mma4ctr.datasets.columns import Ids, ids_of
-from mma4ctr.datasets.table_readers import Rows
+from mma4ctr.datasets.table_readers import RowRange
 from mma4ctr.runtime.errors import BadLine, UserError
 
-# Rows of a .npy file at a time; as many as the block of a text file that held them, so that sums are the same.
+# RowRange of a .npy file at a time; as many as the block of a text file that held them, so that sums are the same.
 ARRAY_ROWS = 16_384
 
 
@@ -53,7 +53,7 @@ def array_chunks(path: Path, values: np.ndarray, ids: Ids) -> Iterator[DenseChun
             raise UserError(f"{path}: row {row} (from 0) holds a number that float32 cannot hold, or none")
         stop = start + len(part)
         yield DenseChunk(
-            Rows(path, start, stop, stop),
+            RowRange(path, start, stop, stop),
             ids.values[start:stop],
             part,
             np.full(len(part), values.shape[1], np.int32),

@@ -30,7 +30,7 @@ Parse = Callable[[pa.Table, Block], T]
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "npy")
 SUFFIXES = {f".{name}": name for name in FORMATS} | {".pq": "parquet", ".ndjson": "jsonl"}
-# Rows of Parquet at a time; of vectors fewer: 25 MB of 768 numbers each.
+# RowRange of Parquet at a time; of vectors fewer: 25 MB of 768 numbers each.
 BATCH_ROWS, VECTOR_ROWS = 65_536, 4096
 
 
@@ -281,8 +281,8 @@ class ParseText:
         return guarded(lambda: self.parse(self.text.parse(data), block))
 
 
-class Rows(Block):
-    """Rows of a file that is no text: `start` to `end`."""
+class RowRange(Block):
+    """RowRange of a file that is no text: `start` to `end`."""
 
     @property
     def first_line(self) -> int:
@@ -303,7 +303,7 @@ class ParseBatch:
 
     parse: Parse[Any]
 
-    def __call__(self, item: tuple[Rows, pa.Table]) -> Any:
+    def __call__(self, item: tuple[RowRange, pa.Table]) -> Any:
         rows, table = item
 
         def parsed() -> Any:
@@ -325,11 +325,11 @@ def _read_parquet(
     file = _parquet(path)
     work = ParseBatch(parse)
 
-    def batches() -> Iterator[tuple[Rows, pa.Table]]:
+    def batches() -> Iterator[tuple[RowRange, pa.Table]]:
         start = 0
         try:
             for batch in file.iter_batches(batch_rows, columns=list(dict.fromkeys(wanted))):
-                yield Rows(path, start, start + len(batch), start + len(batch)), pa.Table.from_batches([batch])
+                yield RowRange(path, start, start + len(batch), start + len(batch)), pa.Table.from_batches([batch])
                 start += len(batch)
         except (*LIBRARY_ERRORS, OSError) as error:
             raise UserError(f"{path}: damaged after row {start:,} ({first_line(error)}); fetch it again") from None
@@ -345,7 +345,9 @@ def _read_parquet(
             advance(len(table))
 
 
-def _good_rows(rows: Rows, table: pa.Table, start: int, work: ParseBatch, bad: BadLines) -> Iterator[tuple[int, int]]:
+def _good_rows(
+    rows: RowRange, table: pa.Table, start: int, work: ParseBatch, bad: BadLines
+) -> Iterator[tuple[int, int]]:
     """The ranges of rows of a failing batch that parse, halving it until each bad one stands alone."""
     try:
         work((rows, table))

@@ -24,7 +24,7 @@ from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.text_blocks import BadLines, Block, demand_columns
 
-# Rows that are looked at to tell how a column is written.
+# RowRange that are looked at to tell how a column is written.
 LOOK_ROWS = 1000
 # Ids that a message shows of each side, and those of the features that are remembered to choose them from.
 EXAMPLES, REMEMBERED = 3, 1000
@@ -34,7 +34,7 @@ WIDEST = 1 << 14
 
 
 @dataclass(frozen=True)
-class Part:
+class ParsedRows:
     """Some interactions of the kept users, before what only the whole file tells is known.
 
     Attributes:
@@ -101,11 +101,11 @@ class Described(RawDataset):
             )
             moment += rows
 
-    def _parser(self, kept: IdIndex) -> Callable[[pa.Table, Block], Part]:
+    def _parser(self, kept: IdIndex) -> Callable[[pa.Table, Block], ParsedRows]:
         roles = roles_of(self.description, self.time_form)
         every_row = [target for target, rule in self.description.rules.items() if rule.column is None]
 
-        def parse(table: pa.Table, _block: Block) -> Part:
+        def parse(table: pa.Table, _block: Block) -> ParsedRows:
             read = {(role.kind, role.name): role.read(table[role.column]) for role in roles}
             users, items = read["user", "user"], read["item", "item"]
             device, time = read.get(("device", "device")), read.get(("time", "time"))
@@ -116,7 +116,7 @@ class Described(RawDataset):
             hashed = [users.values, items.values, *(values for (kind, _), values in read.items() if kind == "also")]
             hashed += [] if device is None else [device.values]
             hashed += [] if time is None else [time]
-            return Part(
+            return ParsedRows(
                 user=user[rows],
                 user_ids=_rows_of(users, rows),
                 item=_rows_of(items, rows),

@@ -142,7 +142,7 @@ class Description:
         return tuple(Modality(one.name, one.width or DEFAULT_WIDTH, one.kind) for one in self.sources)
 
 
-class Part:
+class SpecTable:
     """One table of a description, read key by key; what is wrong with it is gathered."""
 
     def __init__(self, content: Any, where: str, problems: list[str]) -> None:
@@ -224,16 +224,18 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
         what = "is reserved" if name.lower() in RESERVED_DATASETS else "may have letters, digits, - and . only"
         problems.append(f"{paths.file}: datasets: the name {name!r} {what}; choose another")
     problems += _same_folder(f"{paths.file}: datasets", name, paths.described)
-    top = Part(content, where, problems)
+    top = SpecTable(content, where, problems)
     folder = folder / (top.text("folder") or ".")
     least, negatives = top.number("min_interactions", 1), top.number("negatives", 0)
-    interactions = _interactions(Part(content.get("interactions", {}), f"{where} [interactions]", problems), folder)
-    rules = _rules(Part(content.get("targets", {}), f"{where} [targets]", problems))
+    interactions = _interactions(
+        SpecTable(content.get("interactions", {}), f"{where} [interactions]", problems), folder
+    )
+    rules = _rules(SpecTable(content.get("targets", {}), f"{where} [targets]", problems))
     tables = content.get("modalities", {})
     sources = []
     if isinstance(tables, dict):
         for key, table in tables.items():
-            part = Part(table, f"{where} [modalities.{key}]", problems)
+            part = SpecTable(table, f"{where} [modalities.{key}]", problems)
             if not MODALITY_NAME.fullmatch(key) or RESERVED.fullmatch(key):
                 part.wrong(f"{key!r} is no name for a modality; letters, digits, _ - and no word of the steps")
             problems += _same_folder(f"{where} [modalities]", key, tables)
@@ -294,7 +296,7 @@ def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML ({error})") from None
 
 
-def _interactions(part: Part, folder: Path) -> InteractionColumns | None:
+def _interactions(part: SpecTable, folder: Path) -> InteractionColumns | None:
     source = part.source(part.texts("files", needed=True), folder)
     user, item = part.text("user", needed=True), part.text("item", needed=True)
     time, device, also = part.text("time"), part.text("device"), part.texts("also")
@@ -304,7 +306,7 @@ def _interactions(part: Part, folder: Path) -> InteractionColumns | None:
     return InteractionColumns(source, user, item, time, device, also) if user and item else None
 
 
-def _rules(part: Part) -> dict[str, Rule]:
+def _rules(part: SpecTable) -> dict[str, Rule]:
     rules = {}
     for target, value in part.content.items():
         if not NAME.fullmatch(target):
@@ -323,7 +325,7 @@ def _rules(part: Part) -> dict[str, Rule]:
     return rules
 
 
-def _modality(name: str, part: Part, folder: Path) -> ModalitySource:
+def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
     given = [key for key in ENCODINGS if key in part.content]
     if len(given) != 1:
         unknown = [key for key in part.content if key not in KEYS]

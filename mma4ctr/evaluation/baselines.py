@@ -47,6 +47,6 @@ BASELINES: dict[str, Baseline] = {
         Baseline("DCNV2", "bce", 0.06, 0.02, features="paper"),
         Baseline("LightGBM", "bce", 0.003, 0.006, features="paper", recbole=False),
         Baseline("LightGBM plus", "bce", 0.003, 0.006, features="plus", recbole=False),
-        Baseline("rates", "none", 0.001, 0.001, recbole=False, by_epoch=False),
+        Baseline("bias model", "none", 0.001, 0.001, recbole=False, by_epoch=False),
     )
 }

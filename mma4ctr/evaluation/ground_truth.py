@@ -44,7 +44,7 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
 
 
 @lru_cache(maxsize=8)
-def chances_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
+def test_row_probabilities(paths: Paths, task: str) -> np.ndarray | None:
     """float64 (test rows,): the true probabilities of the test rows of a task, in their order; None where the data are
     not simulated."""
     dataset, target = split_task(task)
@@ -62,9 +62,9 @@ def chances_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
 @lru_cache(maxsize=64)
 def oracle_auc(paths: Paths, task: str) -> float | None:
     """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
-    chance = chances_of_test_rows(paths, task)
-    if chance is None:
+    probability = test_row_probabilities(paths, task)
+    if probability is None:
         return None
     dataset, target = split_task(task)
     data = load_interactions(paths, dataset)
-    return auc(data.label(target)[data.split == TEST], chance)
+    return auc(data.label(target)[data.split == TEST], probability)

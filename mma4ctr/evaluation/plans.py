@@ -14,13 +14,13 @@ from mma4ctr.runtime.console import note
 
 @dataclass(frozen=True)
 class Group:
-    """One training: a task's variant and inputs, how it is trained, and the marks at which results are taken."""
+    """One training: a task's variant and inputs, its settings, and the epochs after which results are taken."""
 
     task: str
     variant: str
     inputs: Inputs
     settings: TrainSettings
-    marks: tuple[int, ...]
+    checkpoint_epochs: tuple[int, ...]
     compared: bool = field(default=False, compare=False)  # its scores of the test rows are kept for paired tests
 
     @property
@@ -41,13 +41,13 @@ def plan(
     seeds: int,
     known: Variants = STUDY,
 ) -> list[Group]:
-    """The trainings that the studies need for a task: equal ones once, with all their marks.
+    """The trainings that the studies need for a task: equal ones once, with all their checkpoint_epochs.
 
     Args:
         modalities: cases that need another one are left out.
         known: the variants of its data set.
     """
-    marks: dict[Group, set[int]] = {}
+    checkpoint_epochs: dict[Group, set[int]] = {}
     compared: set[Group] = set()
     for study in studies:
         for case in cases_of(study, known):
@@ -66,7 +66,10 @@ def plan(
             for seed in range(seeds):
                 settings = TrainSettings(epochs=0, seed=seed, **options)
                 group = Group(task, variant, case.inputs.within(base), settings, ())
-                marks.setdefault(group, set()).update(study.epochs)
+                checkpoint_epochs.setdefault(group, set()).update(study.epochs)
                 if study.name == COMPARISON:
                     compared.add(group)
-    return [replace(group, marks=tuple(sorted(found)), compared=group in compared) for group, found in marks.items()]
+    return [
+        replace(group, checkpoint_epochs=tuple(sorted(found)), compared=group in compared)
+        for group, found in checkpoint_epochs.items()
+    ]

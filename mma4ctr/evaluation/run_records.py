@@ -128,11 +128,34 @@ _KINDS: dict[Any, tuple[type, ...]] = {float: (float, int), float | None: (float
 _PROTOCOL = ("split", "evidence", "folds", "scaling", "loss")
 
 
+# Names that results of earlier versions have, and what they are called now.
+RENAMED_MODELS = {"rates": "bias model"}
+RENAMED_GROUPS = {
+    "user-rate": "user-bias",
+    "item-rate": "item-bias",
+    "content": "content-bias",
+    "taste": "content-factors",
+    "alike": "label-svd",
+    "shown-alike": "exposure-svd",
+}
+
+
+def with_new_names(content: dict[str, Any]) -> dict[str, Any]:
+    """A line of results.jsonl with the model and the feature group under the names that they have now."""
+    renamed = dict(content)
+    if isinstance(content.get("model"), str):
+        renamed["model"] = RENAMED_MODELS.get(content["model"], content["model"])
+    if isinstance(content.get("variant"), str):
+        features, sign, group = content["variant"].partition(".plus-")
+        renamed["variant"] = features + sign + RENAMED_GROUPS.get(group, group)
+    return renamed
+
+
 def result_of(content: Any) -> Result:
     """A line of results.jsonl as a `Result`; raises TypeError for anything that is not one."""
     if not isinstance(content, dict):
         raise TypeError("not a JSON object")
-    result = Result(**content)
+    result = Result(**with_new_names(content))
     for name, kind in get_type_hints(Result).items():
         value = getattr(result, name)
         kinds = _KINDS.get(kind, (get_origin(kind) or kind,))

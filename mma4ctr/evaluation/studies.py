@@ -89,7 +89,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Study:
-    """One experiment: `epochs` are the marks at which results are taken; `about` is the caption.
+    """One experiment: `epochs` are the checkpoint_epochs at which results are taken; `about` is the caption.
 
     `mixes`: its cases are the variants of one kind (single, concat, cross) with so many modalities; `cases` are those
     of the study's data sets.
@@ -379,7 +379,7 @@ def prepared_inputs(paths: Paths, task: str) -> Inputs:
 
 
 def cells(results: Sequence[Result], study: Study, task: str, base: Inputs, known: Variants = STUDY) -> list[Cell]:
-    """The table of a study for one task: every case that has runs, at every mark.
+    """The table of a study for one task: every case that has runs, at every checkpoint.
 
     `known`: the variants of its data set.
     """

@@ -10,7 +10,8 @@ the user that the row may see.
 There are two sets of features. `paper` is the study's: the user embedding, and the item's content. `plus` (see
 plus.py) describes user, item and pair by what the training rows say of them: its item part has blocks as the user part
 has, and the columns of a pair are inner products of a user's vectors with the item's, made with the batch. The matrix
-of a variant's modalities with these features is called `<variant>.plus`; `<variant>.plus-taste` lacks a group of them.
+of a variant's modalities with these features is called `<variant>.plus`; `<variant>.plus-counts` lacks the group
+`counts`.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,8 @@ from mma4ctr.data.interactions import (
     user_embedding_artifact,
 )
 from mma4ctr.datasets import split_task
-from mma4ctr.features.behavioral.biases import Evidence
-from mma4ctr.features.behavioral.columns import COLUMNS, GROUPS, PairTable, plus_tables
+from mma4ctr.features.behavioral.biases import TrainingRows
+from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, PairTable, plus_tables
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
@@ -63,7 +64,7 @@ class RowGroup:
 
 
 def split_variant(variant: str) -> tuple[str, str, str]:
-    """`vat_concat.plus-taste` -> (`vat_concat`, `plus`, `taste`); `vat_concat` -> (`vat_concat`, `paper`, ``)."""
+    """`vat_concat.plus-counts` -> (`vat_concat`, `plus`, `counts`); `vat_concat` -> (`vat_concat`, `paper`, ``)."""
     modalities, dot, features = variant.rpartition(".")
     name, _, without = features.partition("-")
     return (modalities, name, without) if dot and name == "plus" else (variant, "paper", "")
@@ -82,7 +83,7 @@ def variant_kind(variant: str) -> str:
 
 def columns_made(variant: str) -> dict[str, int]:
     """What the settings of a matrix say of its columns: of features plus, whose formulas change, which they are."""
-    return {"plus_columns": COLUMNS} if split_variant(variant)[1] == "plus" else {}
+    return {"plus_columns": FEATURE_VERSION} if split_variant(variant)[1] == "plus" else {}
 
 
 def drawn(settings: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +272,7 @@ def plus_factors(inputs: StepInputs, modalities: tuple[str, ...], without: str =
     if without and without not in GROUPS:
         raise unknown_name("group of columns", without, GROUPS)
     train = np.flatnonzero(data.split == TRAIN)
-    evidence = Evidence(
+    evidence = TrainingRows(
         user=data.user[train].astype(np.int64),
         item=data.item[train].astype(np.int64),
         fold=inputs.embedding.array("block")[train].astype(np.int64),

@@ -1,7 +1,7 @@
 """Items that came after the training rows: no kept row has them, and their features say what they are.
 
 Step 2 reduces their features as it did those of step 1's items (`--new-items`). What the tables of a matrix would say
-of them follows from these: the item part of the paper's features, and of features plus the content, with the rates and
+of them follows from these: the item part of the paper's features, and of features plus the content, with the biases and
 counts of an item that nobody has met.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import item_content
-from mma4ctr.features.behavioral.content_factors import placed
+from mma4ctr.features.behavioral.content_factors import projected
 from mma4ctr.features.feature_matrix import StepInputs, split_variant
 from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
 from mma4ctr.features.variants import content_modalities, variants_for
@@ -73,12 +73,14 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
     columns = np.zeros((len(names), len(scale)))
     last = matrix.array("item_part")[-fitted:]
     for place, name in enumerate(matrix.manifest["item_columns"]):
-        if name.partition(":")[0] == "content":  # linear in the content, so known from those that have it
+        if (
+            name.partition(":")[0] == "content-bias"
+        ):  # linear in the content, so the items that have it give the coefficients
             of_known = last[:, place] * scale[place] + shift[place]
             coefficients, *_ = np.linalg.lstsq(content[:fitted].astype(np.float64), of_known, rcond=None)
             columns[:, place] = content[fitted:] @ coefficients
     vectors = {}
     for kind in matrix.manifest["pairs"]:
         if f"{kind}_of_content" in matrix.array_names:
-            vectors[kind] = placed(content[fitted:], matrix.array(f"{kind}_of_content"))
+            vectors[kind] = projected(content[fitted:], matrix.array(f"{kind}_of_content"))
     return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors)

@@ -2,7 +2,7 @@
 the gradients are summed.
 
 The network's gradient is one flat vector, so one all-reduce a step is all that torch's DistributedDataParallel would
-do. Weights and optimizer stay equal on all ranks, because they start equal and see the same sums.
+do. Weights and optimizer stay equal on all processes, because they start equal and see the same sums.
 """
 
 import atexit
@@ -18,7 +18,7 @@ from mma4ctr.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process among those that train together; alone unless torchrun says otherwise."""
 
     rank: int = 0
@@ -35,12 +35,12 @@ class Ranks:
         return slice(*cuts)
 
     def sum_(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up over the ranks, in place."""
+        """Add up over the processes, in place."""
         if self.world > 1:
             distributed.all_reduce(values)
         return values
 
-    def told_by_first(self, values: Sequence[float], device: torch.device) -> list[float]:
+    def broadcast(self, values: Sequence[float], device: torch.device) -> list[float]:
         """The numbers that the first rank has; what the others pass counts only as their number."""
         if self.world == 1:
             return list(values)
@@ -49,14 +49,14 @@ class Ranks:
         return list(told.tolist())
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def join_ranks(device: torch.device) -> Ranks:
-    """The ranks that torchrun has started, connected (nccl on GPUs, gloo on CPUs); alone where it has not."""
+def join_process_group(device: torch.device) -> ProcessGroup:
+    """The processes that torchrun has started, connected (nccl on GPUs, gloo on CPUs); alone where it has not."""
     world = _whole("WORLD_SIZE", 1, 1)
     if world == 1:
-        return ALONE
+        return SINGLE_PROCESS
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise UserError(
             f"WORLD_SIZE is {world} in the environment, and {' and '.join(missing)} not set; start with torchrun, or "
@@ -69,10 +69,10 @@ def join_ranks(device: torch.device) -> Ranks:
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(distributed.destroy_process_group)
-    ranks = Ranks(distributed.get_rank(), world)
-    if not ranks.first:
+    processes = ProcessGroup(distributed.get_rank(), world)
+    if not processes.first:
         silence()
-    return ranks
+    return processes
 
 
 def _whole(name: str, least: int, default: int) -> int:

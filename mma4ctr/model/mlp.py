@@ -103,17 +103,17 @@ class Network:
             before = out if out is outputs[-1] else tanh_(out)
         return before.squeeze(2)
 
-    def backward(self, features: torch.Tensor, slope: torch.Tensor) -> None:
-        """Fill `gradient` after `forward` of the same features; `slope` (networks, rows): the loss by each logit."""
-        outputs, slopes = self._outputs(len(features))
-        down = slope.unsqueeze(2)
+    def backward(self, features: torch.Tensor, gradient: torch.Tensor) -> None:
+        """Fill `gradient` after `forward` of the same features; `gradient` (networks, rows): the loss by each logit."""
+        outputs, logit_gradients = self._outputs(len(features))
+        down = gradient.unsqueeze(2)
         for layer in range(len(self.weights) - 1, -1, -1):
             before = outputs[layer - 1] if layer else features.expand(self.networks, *features.shape)
             for one in range(self.networks):
                 torch.mm(down[one].t(), before[one], out=self._weight_gradients[layer][one])
             torch.sum(down, 1, out=self._bias_gradients[layer])
             if layer:
-                below = slopes[layer - 1]
+                below = logit_gradients[layer - 1]
                 for one in range(self.networks):
                     torch.mm(down[one], self.weights[layer][one], out=below[one])
                 torch.ops.aten.tanh_backward.grad_input(below, before, grad_input=below)
@@ -131,7 +131,7 @@ class Network:
         return torch.addmm(self.biases[-1].mean(), before, weight).squeeze(1), before
 
 
-def loss_and_slope(kind: str, logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_and_gradient(kind: str, logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean loss of a batch over the networks, and each network's derivative of its own by each logit.
 
     Args:
@@ -144,9 +144,9 @@ def loss_and_slope(kind: str, logits: torch.Tensor, label: torch.Tensor) -> tupl
         return loss, torch.sigmoid(logits).sub_(label).div_(len(label))
     positives = label.sum()
     count = positives.clamp(min=1)
-    chance = functional.log_softmax(logits, dim=-1)
-    loss = -(label * chance).sum(dim=-1).mean() / count
-    return loss, (chance.exp_() * positives).sub_(label).div_(count)
+    probability = functional.log_softmax(logits, dim=-1)
+    loss = -(label * probability).sum(dim=-1).mean() / count
+    return loss, (probability.exp_() * positives).sub_(label).div_(count)
 
 
 class Adam:

@@ -48,8 +48,8 @@ def onnx_model(network: Network, matrix: Artifact) -> bytes:
                 nodes.append(helper.make_node("Tanh", [f"sum{name}"], [before]))
         logits.append(f"sum{one}.{layers - 1}")
     nodes.append(helper.make_node("Mean", logits, ["logit"]))
-    nodes.append(helper.make_node("Sigmoid", ["logit"], ["chance"]))
-    nodes.append(helper.make_node("Squeeze", ["chance", "last"], ["probability"]))
+    nodes.append(helper.make_node("Sigmoid", ["logit"], ["probability"]))
+    nodes.append(helper.make_node("Squeeze", ["probability", "last"], ["probability"]))
     graph = helper.make_graph(
         nodes,
         "MMa4CTR",

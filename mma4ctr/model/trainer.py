@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional
 
 from mma4ctr.features.feature_matrix import FactorMatrix
-from mma4ctr.model.distributed import ALONE, Ranks
+from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Adam, Network, loss_and_slope, torch_threads
+from mma4ctr.model.mlp import Adam, Network, loss_and_gradient, torch_threads
 from mma4ctr.runtime.console import Stopwatch
 
 LOSSES = ("bce", "listwise")
@@ -106,7 +106,7 @@ def train_epoch(
     settings: TrainSettings,
     epoch: int,
     rate: float,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> float:
     """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its rows.
 
@@ -121,16 +121,16 @@ def train_epoch(
     buffer = matrix.user_part.new_empty(min(settings.batch_size, len(rows)), matrix.in_features)
     for start in range(0, len(rows), settings.batch_size):
         stop = min(start + settings.batch_size, len(rows))
-        batch = ranks.share(start, stop)
+        batch = processes.share(start, stop)
         features = matrix.gather(user_row[batch], item_row[batch], buffer)
         if len(features):
-            loss, slope = loss_and_slope(settings.loss, network.forward(features), label[batch])
-            network.backward(features, slope.mul_(len(features) / (stop - start)))
+            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), label[batch])
+            network.backward(features, gradient.mul_(len(features) / (stop - start)))
             total += loss * len(features)
         else:
             network.gradient.zero_()
-        adam.step(network.parameters, ranks.sum_(network.gradient), rate)
-    return float(ranks.sum_(total)) / len(rows)
+        adam.step(network.parameters, processes.sum_(network.gradient), rate)
+    return float(processes.sum_(total)) / len(rows)
 
 
 @dataclass
@@ -159,13 +159,13 @@ class Outcome:
 
 
 @dataclass
-class Training:
+class TrainingState:
     """The state of a run between epochs."""
 
     matrix: FactorMatrix
     settings: TrainSettings
     auc: Metric
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = SINGLE_PROCESS
     history: list[Epoch] = field(default_factory=list)
     interrupts: int = 0
     fresh_starts: int = 0
@@ -190,10 +190,10 @@ class Training:
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
         watch = Stopwatch()
         with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD):
-            train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate, self.ranks)
+            train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate, self.processes)
         self.epoch_seconds += watch.seconds
-        found = self._validate(train_loss) if self.ranks.first else (0.0, 0.0)
-        valid_loss, valid_auc = self.ranks.told_by_first(found, self.matrix.valid.label.device)
+        found = self._validate(train_loss) if self.processes.first else (0.0, 0.0)
+        valid_loss, valid_auc = self.processes.broadcast(found, self.matrix.valid.label.device)
         floor = self.best.valid_auc if self.best and self.settings.interrupt == "no-gain" else 0.5
         if self.settings.max_interrupts and valid_auc <= floor:
             self._interrupt()
@@ -239,27 +239,27 @@ def train(
     matrix: FactorMatrix,
     settings: TrainSettings,
     auc: Metric,
-    marks: Sequence[int] = (),
+    checkpoint_epochs: Sequence[int] = (),
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Outcome]:
-    """Train once; return the outcome at each mark, a number of epochs (`settings.epochs` where none is given).
+    """Train once; return the outcome at each checkpoint, a number of epochs (`settings.epochs` where none is given).
 
-    A run of 10 epochs is the beginning of a run of 30, so the outcome at mark 10 is exactly that of a run of its
-    own. Seconds count the passes over the training rows up to the mark.
+    A run of 10 epochs is the beginning of a run of 30, so the outcome at checkpoint 10 is exactly that of a run of its
+    own. Seconds count the passes over the training rows up to the checkpoint.
     """
-    marks = sorted(set(marks)) or [settings.epochs]
-    training = Training(matrix, settings, auc, ranks)
+    checkpoint_epochs = sorted(set(checkpoint_epochs)) or [settings.epochs]
+    training = TrainingState(matrix, settings, auc, processes)
     outcomes = []
-    for mark in marks:
-        while len(training.history) < mark and not training.ended:
+    for checkpoint in checkpoint_epochs:
+        while len(training.history) < checkpoint and not training.ended:
             if training.try_epoch():
                 on_epoch(training.history[-1])
         seen = (len(training.history) + training.interrupts) * len(matrix.train)
         seconds = training.epoch_seconds
         outcomes.append(
             Outcome(
-                settings=replace(settings, epochs=mark),
+                settings=replace(settings, epochs=checkpoint),
                 weights=training.best_weights,
                 best_epoch=training.best.epoch if training.best else 0,
                 interrupts=training.interrupts,

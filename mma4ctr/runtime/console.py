@@ -119,25 +119,25 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except UserError as error:
-        tell_error(str(error))
+        print_error(str(error))
     except KeyboardInterrupt:
         _tell_stopped("interrupted")
         return 130
     except SystemExit as end:  # argparse's
         return end.code if isinstance(end.code, int) else 2 if end.code else 0
     except BrokenProcessPool:
-        tell_error("a worker process was killed, most likely for want of memory; close what else runs")
+        print_error("a worker process was killed, most likely for want of memory; close what else runs")
     except MemoryError:
-        tell_error(NO_MEMORY)
+        print_error(NO_MEMORY)
     except RuntimeError as error:  # torch has no type of its own for it
         if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
-        tell_error(NO_MEMORY)
+        print_error(NO_MEMORY)
     except OSError as error:
         if error.errno not in FULL and error.errno not in HINTS:
             raise
         hint = HINTS.get(error.errno, "")
-        tell_error(f"{error.filename or 'output'}: {error.strerror}{hint and '; '}{hint}")
+        print_error(f"{error.filename or 'output'}: {error.strerror}{hint and '; '}{hint}")
     return 2
 
 
@@ -149,7 +149,7 @@ def _flushed(code: int) -> int:
     except OSError as error:
         _discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
-            tell_error(f"standard output: {error.strerror}")
+            print_error(f"standard output: {error.strerror}")
             return code or 2
     return code
 
@@ -176,7 +176,7 @@ def warn(message: str, *details: str) -> None:
         err.print(Text(shown(line)))
 
 
-def tell_error(message: str) -> None:
+def print_error(message: str) -> None:
     """One line on standard error about one mistake of several."""
     _tell(err, "error", "bold red", message)
 

@@ -106,11 +106,11 @@ def draw_exposures(world: World, t: np.ndarray, rng: np.random.Generator) -> tup
     best, item = np.full(rows, -np.inf, np.float32), np.zeros(rows, np.int32)
     for _ in range(CANDIDATES):
         candidate = world.item_table[(rng.random(rows) * reachable).astype(np.int64)]
-        chance = TASTE_IN_EXPOSURE * dot(taste, world.item_taste[candidate])
+        probability = TASTE_IN_EXPOSURE * dot(taste, world.item_taste[candidate])
         # Gumbel noise: a draw by softmax. A float32 exponential can be zero.
-        chance -= np.log(np.maximum(rng.standard_exponential(rows, np.float32), np.float32(1e-9)))
-        better = chance > best
-        np.copyto(best, chance, where=better)
+        probability -= np.log(np.maximum(rng.standard_exponential(rows, np.float32), np.float32(1e-9)))
+        better = probability > best
+        np.copyto(best, probability, where=better)
         np.copyto(item, candidate, where=better)
     return user, item
 

@@ -28,7 +28,7 @@ class Chunk:
 
     columns: dict[str, np.ndarray]
     keys: dict[str, np.ndarray]
-    chance: dict[str, np.ndarray]
+    probability: dict[str, np.ndarray]
 
 
 class Rows(Protocol):
@@ -40,12 +40,14 @@ class Rows(Protocol):
     def file_name(self) -> str: ...
 
 
-def copy_some_rows(columns: dict[str, np.ndarray], chance: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+def copy_some_rows(
+    columns: dict[str, np.ndarray], probability: dict[str, np.ndarray], rng: np.random.Generator
+) -> None:
     """Make a few rows exact copies of the rows before them, as real logs have them; in place."""
     rows = len(next(iter(columns.values())))
     copies = np.flatnonzero(rng.random(rows) < COPIED)
     copies = copies[copies > 0]
-    for table in (columns, chance):
+    for table in (columns, probability):
         for values in table.values():
             values[copies] = values[copies - 1]
 
@@ -73,7 +75,7 @@ def write_rows(simulated: Rows, folder: Path, rows: int, delimiter: str) -> None
                 file.write(delimiter.join(simulated.header).encode() + b"\n")
             for chunk, text in chunks():
                 file.write(text)
-                table = pa.table({**chunk.keys, **chunk.chance})
+                table = pa.table({**chunk.keys, **chunk.probability})
                 if truth is None:
                     # Random numbers do not compress, and dictionaries of ids cost more time than they save space.
                     path = folder / TRUTH / FILE_NAME

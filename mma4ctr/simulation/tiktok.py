@@ -56,8 +56,10 @@ class TikTokWorld:
         count = stop - start
         second = rng.integers(SPAN, size=count)
         user, item = draw_exposures(self.world, second / SPAN, rng)
-        chance = dict(zip(self.world.targets, expit(logits(self.world, user, item, second / SPAN)), strict=True))
-        label = {target: (rng.random(count, np.float32) < value).astype(np.int8) for target, value in chance.items()}
+        probability = dict(zip(self.world.targets, expit(logits(self.world, user, item, second / SPAN)), strict=True))
+        label = {
+            target: (rng.random(count, np.float32) < value).astype(np.int8) for target, value in probability.items()
+        }
         other_device = rng.random(count, np.float32) < 0.05
         columns = {
             "uid": self.user_ids[user],
@@ -73,8 +75,10 @@ class TikTokWorld:
             "duration_time": self.duration[item],
         }
         columns = {name: columns[name] for name in COLUMNS}
-        copy_some_rows(columns, chance, rng)
-        return Chunk(columns, {"user": columns["uid"], "item": columns["item_id"], "time": columns["time"]}, chance)
+        copy_some_rows(columns, probability, rng)
+        return Chunk(
+            columns, {"user": columns["uid"], "item": columns["item_id"], "time": columns["time"]}, probability
+        )
 
     def write_features(self, folder: Path) -> int:
         """Write every feature file; returns the number of items with features."""

@@ -34,18 +34,18 @@ NO_FEATURES, UNSEEN = 0.01, 0.1
 WORDS, CHARACTERS, TAGS, KEYWORDS = 60_000, 8_000, 350, 20_000
 
 
-def click_chance(chance: dict[str, np.ndarray]) -> np.ndarray:
+def click_probability(probability: dict[str, np.ndarray]) -> np.ndarray:
     """float (rows,): the probability of a weighted click from those of the actions, which are independent.
 
     The distribution of the weighted sum is built up action by action.
     """
     total = sum(CLICK_WEIGHTS.values())
-    rows = len(next(iter(chance.values())))
+    rows = len(next(iter(probability.values())))
     share = np.zeros((total + 1, rows), np.float32)
     share[0] = 1
     for action, weight in CLICK_WEIGHTS.items():
-        taken = share[: total + 1 - weight] * chance[action]
-        share *= 1 - chance[action]
+        taken = share[: total + 1 - weight] * probability[action]
+        share *= 1 - probability[action]
         share[weight:] += taken
     return share[[2 * points >= total for points in range(total + 1)]].sum(axis=0)
 
@@ -76,9 +76,11 @@ class WeChatWorld:
         day = (1 + np.floor(place * DAYS)).astype(np.int64)
         user, item = draw_exposures(self.world, place, rng)
         shown = logits(self.world, user, item, (day - 1) / (DAYS - 1))
-        chance = dict(zip(self.world.targets, expit(shown), strict=True))
+        probability = dict(zip(self.world.targets, expit(shown), strict=True))
         count = stop - start
-        actions = {name: (rng.random(count, np.float32) < value).astype(np.uint8) for name, value in chance.items()}
+        actions = {
+            name: (rng.random(count, np.float32) < value).astype(np.uint8) for name, value in probability.items()
+        }
         play = (1000 * self.seconds[item] * rng.lognormal(-0.5, 0.7, count)).astype(np.int64)
         other_device = rng.random(count, np.float32) < 0.03
         columns = {
@@ -91,9 +93,11 @@ class WeChatWorld:
             **actions,
         }
         columns = {name: columns[name] for name in USER_ACTION_HEADER}
-        chance = {"click": click_chance(chance), **chance}
-        copy_some_rows(columns, chance, rng)
-        return Chunk(columns, {"user": columns["userid"], "item": columns["feedid"], "time": columns["date_"]}, chance)
+        probability = {"click": click_probability(probability), **probability}
+        copy_some_rows(columns, probability, rng)
+        return Chunk(
+            columns, {"user": columns["userid"], "item": columns["feedid"], "time": columns["date_"]}, probability
+        )
 
     def write_features(self, folder: Path) -> int:
         """Write `feed_info.csv` and `feed_embeddings.csv`; returns the number of items with features."""

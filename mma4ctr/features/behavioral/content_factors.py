@@ -1,20 +1,20 @@
-"""How well an item suits a user's taste: a column of features plus (see plus.py).
+"""Content factors: how well an item suits a user, from a regression on its content (see columns.py).
 
-    logit P(action) ~ rates + u_user . v_item,     v = x's leading directions + d_item
+    logit P(action) = biases + u_user . v_item,     v_item = A x_item + d_item
 
-with x the item's content. Three things are found from the rows of a block, one after the other, each the mean of a
-posterior, so that whoever has few rows is drawn to what is known without them:
+where x is the item's content. Three quantities are estimated from the rows of a block, one after the other. Each is a
+posterior mean, so users and items with few rows shrink towards the prior.
 
-- **directions** of the content in which the users' tastes differ most. The covariance of tastes is estimated from the
-  products of a user's rows with each other (a row with itself left out, so that noise adds nothing), and drawn to a
-  multiple of the content's own covariance as far as it is uncertain;
-- **u**, a Bayesian regression of what the rates leave of a user's labels, of all targets, on the content. What a user
-  was shown counts too, as far as it is found to go with what users act on;
-- **d**, what sets an item apart from its content: the same regression the other way round, on the users' tastes. Then u
-  once more.
+- **A**, the directions of the content along which users differ most. The covariance of the user factors is estimated
+  from products of different rows of one user; products of a row with itself are left out, because they hold noise. The
+  estimate shrinks towards a multiple of the content's covariance as far as it is uncertain.
+- **u**, the user factors: a Bayesian regression of the residuals of a user's labels, over all targets, on A x. The
+  exposures count as further evidence, with a weight estimated from how far exposures and labels agree.
+- **d**, the item's own deviation from A x: the same regression with the roles of users and items exchanged. Then u is
+  estimated once more.
 
-The factorization with content as prior is that of Agarwal and Chen 2009 (regression-based latent factor models),
-here in closed form: one pass for each step, no sampling.
+Factor models with regression priors are due to Agarwal and Chen 2009 (regression-based latent factor models). Here
+every step is in closed form: one pass over the rows, no sampling.
 """
 
 from dataclasses import dataclass
@@ -22,58 +22,59 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from mma4ctr.features.behavioral.biases import Signals, beyond_rates, weighted_products, weighted_sum
+from mma4ctr.features.behavioral.biases import Signals, logistic_residuals, weighted_products, weighted_sum
 
-# Directions kept. Of 16, 20, 24 and 32 test AUC differed by 0.001 at most; 24 was best on real input.
-TASTE_WIDTH = 24
-# A taste's variance, about, in a direction whose content has variance 1: weighs users with many rows against others.
-TYPICAL_SPREAD = 0.05
-# An item's own vector varies by a quarter of what its content does: 0.1 to 0.3 gave the same AUC within 0.0005.
-ITEM_SPREAD = 0.25
-# Users whose rows tell the directions: their covariance has 2,080 numbers.
+# Number of factors. With 16, 20, 24 and 32 test AUC differed by at most 0.001; 24 was best on real data.
+FACTORS_WIDTH = 24
+# Typical variance of a user factor along a direction in which content has variance 1. It sets the weight of users
+# with many rows against others.
+TYPICAL_VARIANCE = 0.05
+# Prior variance of an item's own deviation, where content has variance 1. 0.1 to 0.3 gave the same AUC within 0.0005.
+ITEM_VARIANCE = 0.25
+# At most so many users are used for the directions; the covariance to be estimated has 2,080 entries.
 USERS_FOR_DIRECTIONS = 1 << 14
-# Users or items whose products are held at a time (19 MB), and rows.
+# Users or items whose products are in memory at a time (19 MB), and rows.
 AT_A_TIME = 1 << 13
 ROWS_AT_A_TIME = 1 << 16
 
 
-def placed(content: np.ndarray, of_content: np.ndarray) -> np.ndarray:
-    """float32 (items, k): where content float32 (items, width) lies, by `Directions.of_content`."""
+def projected(content: np.ndarray, of_content: np.ndarray) -> np.ndarray:
+    """float32 (items, k): content float32 (items, width) along the directions, by `Directions.of_content`."""
     made: np.ndarray = content @ of_content[:-1] + of_content[-1]
     return made
 
 
 @dataclass(frozen=True)
 class Directions:
-    """Where tastes differ.
+    """The directions of the content along which users differ.
 
     Attributes:
-        mean: float64 (width,) of the content shown. axes: float64 (width, k): `(x - mean) @ axes` has a variance of
-            1 and no covariance over the rows.
-        spread: float64 (k,): a taste's variance along each.
-        exposure: how strongly tastes decide what is shown, against how they decide what is acted on; from 0 to 1.
+        mean: float64 (width,), mean content of the rows.
+        axes: float64 (width, k). `(x - mean) @ axes` has variance 1 and no covariance over the rows.
+        variance: float64 (k,), of the user factors along each direction.
+        exposure: Weight of the exposures against the labels, from 0 to 1.
     """
 
     mean: np.ndarray
     axes: np.ndarray
-    spread: np.ndarray
+    variance: np.ndarray
     exposure: float
 
     @property
     def of_content(self) -> np.ndarray:
-        """float32 (width + 1, k): what makes an item's vector from its content and a 1."""
+        """float32 (width + 1, k): an item's vector is its content and a 1 times this matrix."""
         return np.concatenate([self.axes, -(self.mean @ self.axes)[None]]).astype(np.float32)
 
     def of(self, content: np.ndarray) -> np.ndarray:
         """float32 (items, k)."""
-        return placed(content, self.of_content)
+        return projected(content, self.of_content)
 
 
 def _pair_products(
     sums: tuple[np.ndarray, np.ndarray], weight: np.ndarray, with_themselves: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
     """Over users the weighted products of sums (users, width) less those of rows with themselves, in units of `scale`
-    (users,): an estimate of the tastes' covariance (width, width)."""
+    (users,): an estimate of the covariance (width, width) of the user factors."""
     total = float((weight * scale).sum())
     products = (sums[0].T * weight) @ sums[1] - with_themselves
     return products / total if total else np.zeros_like(products)
@@ -87,10 +88,10 @@ def _moments(vectors: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def find_directions(signals: Signals, content: np.ndarray) -> Directions:
-    """The directions of content, float32 (items, width), that users differ in."""
+    """Estimate the directions of content, float32 (items, width), along which users differ."""
     step = -(-signals.users // USERS_FOR_DIRECTIONS)
     asked = np.flatnonzero(signals.user % step == 0)
-    user, item, left = signals.user[asked] // step, signals.item[asked], signals.left[asked]
+    user, item, residual = signals.user[asked] // step, signals.item[asked], signals.residual[asked]
     users = -(-signals.users // step)
     times = np.bincount(item, minlength=signals.items)
     mean, covariance = _moments(content, times)
@@ -108,16 +109,16 @@ def find_directions(signals: Signals, content: np.ndarray) -> Directions:
         products = weighted_products(content, of_item) - moved - moved.T + of_item.sum() * np.outer(mean, mean)
         return whiten.T @ products @ whiten
 
-    known = np.bincount(user, signals.weight[asked], users)
+    known = np.bincount(user, signals.hessian_weight[asked], users)
     shown = np.bincount(user, minlength=users).astype(np.float64)
-    acted, seen = sums(left), sums(np.ones(len(user)))
-    by_acts, by_shown = 1 / (1 + TYPICAL_SPREAD * known), 1 / (1 + TYPICAL_SPREAD * shown)
-    of_acts = _pair_products((acted, acted), by_acts**2, with_themselves(by_acts[user] ** 2 * left**2), known**2)
+    acted, seen = sums(residual), sums(np.ones(len(user)))
+    by_acts, by_shown = 1 / (1 + TYPICAL_VARIANCE * known), 1 / (1 + TYPICAL_VARIANCE * shown)
+    of_acts = _pair_products((acted, acted), by_acts**2, with_themselves(by_acts[user] ** 2 * residual**2), known**2)
     of_shown = _pair_products((seen, seen), by_shown**2, with_themselves(by_shown[user] ** 2), shown**2)
     weight = by_acts * by_shown
-    of_both = _pair_products((acted, seen), weight, with_themselves(weight[user] * left), known * shown)
-    # Tastes vary as the content does, about: its widest directions tell best how acts and exposure go together. Where
-    # the labels say next to nothing the ratio is noise, so exposure counts as much as acts at most.
+    of_both = _pair_products((acted, seen), weight, with_themselves(weight[user] * residual), known * shown)
+    # User factors vary roughly as content does, so the directions with most variance give the best estimate of how
+    # labels and exposures agree. With very few labels the ratio is noise, so its upper limit is 1.
     strength = float(variance @ np.diag(of_acts))
     together = float(variance @ np.diag(of_both))
     exposure = min(max(together / strength, 0.0), 1.0) if strength > 0 else 0.0
@@ -136,7 +137,7 @@ def find_directions(signals: Signals, content: np.ndarray) -> Directions:
     trust = np.outer(expected, expected)
     trust /= trust + 1 / max(sure, 1e-300)
     spread, turned = np.linalg.eigh(np.diag(expected) + trust * (whole - np.diag(expected)))
-    chosen = np.argsort(-spread)[:TASTE_WIDTH]
+    chosen = np.argsort(-spread)[:FACTORS_WIDTH]
     return Directions(mean, whiten @ turned[:, chosen], np.maximum(spread[chosen], 1e-6), exposure)
 
 
@@ -164,7 +165,7 @@ def posterior_means(
     vectors: np.ndarray,
     *,
     weight: np.ndarray,
-    slopes: np.ndarray,
+    gradients: np.ndarray,
     shown: np.ndarray,
     covariance: np.ndarray,
     spread: np.ndarray,
@@ -173,16 +174,16 @@ def posterior_means(
 
     Args:
         index, other, vectors: rows as `products_by_index` takes them.
-        weight: (size,), what a row's product counts for. slopes: (size, k), the log-likelihood's at 0.
+        weight: (size,), what a row's product counts for. gradients: (size, k), the log-likelihood's at 0.
         shown: (size,), what the covariance (k, k) of what is shown counts for.
         spread: (k,), variances of the prior about 0.
     """
-    means = np.zeros(slopes.shape, np.float32)
-    for first in range(0, len(slopes), AT_A_TIME):
-        last = min(first + AT_A_TIME, len(slopes))
+    means = np.zeros(gradients.shape, np.float32)
+    for first in range(0, len(gradients), AT_A_TIME):
+        last = min(first + AT_A_TIME, len(gradients))
         precision = products_by_index(index, other, vectors, first, last) * weight[first:last, None, None]
         precision = precision + shown[first:last, None, None] * covariance + np.diag(1 / spread)
-        means[first:last] = np.linalg.solve(precision, slopes[first:last, :, None])[:, :, 0]
+        means[first:last] = np.linalg.solve(precision, gradients[first:last, :, None])[:, :, 0]
     return means
 
 
@@ -195,11 +196,13 @@ def inner_products(left: np.ndarray, right: np.ndarray, user: np.ndarray, item: 
     return made
 
 
-class Factorization:
-    """The tastes of one block, of at least one target.
+class ContentFactors:
+    """The content factors of one block, for at least one target.
 
     Attributes:
-        user: float32 (users, k). item: float32 (items, k). directions: those of the content.
+        user: float32 (users, k).
+        item: float32 (items, k).
+        directions: The directions of the content.
     """
 
     def __init__(self, signals: Signals, content: np.ndarray) -> None:
@@ -207,7 +210,7 @@ class Factorization:
         self._rows_of_user = np.bincount(signals.user, minlength=signals.users).astype(np.float64)
         self._rows_of_item = np.bincount(signals.item, minlength=signals.items).astype(np.float64)
         self._once = signals.table(np.ones(len(signals.user), np.float32))
-        self._left = signals.table(signals.left.astype(np.float32))
+        self._residual = signals.table(signals.residual.astype(np.float32))
         self.directions = find_directions(signals, content)
         of_content = self.directions.of(content)
         self.user = self._users(of_content)
@@ -215,46 +218,46 @@ class Factorization:
         self.user = self._users(self.item)
 
     def _users(self, items: np.ndarray) -> np.ndarray:
-        """Tastes, given the items' vectors."""
+        """User factors, given the vectors of the items."""
         signals, exposure = self._signals, self.directions.exposure
         mean, covariance = _moments(items, self._rows_of_item)
         surplus = self._once @ items - np.outer(self._rows_of_user, mean)
-        known = np.bincount(signals.user, signals.weight, signals.users)
+        known = np.bincount(signals.user, signals.hessian_weight, signals.users)
         return posterior_means(
             signals.user,
             signals.item,
             items,
             weight=known / np.maximum(self._rows_of_user, 1),
-            slopes=self._left @ items + exposure * surplus,
+            gradients=self._residual @ items + exposure * surplus,
             shown=exposure**2 * self._rows_of_user,
             covariance=covariance,
-            spread=self.directions.spread,
+            spread=self.directions.variance,
         )
 
     def _own_of_items(self, of_content: np.ndarray) -> np.ndarray:
-        """What sets items apart from their content, given the users' tastes."""
+        """Deviations of the items from their content, given the user factors."""
         signals, exposure = self._signals, self.directions.exposure
         score = inner_products(self.user, of_content, signals.user, signals.item)
-        left, weight = np.zeros(len(score)), np.zeros(len(score))
+        residual, weight = np.zeros(len(score)), np.zeros(len(score))
         for label, logit in zip(signals.labels, signals.logits, strict=True):
-            of_target, weight_of_target = beyond_rates(label, logit + score)
-            left += of_target
+            of_target, weight_of_target = logistic_residuals(label, logit + score)
+            residual += of_target
             weight += weight_of_target
         mean, covariance = _moments(self.user, self._rows_of_user)
-        # Who is shown an item, against who would be if it were what its content says.
+        # The users who were shown an item, less those expected from its content.
         centred = of_content - _moments(of_content, self._rows_of_item)[0]
         expected = exposure * self._rows_of_item[:, None] * (centred @ covariance)
         surplus = self._once.T @ self.user - np.outer(self._rows_of_item, mean) - expected
         order = np.argsort(signals.item, kind="stable")
-        known = np.bincount(signals.item, weight, signals.items) / signals.repeats
-        slopes = signals.table((left / signals.repeats).astype(np.float32)).T @ self.user
+        known = np.bincount(signals.item, weight, signals.items) / signals.overdispersion
+        gradients = signals.table((residual / signals.overdispersion).astype(np.float32)).T @ self.user
         return posterior_means(
             signals.item[order],
             signals.user[order],
             self.user,
             weight=known / np.maximum(self._rows_of_item, 1),
-            slopes=slopes + exposure * surplus,
+            gradients=gradients + exposure * surplus,
             shown=exposure**2 * self._rows_of_item,
             covariance=covariance,
-            spread=np.full(self.user.shape[1], ITEM_SPREAD),
+            spread=np.full(self.user.shape[1], ITEM_VARIANCE),
         )
