@@ -7,8 +7,8 @@ Writes   lines in saved_path/results.jsonl, the test rows' scores in torch_model
 Every model scores every validation and test row, in the rows' order; AUC, GAUC and LogLoss come from the function
 that mlp.py uses. RecBole's models run in the environment that `make baseline` makes, each training in a process of
 its own; LightGBM and the bias model run in this one. MMa4CTR is trained by adjust_hyperparameter.py, which is
-started for it. A run of 10 epochs is the beginning of one of 30, so results at several numbers of epochs are one training. A run
-that stands in results.jsonl already, made from the same inputs, is not repeated.
+started for it. A run of 10 epochs is the beginning of one of 30, so results at several numbers of epochs are one
+training. A run that stands in results.jsonl already, made from the same inputs, is not repeated.
 
     python baseline/comp.py --task tiktok_like --models BPR DIN LightGBM --epochs 10 20 30 50 --seeds 3
 """
