@@ -22,7 +22,7 @@ import mma4ctr.runtime.environment
 import lightgbm
 import numpy as np
 import torch
-from mma4ctr.features.behavioral.logistic import sigmoid
+from scipy.special import expit
 from worker import answering, train_and_score, write_rows
 
 from mma4ctr.data.interactions import load_interactions
@@ -134,7 +134,7 @@ class Rates:
         self._base = float(np.log(label.mean() / (1 - label.mean())))
 
     def predict(self, rows: RowGroup) -> np.ndarray:
-        return sigmoid(self._base + self._by_user[self._user[rows.rows]] + self._by_item[rows.item.numpy()])
+        return expit(self._base + self._by_user[self._user[rows.rows]] + self._by_item[rows.item.numpy()])
 
     @property
     def parameters(self) -> int:

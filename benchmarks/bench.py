@@ -31,8 +31,6 @@ import pyarrow as pa
 import torch
 from pyarrow import csv
 
-import get_user_embedding
-import preprocess_multimodal
 from benchmarks import reference
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
@@ -40,6 +38,8 @@ from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
 from mma4ctr.evaluation.figures import COLORS, panels
 from mma4ctr.evaluation.run_records import find_run, read_results, read_run
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
+from mma4ctr.features.item_features import dense_features
+from mma4ctr.features.user_embedding import user_devices, user_tables
 from mma4ctr.model.inference import load_scorer, predict, score_pairs
 from mma4ctr.model.mlp import Adam, Network
 from mma4ctr.model.trainer import HIDDEN, TrainSettings, fresh_models, train_epoch
@@ -183,7 +183,7 @@ def visual_features(folder: Path, temp: Path) -> tuple[float, int]:
     ids = np.unique(np.concatenate([chunk.ids for chunk in raw.read_features("visual", BadLines())]))
     watch = Stopwatch()
     chunks: Any = raw.read_features("visual", BadLines())
-    features, _ = preprocess_multimodal.dense_features(chunks, IdIndex(ids), raw.modalities[0], 71, temp)
+    features, _ = dense_features(chunks, IdIndex(ids), raw.modalities[0], 71, temp)
     return watch.seconds, features.nbytes
 
 
@@ -227,9 +227,7 @@ def embed_drawn(rows: int) -> tuple[float, float]:
     data, label, block, features = drawn_evidence(rows, 5)
     inputs = sum(array.nbytes for array in (data.user, data.item, data.device, label, block, features)) / 1e6
     watch = Stopwatch()
-    get_user_embedding.user_tables(
-        data, label, block, features, 21, "train", get_user_embedding.user_devices(data, "train")
-    )
+    user_tables(data, label, block, features, 21, "train", user_devices(data, "train"))
     return watch.seconds, inputs
 
 

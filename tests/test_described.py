@@ -24,6 +24,7 @@ import preprocess_multimodal
 import statis_and_draw
 import viewer
 from baseline import comp
+from mma4ctr.data import row_order
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
 from mma4ctr.datasets import __main__ as datasets_main
@@ -365,7 +366,8 @@ def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys)
     for name in ("user", "time", "split"):
         assert np.array_equal(np.unique(whole[name][~positive]), np.unique(whole[name][positive])), name
     again = graph_of(folder, text)
-    monkeypatch.setattr(preprocess_inter, "PART_ROWS", 100)
+    monkeypatch.setattr("mma4ctr.data.negative_sampling.PART_ROWS", 100)
+    monkeypatch.setattr(row_order, "PART_ROWS", 100)
     parts = graph_of(folder, text)
     assert all(np.array_equal(again[name], values) for name, values in whole.items()), "seeded"
     assert np.array_equal(np.bincount(parts["label_seen"]), np.bincount(whole["label_seen"]))

@@ -9,13 +9,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import preprocess_inter
-from get_user_embedding import frequent_device
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
+from mma4ctr.data.row_order import drop_duplicates, order_by, record_type
+from mma4ctr.data.splits import order_statistics, split_rows
 from mma4ctr.datasets.columns import ids_of
 from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.times import TimeForm, time_of
+from mma4ctr.features.user_embedding import frequent_device
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -65,17 +67,17 @@ def test_rows_are_ordered_as_tuples_are(table):
     table = [(*row, place) for place, row in enumerate(table)]
     kinds = (np.int32, np.int64, np.int64, np.uint64, np.int64)
     columns = [np.array(column, kind) for column, kind in zip(zip(*table, strict=True), kinds, strict=True)]
-    assert preprocess_inter.order_by(*columns).tolist() == [row[-1] for row in sorted(table)]
+    assert order_by(*columns).tolist() == [row[-1] for row in sorted(table)]
 
 
 @quick
 @given(rows, st.booleans())
 def test_duplicates_are_those_of_a_set(table, time_is_day):
-    records = np.zeros(len(table), preprocess_inter.record_type(["like"]))
+    records = np.zeros(len(table), record_type(["like"]))
     for row, (user, item, time, _) in enumerate(table):
         # A small hash, so that different rows share one.
         records[row] = user, item, 0, time, user % 2, 0
-    found = preprocess_inter.drop_duplicates(records, time_is_day=time_is_day)
+    found = drop_duplicates(records, time_is_day=time_is_day)
     seen = sorted({(user, time, item) for user, item, time, _ in table})
     kept = list(zip(*(found[name].tolist() for name in ("user", "time", "item")), strict=True))
     assert sorted(kept) == seen and (time_is_day or kept == seen)
@@ -87,7 +89,7 @@ def test_duplicates_are_those_of_a_set(table, time_is_day):
 def test_order_statistics_are_those_of_a_sort(values, data):
     ranks = range(len(values)) if data is None else [data.draw(st.integers(0, len(values) - 1))]
     ordered = sorted(values)
-    found = preprocess_inter.order_statistics(np.array(values, np.int64), ranks)
+    found = order_statistics(np.array(values, np.int64), ranks)
     assert [int(value) for value in found] == [ordered[rank] for rank in ranks]
 
 
@@ -96,7 +98,7 @@ def test_order_statistics_are_those_of_a_sort(values, data):
 def test_order_statistics_of_decimals(values):
     ranks = range(len(values))
     # 0.0 and -0.0 are equal, their bits are not.
-    found = preprocess_inter.order_statistics(np.array(values) + 0.0, ranks)
+    found = order_statistics(np.array(values) + 0.0, ranks)
     assert [float(value) for value in found] == sorted(values)
 
 
@@ -105,7 +107,7 @@ def test_order_statistics_of_decimals(values):
 def test_the_chronological_split_cuts_at_two_times(times):
     ordered = sorted(times)
     first, second = (ordered[share * len(times) // 10] for share in (8, 9))
-    found = preprocess_inter.split_rows("chronological", np.zeros(len(times), np.int32), np.array(times, np.int64), 0)
+    found = split_rows("chronological", np.zeros(len(times), np.int32), np.array(times, np.int64), 0)
     assert found.tolist() == [int(time >= first) + int(time >= second) for time in times]
 
 

@@ -14,6 +14,7 @@ import statis_and_draw
 import viewer
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, page, table_html
+from mma4ctr.evaluation.run_figures import balanced_sample, roc_points
 from mma4ctr.evaluation.tables import Layout
 from tests.conftest import call
 
@@ -55,15 +56,15 @@ def test_roc_reliability_and_sample():
     rng = np.random.default_rng(0)
     chance = rng.random(5000)
     label = (rng.random(5000) < chance).astype(np.uint8)
-    x, y = viewer.roc_points(label, chance)
+    x, y = roc_points(label, chance)
     assert np.trapezoid(y, x) == pytest.approx(roc_auc_score(label, chance), abs=1e-3)
     said, seen, error = reliability(label, chance, 10)
     assert np.abs(said - seen).max() < 0.07 and error < 0.03
     assert reliability(label, np.full(5000, 0.9), 10)[2] == pytest.approx(0.9 - label.mean(), abs=0.02)
     assert reliability(chance, chance, 10)[2] == 0, "against the truth there is no noise of labels"
-    chosen = viewer.balanced_sample(label, 70, 0)
+    chosen = balanced_sample(label, 70, 0)
     assert label[chosen].sum() == 70 and len(set(chosen)) == 140
-    assert (chosen == viewer.balanced_sample(label, 70, 0)).all()
+    assert (chosen == balanced_sample(label, 70, 0)).all()
 
 
 def test_names_from_data_are_escaped():

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import preprocess_inter
+from mma4ctr.data import row_order
 from mma4ctr.data.interactions import TEST, TRAIN, VALID, load_interactions
+from mma4ctr.data.row_order import day_and_position, order_by
+from mma4ctr.data.splits import order_statistics, split_rows
 from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.datasets.wechat import ACTIONS, CLICK_WEIGHTS, click_label
 from mma4ctr.storage import text_blocks as rawfiles
@@ -85,7 +88,7 @@ def test_click_label_is_the_weighted_mean_of_the_actions():
 def test_chronological_split_cuts_time_in_two_places():
     rng = np.random.default_rng(0)
     time = rng.integers(0, 5000, 4000)
-    split = preprocess_inter.split_rows("chronological", np.zeros(4000, np.int32), time, 0)
+    split = split_rows("chronological", np.zeros(4000, np.int32), time, 0)
     first, second = np.sort(time)[3200], np.sort(time)[3600]
     for moment, part in zip(time, split, strict=True):
         assert part == (TRAIN if moment < first else VALID if moment < second else TEST)
@@ -95,7 +98,7 @@ def test_chronological_split_cuts_time_in_two_places():
 @pytest.mark.parametrize("split", ["random", "user"])
 def test_drawn_splits_have_the_right_sizes_and_follow_the_seed(split):
     user = np.sort(np.random.default_rng(0).integers(0, 400, 20_000))
-    parts = [preprocess_inter.split_rows(split, user, np.zeros(20_000), seed) for seed in (1, 1, 2)]
+    parts = [split_rows(split, user, np.zeros(20_000), seed) for seed in (1, 1, 2)]
     assert (parts[0] == parts[1]).all()
     assert (parts[0] != parts[2]).any()
     assert np.bincount(parts[0]) / 20_000 == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
@@ -107,7 +110,7 @@ def test_drawn_splits_have_the_right_sizes_and_follow_the_seed(split):
 def test_users_interleave_within_a_day():
     user = np.array([0, 0, 0, 0, 1, 1])
     day = np.array([1, 1, 1, 2, 1, 1])
-    time = preprocess_inter.day_and_position(user, day)
+    time = day_and_position(user, day)
     assert time == pytest.approx([1, 1 + 1 / 3, 1 + 2 / 3, 2, 1, 1.5])
 
 
@@ -118,7 +121,7 @@ def test_rows_are_the_same_in_small_parts(raw_copy, monkeypatch):
 
     prints = []
     for rows in (10**6, 1000):
-        monkeypatch.setattr(preprocess_inter, "PART_ROWS", rows)
+        monkeypatch.setattr(row_order, "PART_ROWS", rows)
         assert call(preprocess_inter.main, "--paths", paths, "--min-interactions", 20) == 0
         prints.append([read_artifact(raw_copy / "graph" / name, "").fingerprint for name in ("wechat", "tiktok")])
     assert prints[0] == prints[1]
@@ -153,13 +156,13 @@ def test_rows_are_ordered_as_by_lexsort():
         [rng.integers(0, 2**62, rows), rng.integers(0, 2**62, rows), rng.permutation(rows)],
         [np.zeros(rows, np.int64), wide % np.uint64(7), rng.permutation(rows)],
     ):
-        assert np.array_equal(preprocess_inter.order_by(*columns), np.lexsort(columns[::-1]))
-    assert len(preprocess_inter.order_by(np.empty(0, np.int64), np.empty(0, np.uint64))) == 0
+        assert np.array_equal(order_by(*columns), np.lexsort(columns[::-1]))
+    assert len(order_by(np.empty(0, np.int64), np.empty(0, np.uint64))) == 0
 
 
 @pytest.mark.parametrize("kind", ["equal", "few", "wide", "negative", "days"])
 def test_order_statistics_are_those_of_a_sort(kind, monkeypatch):
-    monkeypatch.setattr(preprocess_inter, "PART_ROWS", 700)
+    monkeypatch.setattr(row_order, "PART_ROWS", 700)
     rng = np.random.default_rng(1)
     values = {
         "equal": np.full(3000, 7),
@@ -169,7 +172,7 @@ def test_order_statistics_are_those_of_a_sort(kind, monkeypatch):
         "days": rng.integers(1, 15, 3000) + rng.random(3000),
     }[kind]
     ranks = [0, 1, 1500, 2400, 2700, 2999]
-    assert preprocess_inter.order_statistics(values, ranks) == np.sort(values)[ranks].tolist()
+    assert order_statistics(values, ranks) == np.sort(values)[ranks].tolist()
 
 
 def test_distinct_ids_of_parts():

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-import get_user_embedding
 from mma4ctr.data.interactions import TRAIN, VALID, load_interactions
 from mma4ctr.datasets import BUILT_IN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.wechat import ACTIONS
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.features.feature_matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks, user_part
+from mma4ctr.features.user_embedding import user_devices, user_tables
 from mma4ctr.model.trainer import TrainSettings, train
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -158,12 +158,12 @@ def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
     features = read_artifact(made.modal / dataset, "").array(modality)
     label = data.label(target)
     block = read_artifact(made.user_embedding / task, "").array("block")
-    device = get_user_embedding.user_devices(data, "train")
-    before = get_user_embedding.user_tables(data, label, block, features, 21, "train", device)
+    device = user_devices(data, "train")
+    before = user_tables(data, label, block, features, 21, "train", device)
     for row in np.random.default_rng(0).choice(np.flatnonzero(data.split == TRAIN), 10, replace=False):
         changed = label.copy()
         changed[row] ^= 1
-        after = get_user_embedding.user_tables(data, changed, block, features, 21, "train", device)
+        after = user_tables(data, changed, block, features, 21, "train", device)
         assert after[block[row], data.user[row]].tobytes() == before[block[row], data.user[row]].tobytes()
         assert (after != before).any()
 
@@ -195,8 +195,6 @@ def test_evidence_all_sees_the_test_labels(made):
     label = data.label("click")
     changed = np.where(data.split >= VALID, 1 - label, label).astype(np.uint8)
     block = np.zeros(len(data), np.uint8)
-    device = get_user_embedding.user_devices(data, "all")
-    tables = [
-        get_user_embedding.user_tables(data, kind, block, features, 21, "all", device) for kind in (label, changed)
-    ]
+    device = user_devices(data, "all")
+    tables = [user_tables(data, kind, block, features, 21, "all", device) for kind in (label, changed)]
     assert (tables[0] != tables[1]).any()

@@ -31,8 +31,10 @@ import preprocess_inter
 import preprocess_multimodal
 import viewer
 from mma4ctr.datasets import arrow
+from mma4ctr.evaluation.run_figures import balanced_sample
 from mma4ctr.evaluation.studies import STUDIES
 from mma4ctr.features.feature_matrix import load_matrix
+from mma4ctr.features.user_embedding import draw_folds
 from mma4ctr.model import inference as scoring
 from mma4ctr.model.mlp import save_weights
 from mma4ctr.model.trainer import TrainSettings, train
@@ -362,8 +364,8 @@ def test_the_largest_seed_is_taken_everywhere(seed, made, raw_copy):
     training = TrainSettings(epochs=1, seed=seed)
     matrix = load_matrix(made, "tiktok_like", "vat_concat", torch.device("cpu"))
     assert train(matrix, training)[0].weights
-    get_user_embedding.draw_folds(np.zeros(100, np.uint8), 5, seed)
-    viewer.balanced_sample(np.array([0, 1] * 20), 5, seed)
+    draw_folds(np.zeros(100, np.uint8), 5, seed)
+    balanced_sample(np.array([0, 1] * 20), 5, seed)
     np.random.RandomState(seed)
 
 

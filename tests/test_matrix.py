@@ -17,7 +17,7 @@ from mma4ctr.features.variants import CONCAT, CROSS, SINGLE
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
-PUBLISHED = json.loads((Path(mma4ctr.__file__).parent / "published.json").read_bytes())["tasks"]
+PUBLISHED = json.loads((Path(mma4ctr.__file__).parent / "evaluation/published.json").read_bytes())["tasks"]
 TASKS = ("wechat_click", "tiktok_like", "tiktok_finish")
 
 

@@ -15,10 +15,15 @@ from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.model import trainer as training
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, automatic_batch_size
+from mma4ctr.steps.training_run import FEW_POSITIVES
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
 CPU = torch.device("cpu")
+
+
+def train(matrix, settings, **options):
+    return training.train(matrix, settings, auc, **options)
 
 
 def small_matrix(rows=1200, seed=0, signal=2.0):
@@ -64,7 +69,7 @@ def test_learning_rate_halves():
     assert rates == [1] * 5 + [0.5] * 5 + [0.25]
     assert training.learning_rate_at(7, settings, 2) == 0.125
     assert training.learning_rate_at(100, replace(settings, halve_every=0), 0) == 1
-    (outcome,) = training.train(small_matrix(), SETTINGS)
+    (outcome,) = train(small_matrix(), SETTINGS)
     assert [epoch.learning_rate for epoch in outcome.history] == [3e-3, 3e-3, 1.5e-3, 1.5e-3, 0.75e-3, 0.75e-3]
 
 
@@ -93,9 +98,9 @@ def test_marks_equal_separate_runs_exactly():
     matrix = small_matrix()
     for patience in (0, 2):
         settings = replace(SETTINGS, patience=patience, epochs=9)
-        together = training.train(matrix, settings, checkpoint_epochs=[2, 5, 9])
+        together = train(matrix, settings, checkpoint_epochs=[2, 5, 9])
         for outcome, epochs in zip(together, (2, 5, 9), strict=True):
-            (alone,) = training.train(matrix, replace(settings, epochs=epochs))
+            (alone,) = train(matrix, replace(settings, epochs=epochs))
             assert outcome.settings == alone.settings
             assert outcome.history == alone.history and outcome.best_epoch == alone.best_epoch
             for name, values in alone.weights.items():
@@ -104,7 +109,7 @@ def test_marks_equal_separate_runs_exactly():
 
 def test_a_forced_collapse_is_interrupted_and_recovers():
     """At a learning rate of 1e38 weights overflow: fresh starts with halved rates until training holds."""
-    (outcome,) = training.train(small_matrix(), replace(SETTINGS, learning_rate=1e38, halve_every=0, max_interrupts=60))
+    (outcome,) = train(small_matrix(), replace(SETTINGS, learning_rate=1e38, halve_every=0, max_interrupts=60))
     assert outcome.interrupts >= 3 and len(outcome.history) == 6 and outcome.weights
     assert all(epoch.valid_auc > 0.5 and np.isfinite(epoch.train_loss) for epoch in outcome.history)
     first = next(k for k in range(60) if outcome.history[0].learning_rate == 1e38 / 2**k)
@@ -126,7 +131,7 @@ def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
         return loss
 
     monkeypatch.setattr(training, "train_epoch", poisoned)
-    (outcome,) = training.train(matrix, replace(SETTINGS, halve_every=0))
+    (outcome,) = train(matrix, replace(SETTINGS, halve_every=0))
     assert outcome.interrupts == 1 and len(outcome.history) == 6
     assert torch.equal(calls[2], calls[3]), "not the state after epoch 2"
     rates = [epoch.learning_rate for epoch in outcome.history]
@@ -145,7 +150,7 @@ def test_a_small_batch_takes_one_thread_whatever_torch_has(monkeypatch):
     torch.set_num_threads(4)
     try:
         for size in (256, 2048, 8192):
-            training.train(small_matrix(), replace(SETTINGS, epochs=1, batch_size=size))
+            train(small_matrix(), replace(SETTINGS, epochs=1, batch_size=size))
     finally:
         torch.set_num_threads(before)
     assert taken == [1, 2, 4]
@@ -154,19 +159,19 @@ def test_a_small_batch_takes_one_thread_whatever_torch_has(monkeypatch):
 def test_hopeless_training_ends_with_a_message():
     matrix = small_matrix(signal=0.0)
     matrix.valid.label.copy_(1 - (torch.arange(len(matrix.valid)) % 2))
-    (outcome,) = training.train(matrix, replace(SETTINGS, learning_rate=float("inf")))
+    (outcome,) = train(matrix, replace(SETTINGS, learning_rate=float("inf")))
     assert outcome.interrupts == 10 and not outcome.history and outcome.weights is None
     assert "10 interrupts" in outcome.ended
 
 
 def test_without_interrupts_a_collapse_stays():
-    (outcome,) = training.train(small_matrix(), replace(SETTINGS, learning_rate=float("inf"), max_interrupts=0))
+    (outcome,) = train(small_matrix(), replace(SETTINGS, learning_rate=float("inf"), max_interrupts=0))
     assert outcome.interrupts == 0 and len(outcome.history) == 6
 
 
 def test_early_stop_keeps_the_best_epoch():
     matrix = small_matrix(rows=400)
-    (outcome,) = training.train(matrix, replace(SETTINGS, epochs=200, patience=3, learning_rate=0.02))
+    (outcome,) = train(matrix, replace(SETTINGS, epochs=200, patience=3, learning_rate=0.02))
     aucs = [epoch.valid_auc for epoch in outcome.history]
     assert len(aucs) < 200
     assert outcome.best_epoch == 1 + int(np.argmax(aucs)) == len(aucs) - 3
@@ -182,7 +187,7 @@ def test_rare_positives_do_not_look_like_a_collapse():
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     matrix = small_matrix()
-    runs = [training.train(matrix, replace(SETTINGS, epochs=1, seed=seed))[0].weights for seed in (4, 4, 5)]
+    runs = [train(matrix, replace(SETTINGS, epochs=1, seed=seed))[0].weights for seed in (4, 4, 5)]
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     assert not torch.equal(runs[0]["head.weight"], runs[2]["head.weight"])
 
@@ -225,7 +230,7 @@ def test_few_positives_are_told_with_an_interval(made, capsys):
     """The tiny world has fewer than 100 likes among its test rows."""
     assert call(mlp.main, "--paths", made.file, "--task", "tiktok_like", "--epochs", 1, "--seed", 77) == 0
     result = read_results(made.results)[-1]
-    assert result.seed == 77 and result.positives["test"] < mlp.FEW_POSITIVES
+    assert result.seed == 77 and result.positives["test"] < FEW_POSITIVES
     low, high = result.auc_interval
     assert low < result.auc < high
     said = capsys.readouterr().err
@@ -234,7 +239,7 @@ def test_few_positives_are_told_with_an_interval(made, capsys):
 
 def test_no_gain_throws_epochs_away_until_no_rate_helps():
     settings = replace(SETTINGS, epochs=50, halve_every=0, interrupt="no-gain", max_interrupts=4)
-    (outcome,) = training.train(small_matrix(), settings)
+    (outcome,) = train(small_matrix(), settings)
     aucs = [epoch.valid_auc for epoch in outcome.history]
     assert all(later > before for before, later in pairwise(aucs)) and outcome.best_epoch == len(aucs)
     assert outcome.interrupts == 4 and "no longer improves" in outcome.ended

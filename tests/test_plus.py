@@ -101,13 +101,7 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, later), MODALITIES)
     before, after = arrays_of(before), arrays_of(after)
-    assert {
-        "content_factors user",
-        "content_factors item",
-        "label_svd user",
-        "label_svd item",
-        "exposure_svd item",
-    } <= before.keys()
+    assert {*SUPERVISED, "exposure_svd item"} <= before.keys()
     for name, part in before.items():
         assert part.tobytes() == after[name].tobytes(), name
 
@@ -119,13 +113,7 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
         after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
         moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
-        assert {
-            "user_part",
-            "content_factors user",
-            "content_factors item",
-            "label_svd user",
-            "label_svd item",
-        } <= moved, "other rows see it"
+        assert {"user_part", *SUPERVISED} <= moved, "other rows see it"
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):

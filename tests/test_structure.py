@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
+from mma4ctr.evaluation.metrics import auc
 from mma4ctr.model.mlp import Network
 from mma4ctr.model.inference import predict
 from mma4ctr.model.trainer import TrainSettings, train
@@ -34,7 +35,7 @@ def group(rows):
 parts = torch.randn(3000, 66), torch.randn(2000, 128)
 matrix = FactorMatrix(*parts, group(1_000_000), group(200_000), group(200_000), {}, "")
 before = peak_memory_mb()
-(outcome,) = train(matrix, TrainSettings(epochs=1, batch_size=8192))
+(outcome,) = train(matrix, TrainSettings(epochs=1, batch_size=8192), auc)
 predict(Network(outcome.weights), matrix, matrix.test)
 print(json.dumps({"before": before, "after": peak_memory_mb()}))
 """

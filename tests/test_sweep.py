@@ -14,6 +14,7 @@ import pytest
 import adjust_hyperparameter as sweep
 import mlp
 from mma4ctr.evaluation.baselines import BASELINES
+from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import EARLY, MODEL, STUDIES, Inputs, cells, prepared_inputs, published_figure
 from mma4ctr.evaluation.tables import best_of, layout, leakage_in_words
@@ -81,9 +82,9 @@ def test_runs_are_known_by_their_settings_and_inputs(swept, capsys):
 def test_the_epochs_study_is_one_training():
     base = Inputs("chronological", "train", 21, "zscore", 5, 10_000)
     modalities = ("visual", "acoustic", "textual")
-    (group,) = sweep.plan([STUDIES["epochs"]], "tiktok_like", base, modalities, 1)
+    (group,) = plan([STUDIES["epochs"]], "tiktok_like", base, modalities, 1)
     assert group.checkpoint_epochs == tuple(range(5, 101, 5))
-    everything = sweep.plan(STUDIES.values(), "tiktok_like", base, modalities, 1)
+    everything = plan(STUDIES.values(), "tiktok_like", base, modalities, 1)
     assert len({replace(one, checkpoint_epochs=()) for one in everything}) == len(everything)
     assert len(everything) < sum(case.model == MODEL for study in STUDIES.values() for case in study.cases), (
         "equal trainings are done once"

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import get_user_embedding as step
 from mma4ctr.data.interactions import TEST, TRAIN, VALID, Interactions
+from mma4ctr.features import user_embedding as step
 from mma4ctr.storage.artifacts import Artifact
 
 

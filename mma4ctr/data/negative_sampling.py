@@ -1,6 +1,12 @@
 """Negatives for logs that hold only what users acted on: items that a user has not met, drawn from a seed."""
 
+from itertools import pairwise
+
 import numpy as np
+
+from mma4ctr.data.row_order import PART_ROWS
+from mma4ctr.storage.arrays import StoredArray
+from mma4ctr.storage.artifacts import ArtifactWriter
 
 # Rounds of drawing at random before what is left is chosen from a list of all that is free.
 ROUNDS = 16
@@ -64,3 +70,39 @@ def draw_unseen(
     row, drawn = np.concatenate(found_rows), np.concatenate(found_items)
     by_row = np.argsort(row, kind="stable")
     return row[by_row], drawn[by_row]
+
+
+def add_negatives(
+    writer: ArtifactWriter, column: dict[str, StoredArray], parts: np.ndarray, items: int, count: int, seed: int
+) -> tuple[dict[str, StoredArray], np.ndarray]:
+    """Put after each row `count` rows of unseen items, with its user, device, time and part of the split, and labels
+    0; the arrays take the place of those in the folder. One part of the users is in memory at a time.
+
+    Args:
+        column: (rows,) arrays of step 1 by name, rows of a user side by side; `item` positions below `items`.
+        parts: uint8 (rows,).
+
+    Returns: the new columns and their parts.
+    """
+    kinds = {name: values.dtype for name, values in column.items()}
+    known = by_first_split(column["item"][:], parts, items)
+    rng = np.random.default_rng(seed)
+    for name in column:
+        (writer.building / f"{name}.npy").unlink()  # it can still be read
+    streams = {name: writer.stream(name, kind) for name, kind in kinds.items()}
+    starts = np.flatnonzero(np.diff(column["user"][:], prepend=-1))
+    part = starts * (count + 1) // PART_ROWS
+    bounds = [*starts[np.flatnonzero(np.diff(part, prepend=-1))].tolist(), len(parts)]
+    new_parts = []
+    for start, stop in pairwise(bounds):
+        rows = {name: values[start:stop] for name, values in column.items()}
+        row, item = draw_unseen(rows["user"], rows["item"], parts[start:stop], known, count, rng)
+        # Each row, then what was drawn for it.
+        order = np.argsort(np.concatenate([np.arange(stop - start), row]), kind="stable")
+        for name, values in rows.items():
+            drawn = item if name == "item" else np.zeros(len(row)) if name.startswith("label_") else values[row]
+            streams[name].append(np.concatenate([values, drawn])[order])
+        new_parts.append(np.concatenate([parts[start:stop], parts[start:stop][row]])[order])
+    for stream in streams.values():
+        stream.close()
+    return {name: StoredArray.of(writer.building / f"{name}.npy") for name in kinds}, np.concatenate(new_parts)
