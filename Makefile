@@ -65,6 +65,7 @@ lint: .venv/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+	.venv/bin/lint-imports --no-logo
 
 test: lint
 	$(RUN) -m pytest
