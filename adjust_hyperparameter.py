@@ -26,8 +26,8 @@ from mma4ctr.evaluation.plans import Group, plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, Inputs, Study, prepared_inputs
 from mma4ctr.evaluation.tables import write_tables
-from mma4ctr.features.feature_matrix import MADE_BY, columns_made, split_variant, variant_kind
-from mma4ctr.features.variants import variants_for
+from mma4ctr.features.feature_matrix import columns_made
+from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind, variants_for
 from mma4ctr.runtime.console import (
     Stopwatch,
     closing_line,

@@ -34,8 +34,8 @@ from mma4ctr.evaluation.run_records import (
     find_run,
     read_run,
 )
-from mma4ctr.features.feature_matrix import load_step_inputs, read_matrix, with_features
-from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, variants_for
+from mma4ctr.features.feature_matrix import load_step_inputs, read_matrix
+from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, variants_for, with_features
 from mma4ctr.model.distributed import join_process_group, local_device
 from mma4ctr.model.inference import load_network, load_scorer, score_pairs, top_items
 from mma4ctr.model.onnx_export import onnx_model

@@ -39,8 +39,8 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
 from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.paths import Paths, load_paths
-from mma4ctr.storage.text_blocks import BadLines
 from mma4ctr.storage.unchanged import unchanged
 
 

@@ -38,9 +38,9 @@ from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, run, 
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import read_tsv
 from mma4ctr.storage.paths import Paths, load_paths
-from mma4ctr.storage.text_blocks import BadLines
 from mma4ctr.storage.unchanged import unchanged
 
 

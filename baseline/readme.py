@@ -21,20 +21,18 @@ from pathlib import Path
 
 from mma4ctr.datasets import known_datasets, tasks_of
 from mma4ctr.evaluation.ground_truth import oracle_auc
+from mma4ctr.evaluation.layouts import Layout, markdown_table
 from mma4ctr.evaluation.run_records import Result, read_results
 from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, Cell
 from mma4ctr.evaluation.tables import (
-    Layout,
     comparison_layout,
     computation_layout,
     interval_layout,
     layout,
-    markdown_table,
     protocol_line,
     study_tables,
 )
-from mma4ctr.features.feature_matrix import with_features
-from mma4ctr.features.variants import variants_for
+from mma4ctr.features.variants import variants_for, with_features
 from mma4ctr.runtime.console import note, parser, run
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.files import write_file

@@ -46,9 +46,9 @@ from mma4ctr.model.trainer import HIDDEN, TrainSettings, fresh_models, train_epo
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.system import peak_memory_mb
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.files import write_file
 from mma4ctr.storage.paths import Paths, load_paths
-from mma4ctr.storage.text_blocks import BadLines
 
 T = TypeVar("T")
 HERE = Path(__file__).parent

@@ -15,7 +15,7 @@ from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.datasets.table_readers import Few, Source, read_tables
 from mma4ctr.runtime.console import err, out
 from mma4ctr.storage import text_blocks as rawfiles
-from mma4ctr.storage.text_blocks import BadLines
+from mma4ctr.storage.bad_lines import BadLines
 from tests.arrow_readers import READERS, read_column
 
 PLAIN = [pa.null(), pa.bool_(), pa.int8(), pa.int64(), pa.uint64(), pa.float16(), pa.float32(), pa.float64()]

@@ -17,11 +17,12 @@ from baseline import comp, own_model, readme
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.evaluation.ground_truth import test_row_probabilities
+from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import auc, logloss, platt_scaled, reliability, score_predictions
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.run_records import test_scores as kept_scores
 from mma4ctr.evaluation.studies import STUDIES, cells, prepared_inputs
-from mma4ctr.evaluation.tables import CALIBRATION, Layout, chosen_cell, layouts
+from mma4ctr.evaluation.tables import CALIBRATION, chosen_cell, layouts
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare, reseal

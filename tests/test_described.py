@@ -819,7 +819,7 @@ def test_a_description_may_stand_in_path_json(folder, capsys):
 def test_parquet_is_read_in_batches(tmp_path):
     """However large a row group is."""
     from mma4ctr.datasets.table_readers import VECTOR_ROWS, Few, Source, read_tables
-    from mma4ctr.storage.text_blocks import BadLines
+    from mma4ctr.storage.bad_lines import BadLines
 
     values = pa.FixedSizeListArray.from_arrays(np.zeros(3 * VECTOR_ROWS * 4 + 4, np.float32), 4)
     pq.write_table(pa.table({"v": values}), tmp_path / "big.parquet")

@@ -33,8 +33,8 @@ from mma4ctr.datasets.validate import check_dataset
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.paths import load_paths
-from mma4ctr.storage.text_blocks import BadLines
 from tests.conftest import call
 from tests.test_described import write_paths
 

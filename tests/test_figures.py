@@ -12,10 +12,10 @@ from sklearn.metrics import roc_auc_score
 import mlp
 import statis_and_draw
 import viewer
+from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, page, table_html
 from mma4ctr.evaluation.run_figures import balanced_sample, roc_points
-from mma4ctr.evaluation.tables import Layout
 from tests.conftest import call
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

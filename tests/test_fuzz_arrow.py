@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.datasets.json_lines import JsonLines
 from mma4ctr.datasets.table_readers import Few, ParseText, Source, read_tables
-from mma4ctr.storage.text_blocks import BadLines
+from mma4ctr.storage.bad_lines import BadLines
 from tests.arrow_readers import BLOCK, READERS, REFUSED, read_asked, read_column, read_lines, read_text
 from tests.conftest import call
 

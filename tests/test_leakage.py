@@ -18,7 +18,8 @@ from mma4ctr.datasets import BUILT_IN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.wechat import ACTIONS
 from mma4ctr.evaluation.metrics import auc
-from mma4ctr.features.feature_matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks, user_part
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks, user_part
+from mma4ctr.features.scaling import fit_scaling
 from mma4ctr.features.user_embedding import user_devices, user_tables
 from mma4ctr.model.trainer import TrainSettings, train
 from mma4ctr.storage.artifacts import read_artifact

@@ -12,7 +12,8 @@ import gen_matrix
 import get_user_embedding
 import mma4ctr
 from mma4ctr.data.interactions import TRAIN, load_interactions
-from mma4ctr.features.feature_matrix import fit_scaling, load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.scaling import fit_scaling
 from mma4ctr.features.variants import CONCAT, CROSS, SINGLE
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call

@@ -23,14 +23,8 @@ from mma4ctr.features.behavioral.content_factors import (
     products_by_index,
 )
 from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
-from mma4ctr.features.feature_matrix import (
-    load_matrix,
-    load_step_inputs,
-    plus_factors,
-    split_variant,
-    vectors_of,
-    with_features,
-)
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, plus_factors, vectors_of
+from mma4ctr.features.variants import split_variant, with_features
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network
 from mma4ctr.model.trainer import fresh_models

@@ -16,8 +16,8 @@ from mma4ctr.datasets.table_readers import Source, read_tables
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import Threads
 from mma4ctr.storage import text_blocks as rawfiles
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.quoted_text import QuotedText
-from mma4ctr.storage.text_blocks import BadLines
 
 EXAMPLES = settings(
     max_examples=80,

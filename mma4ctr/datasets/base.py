@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.parallel import Threads, Workers
-from mma4ctr.storage.text_blocks import BadLines, Block
+from mma4ctr.storage.bad_lines import BadLines
+from mma4ctr.storage.text_blocks import Block
 
 
 @dataclass(frozen=True)

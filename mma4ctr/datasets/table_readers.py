@@ -22,8 +22,9 @@ from mma4ctr.datasets.json_lines import JsonLines
 from mma4ctr.runtime.console import nearest, progress
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import DelimitedText, read_header
-from mma4ctr.storage.text_blocks import BadLines, Block, demand_columns, parse_blocks, read_blocks
+from mma4ctr.storage.text_blocks import Block, demand_columns, parse_blocks, read_blocks
 
 T = TypeVar("T")
 Parse = Callable[[pa.Table, Block], T]

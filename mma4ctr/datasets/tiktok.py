@@ -25,9 +25,10 @@ from mma4ctr.datasets.base import (
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Processes, Threads
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import DelimitedText, integer_text
 from mma4ctr.storage.paths import Paths
-from mma4ctr.storage.text_blocks import MANY_BYTES, BadLines, Block, find_raw_file, parse_blocks
+from mma4ctr.storage.text_blocks import MANY_BYTES, Block, find_raw_file, parse_blocks
 
 COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
 COLUMNS += ["device", "time", "duration_time"]

@@ -22,7 +22,8 @@ from mma4ctr.datasets.times import TimeForm, common_form, form_of
 from mma4ctr.datasets.toml_spec import DEFAULT_WIDTH, Description, ModalitySource
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
-from mma4ctr.storage.text_blocks import BadLines, Block, demand_columns
+from mma4ctr.storage.bad_lines import BadLines
+from mma4ctr.storage.text_blocks import Block, demand_columns
 
 # RowRange that are looked at to tell how a column is written.
 LOOK_ROWS = 1000

@@ -20,7 +20,8 @@ from mma4ctr.datasets.times import TimeForm, shown_time
 from mma4ctr.datasets.toml_dataset import EXAMPLES, Described
 from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import UserError
-from mma4ctr.storage.text_blocks import BadLines, demand_columns
+from mma4ctr.storage.bad_lines import BadLines
+from mma4ctr.storage.text_blocks import demand_columns
 
 T = TypeVar("T")
 # Items whose features are looked at.

@@ -19,10 +19,11 @@ from mma4ctr.datasets.base import (
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import DelimitedText, integer_text, read_header
 from mma4ctr.storage.paths import Paths
 from mma4ctr.storage.quoted_text import QuotedText
-from mma4ctr.storage.text_blocks import BadLines, Block, find_raw_file, parse_blocks
+from mma4ctr.storage.text_blocks import Block, find_raw_file, parse_blocks
 
 T = TypeVar("T")
 INTERACTIONS = "user_action.csv"

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mma4ctr.evaluation.studies import BASE_TRAINING, COMPARISON, MODEL, Inputs, Study, cases_of
-from mma4ctr.features.feature_matrix import split_variant
-from mma4ctr.features.variants import STUDY, Variants
+from mma4ctr.features.variants import STUDY, Variants, split_variant
 from mma4ctr.model.mlp import automatic_batch_size
 from mma4ctr.model.trainer import TrainSettings
 from mma4ctr.runtime.console import note

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from mma4ctr.evaluation.figures import COLORS
-from mma4ctr.evaluation.tables import Layout
+from mma4ctr.evaluation.layouts import Layout
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">

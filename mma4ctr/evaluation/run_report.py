@@ -8,6 +8,7 @@ import numpy as np
 from mma4ctr.data.interactions import interactions_artifact
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.figures import protocol_words
+from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
 from mma4ctr.evaluation.run_figures import Predicted, reliability_curve, roc_points
 from mma4ctr.evaluation.run_records import (
@@ -18,7 +19,7 @@ from mma4ctr.evaluation.run_records import (
     results_rows,
 )
 from mma4ctr.evaluation.studies import STUDIES
-from mma4ctr.evaluation.tables import Layout, layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
+from mma4ctr.evaluation.tables import layouts, leakage_in_words, protocol_line, statistics_layout, study_tables
 from mma4ctr.storage.files import write_own_file
 from mma4ctr.storage.paths import Paths
 

@@ -19,8 +19,7 @@ from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.baselines import BASELINES, Baseline
 from mma4ctr.evaluation.run_records import Result
 from mma4ctr.features.behavioral.columns import GROUPS
-from mma4ctr.features.feature_matrix import with_features
-from mma4ctr.features.variants import CONCAT, CROSS, SINGLE, STUDY, Variants, variants_for
+from mma4ctr.features.variants import CONCAT, CROSS, SINGLE, STUDY, Variants, variants_for, with_features
 from mma4ctr.model.mlp import automatic_batch_size
 from mma4ctr.model.training_defaults import TRAINING
 from mma4ctr.storage.artifacts import MANIFEST, read_artifact

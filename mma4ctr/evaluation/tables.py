@@ -4,11 +4,8 @@ They are made from results.jsonl; intervals and calibration errors also from the
 and from the true probabilities where the data are simulated.
 """
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.evaluation.ground_truth import test_row_probabilities
+from mma4ctr.evaluation.layouts import Layout, to_csv, to_markdown
 from mma4ctr.evaluation.metrics import auc_difference, reliability
 from mma4ctr.evaluation.run_records import Result, drawn_negatives, test_scores
 from mma4ctr.evaluation.studies import (
@@ -84,15 +82,6 @@ def best_of(column: Sequence[Cell], metric: str) -> Cell | None:
         return None
     sign = -1 if metric == "logloss" else 1
     return max(known, key=lambda cell: sign * (cell.mean_and_deviation(metric) or (0.0, 0.0))[0])
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A table to be shown: its caption, the heads of its columns, and cells as (text, is it the best?)."""
-
-    caption: str
-    header: list[str]
-    rows: list[list[tuple[str, bool]]]
 
 
 def layout(study: Study, table: list[Cell], metrics: Sequence[str] = METRICS) -> Layout:
@@ -289,32 +278,6 @@ def layouts(paths: Paths, study: Study, table: list[Cell]) -> list[Layout]:
     if study.name == COMPARISON:
         return [comparison_layout(study, table), interval_layout(paths, table), computation_layout(table)]
     return [layout(study, table, ("auc",) if study.name == COMPARISON_BY_EPOCH else METRICS)]
-
-
-def markdown_table(shown: Layout) -> str:
-    """The table alone."""
-    text = ["| " + " | ".join(shown.header) + " |"]
-    text.append("| --- |" + " ---: |" * (len(shown.header) - 1))
-    text += ["| " + " | ".join(f"**{cell}**" if best else cell for cell, best in row) + " |" for row in shown.rows]
-    return "\n".join(text) + "\n"
-
-
-def to_markdown(shown: Layout) -> str:
-    """The table with its caption above it."""
-    return f"{shown.caption}\n\n{markdown_table(shown)}"
-
-
-def to_csv(rows: Iterable[Sequence[object]]) -> bytes:
-    """Rows as CSV text."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue().encode()
-
-
-def write_layout(path: Path, title: str, shown: Layout) -> None:
-    """Write a table as `<path>.md` and `<path>.csv`."""
-    write_own_file(path.with_suffix(".md"), f"# {title}\n\n{to_markdown(shown)}".encode())
-    write_own_file(path.with_suffix(".csv"), to_csv([shown.header, *([text for text, _ in row] for row in shown.rows)]))
 
 
 def statistics_layout(artifacts: dict[str, Artifact]) -> Layout:

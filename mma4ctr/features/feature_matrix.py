@@ -16,7 +16,7 @@ of a variant's modalities with these features is called `<variant>.plus`; `<vari
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,16 +33,15 @@ from mma4ctr.data.interactions import (
 from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.biases import TrainingRows
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, PairTable, plus_tables
+from mma4ctr.features.scaling import Scaling, fit_scaling
+from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, check_made_from, demand_space, read_artifact
 from mma4ctr.storage.paths import Paths
 
-SCALINGS = ("zscore", "minmax")
-FEATURES = ("paper", "plus")
 # Rows whose pair columns are made at a time while their scaling is fitted.
 PAIRS_AT_A_TIME = 1 << 16
-MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,6 @@ class RowGroup:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-def split_variant(variant: str) -> tuple[str, str, str]:
-    """`vat_concat.plus-counts` -> (`vat_concat`, `plus`, `counts`); `vat_concat` -> (`vat_concat`, `paper`, ``)."""
-    modalities, dot, features = variant.rpartition(".")
-    name, _, without = features.partition("-")
-    return (modalities, name, without) if dot and name == "plus" else (variant, "paper", "")
-
-
-def with_features(variant: str, features: str) -> str:
-    """The matrix of a variant with features `paper`, `plus`, or `plus-<group>`: its name."""
-    return variant if features == "paper" else f"{variant}.{features}"
-
-
-def variant_kind(variant: str) -> str:
-    """`single`, `concat` or `cross`."""
-    kind = split_variant(variant)[0].rpartition("_")[2]
-    return kind if kind in MADE_BY else "single"
 
 
 def columns_made(variant: str) -> dict[str, int]:
@@ -162,49 +143,6 @@ class FactorMatrix:
             first, last = last, last + pairs.width
             rows[:, first:last] = pairs.columns(user_row, item_row)
         return rows
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """A column's `shift` is subtracted, then it is divided by its `scale`: float64 (width,) each."""
-
-    shift: np.ndarray
-    scale: np.ndarray
-
-    @classmethod
-    def between(cls, low: np.ndarray, high: np.ndarray) -> Self:
-        """From the least and the largest value of each column to 0 ... 1."""
-        spread = high - low
-        return cls(low, np.where(spread > 0, spread, 1.0))
-
-    @classmethod
-    def about(cls, mean: np.ndarray, variance: np.ndarray) -> Self:
-        """To mean 0 and variance 1."""
-        # Rounding leaves a constant column a variance of about its square times 1e-16, not zero.
-        constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
-        return cls(mean, np.sqrt(np.where(constant, 1.0, variance)))
-
-    def apply(self, part: np.ndarray) -> np.ndarray:
-        scaled: np.ndarray = ((part - self.shift) / self.scale).astype(np.float32)
-        return scaled
-
-
-def fit_scaling(part: np.ndarray, times: np.ndarray, method: str) -> Scaling:
-    """Fit on training rows without making them: table row i stands for `times[i]` of them.
-
-    Args:
-        part: float (table rows, width).
-        times: int64 (table rows,), training rows that use each table row.
-        method: `zscore`, or `minmax` as published.
-
-    A column that is constant on the training rows is only shifted.
-    """
-    used = times > 0
-    if method == "minmax":
-        return Scaling.between(part[used].min(axis=0).astype(np.float64), part[used].max(axis=0).astype(np.float64))
-    values, weights = part[used].astype(np.float64), times[used] / times.sum()
-    mean = weights @ values
-    return Scaling.about(mean, weights @ (values - mean) ** 2)
 
 
 def rows_in_blocks(index: np.ndarray, block: np.ndarray, size: int) -> np.ndarray:

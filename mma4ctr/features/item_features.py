@@ -14,7 +14,7 @@ from mma4ctr.runtime.console import note, warn
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.arrays import StoredArray
-from mma4ctr.storage.text_blocks import BadLines
+from mma4ctr.storage.bad_lines import BadLines
 
 
 class SeenItems:

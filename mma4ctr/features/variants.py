@@ -122,3 +122,27 @@ def content_modalities(known: Variants, variant: str, there: Sequence[str]) -> t
     if variant == known.widest(there):
         modalities += tuple(other for other in known.optional if other in there)
     return modalities
+
+
+FEATURES = ("paper", "plus")
+
+
+MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
+
+
+def split_variant(variant: str) -> tuple[str, str, str]:
+    """`vat_concat.plus-counts` -> (`vat_concat`, `plus`, `counts`); `vat_concat` -> (`vat_concat`, `paper`, ``)."""
+    modalities, dot, features = variant.rpartition(".")
+    name, _, without = features.partition("-")
+    return (modalities, name, without) if dot and name == "plus" else (variant, "paper", "")
+
+
+def with_features(variant: str, features: str) -> str:
+    """The matrix of a variant with features `paper`, `plus`, or `plus-<group>`: its name."""
+    return variant if features == "paper" else f"{variant}.{features}"
+
+
+def variant_kind(variant: str) -> str:
+    """`single`, `concat` or `cross`."""
+    kind = split_variant(variant)[0].rpartition("_")[2]
+    return kind if kind in MADE_BY else "single"

@@ -13,9 +13,9 @@ import numpy as np
 from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import item_content
 from mma4ctr.features.behavioral.content_factors import projected
-from mma4ctr.features.feature_matrix import StepInputs, split_variant
+from mma4ctr.features.feature_matrix import StepInputs
 from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
-from mma4ctr.features.variants import content_modalities, variants_for
+from mma4ctr.features.variants import content_modalities, split_variant, variants_for
 from mma4ctr.runtime.console import warn
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
 from mma4ctr.storage.paths import NEW_ITEMS, Paths

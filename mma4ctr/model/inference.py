@@ -15,15 +15,8 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from mma4ctr.datasets.columns import ids_of
-from mma4ctr.features.feature_matrix import (
-    FactorMatrix,
-    Pairs,
-    RowGroup,
-    load_matrix,
-    load_step_inputs,
-    read_matrix,
-    split_variant,
-)
+from mma4ctr.features.feature_matrix import FactorMatrix, Pairs, RowGroup, load_matrix, load_step_inputs, read_matrix
+from mma4ctr.features.variants import split_variant
 from mma4ctr.model.cold_start import load_new_items
 from mma4ctr.model.mlp import Network, torch_threads
 from mma4ctr.runtime.console import progress

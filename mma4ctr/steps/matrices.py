@@ -4,16 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mma4ctr.features.feature_matrix import (
-    SCALINGS,
-    Factors,
-    load_step_inputs,
-    plus_factors,
-    user_part,
-    with_features,
-    write_matrix,
-)
-from mma4ctr.features.variants import Variants, chosen_variants, content_modalities
+from mma4ctr.features.feature_matrix import Factors, load_step_inputs, plus_factors, user_part, write_matrix
+from mma4ctr.features.scaling import SCALINGS
+from mma4ctr.features.variants import Variants, chosen_variants, content_modalities, with_features
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser
 from mma4ctr.steps.options import add_features_option, add_task_options, add_variant_option, chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths

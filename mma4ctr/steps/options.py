@@ -4,7 +4,7 @@ import argparse
 
 from mma4ctr.data.interactions import interactions_artifact
 from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
-from mma4ctr.features.feature_matrix import FEATURES
+from mma4ctr.features.variants import FEATURES
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import Paths

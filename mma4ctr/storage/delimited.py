@@ -15,8 +15,9 @@ from pyarrow import csv
 
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Threads
+from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.quoted_text import QuotedText, unquoted
-from mma4ctr.storage.text_blocks import LONGEST_LINE, MANY_BYTES, BadLines, Block, demand_columns, head_of, parse_blocks
+from mma4ctr.storage.text_blocks import LONGEST_LINE, MANY_BYTES, Block, demand_columns, head_of, parse_blocks
 
 
 class DelimitedText:

@@ -1,0 +1,44 @@
+"""A table with its best values marked, as Markdown and CSV."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mma4ctr.storage.files import write_own_file
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table to be shown: its caption, the heads of its columns, and cells as (text, is it the best?)."""
+
+    caption: str
+    header: list[str]
+    rows: list[list[tuple[str, bool]]]
+
+
+def markdown_table(shown: Layout) -> str:
+    """The table alone."""
+    text = ["| " + " | ".join(shown.header) + " |"]
+    text.append("| --- |" + " ---: |" * (len(shown.header) - 1))
+    text += ["| " + " | ".join(f"**{cell}**" if best else cell for cell, best in row) + " |" for row in shown.rows]
+    return "\n".join(text) + "\n"
+
+
+def to_markdown(shown: Layout) -> str:
+    """The table with its caption above it."""
+    return f"{shown.caption}\n\n{markdown_table(shown)}"
+
+
+def to_csv(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows as CSV text."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode()
+
+
+def write_layout(path: Path, title: str, shown: Layout) -> None:
+    """Write a table as `<path>.md` and `<path>.csv`."""
+    write_own_file(path.with_suffix(".md"), f"# {title}\n\n{to_markdown(shown)}".encode())
+    write_own_file(path.with_suffix(".csv"), to_csv([shown.header, *([text for text, _ in row] for row in shown.rows)]))
