@@ -49,7 +49,7 @@ def smoothed_shares(index: np.ndarray, label: np.ndarray, size: int) -> np.ndarr
 
 def feature_rows(matrix: FactorMatrix, rows: RowGroup, user: np.ndarray, chosen: slice) -> np.ndarray:
     """float64 (n, in_features + 2): some rows of the matrix, then user and item."""
-    features = matrix.gather(rows.user_row[chosen], rows.item_row[chosen]).double().numpy()
+    features = rows.features(matrix, chosen).double().numpy()
     ids = np.stack([user[rows.rows[chosen]], rows.item[chosen].numpy()], axis=1)
     return np.concatenate([features, ids], axis=1)
 

@@ -123,14 +123,14 @@ def test_gathered_rows_equal_rows_put_together_by_hand(made):
             ]
         )
         here = slice(place, place + 1)
-        actual = matrix.gather(matrix.train.user_row[here], matrix.train.item[here])[0].numpy()
+        actual = matrix.train.features(matrix, here)[0].numpy()
         assert actual == pytest.approx(expected, abs=1e-4)
         assert matrix.train.label[place] == data.label("click")[row]
 
 
 def test_training_rows_have_mean_0_and_deviation_1(made):
     matrix = load_matrix(made, "tiktok_like", "vat_concat", torch.device("cpu"))
-    rows = matrix.gather(matrix.train.user_row, matrix.train.item).double()
+    rows = matrix.train.features(matrix, slice(None)).double()
     assert rows.mean(dim=0).abs().max() < 1e-4
     deviation = rows.std(dim=0, correction=0)
     # Of the acoustic embedding only 10 of 21 columns are not zero: there are 10 acoustic columns to pool.

@@ -87,7 +87,7 @@ def test_prediction_by_halves_equals_the_forward_pass():
     (model,) = training.fresh_models(matrix.in_features, 0.3, 0, CPU)
     network = Network(model.state_dict())
     logits, hidden = predict(network, matrix, matrix.test)
-    features = matrix.gather(matrix.test.user_row, matrix.test.item)
+    features = matrix.test.features(matrix, slice(None))
     assert torch.allclose(logits, model(features), atol=1e-6)
     assert torch.allclose(hidden, model.body(features), atol=1e-6)
     few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item_row", "item", "label")))

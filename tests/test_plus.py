@@ -2,6 +2,8 @@
 
 import shutil
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import cross_matrix
 import mlp
 from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
 from mma4ctr.evaluation.metrics import auc
+from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.behavioral.biases import TrainingRows, fit_biases, signals_of, weighted_products, weighted_sum
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, item_content, plus_tables
@@ -147,21 +150,21 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     for user in range(10, 30):
         assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
     rng = np.random.default_rng(0)
-    slopes, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
+    gradients, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
     covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
     means = posterior_means(
         rows.user,
         rows.item,
         content,
         weight=weight,
-        slopes=slopes,
+        gradients=gradients,
         shown=shown,
         covariance=covariance,
         spread=spread,
     )
     for user, x in enumerate(of_user):
         precision = weight[user] * x.T @ x + shown[user] * covariance + np.diag(1 / spread)
-        assert np.allclose(means[user], np.linalg.solve(precision, slopes[user]), atol=1e-4)
+        assert np.allclose(means[user], np.linalg.solve(precision, gradients[user]), atol=1e-4)
     assert np.allclose(
         weighted_products(content, np.arange(len(content))), (content.T * np.arange(len(content))) @ content
     )
@@ -201,9 +204,9 @@ def test_directions_are_those_in_which_factors_differ():
     rows, label, content, seen, _ = drawn_world(np.random.default_rng(5))
     signals = signals_in(rows, {"like": label}, content)
     found = find_directions(signals, content)
-    assert signals.repeats == pytest.approx(1, abs=0.1)
+    assert signals.overdispersion == pytest.approx(1, abs=0.1)
     assert found.exposure < 0.1, "items are shown by chance"
-    assert found.spread[:3].min() > 5 * found.spread[3:].max()
+    assert found.variance[:3].min() > 5 * found.variance[3:].max()
     z = found.of(content)
     shown = z[rows.item]
     assert np.allclose(shown.mean(axis=0), 0, atol=1e-3) and np.allclose(np.cov(shown.T), np.eye(12), atol=1e-2)
@@ -233,7 +236,7 @@ def test_a_target_that_stands_twice_counts_once():
     rows, label, content, _, _ = drawn_world(np.random.default_rng(8), rows=15_000)
     once = signals_in(rows, {"like": label}, content)
     twice = signals_in(rows, {"like": label, "again": label}, content)
-    assert twice.repeats == pytest.approx(2 * once.repeats)
+    assert twice.overdispersion == pytest.approx(2 * once.overdispersion)
     assert np.allclose(twice.residual, once.residual) and np.allclose(twice.weight, once.weight)
     assert np.allclose(ContentFactors(twice, content).user, ContentFactors(once, content).user, atol=1e-4)
 
@@ -290,11 +293,26 @@ def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
     task = "tiktok_like"
     inputs = load_step_inputs(plus, task)
     factors, matrix = plus_factors(inputs, MODALITIES), load_matrix(plus, task, "vat_concat.plus", CPU)
-    made = matrix.gather(matrix.train.user_row, matrix.train.item_row).numpy()
+    made = matrix.train.features(matrix, slice(None)).numpy()
     assert made.shape[1] == matrix.in_features
     assert np.allclose(made.mean(axis=0), 0, atol=2e-3) and np.allclose(made.std(axis=0), 1, atol=2e-3)
     slow = np.stack([feature_row(factors, inputs, row) for row in matrix.train.rows])
     assert np.allclose(made, (slow - slow.mean(axis=0)) / slow.std(axis=0), atol=2e-3)
+    # Test rows see the last block; those that the UMAP figure draws, too.
+    chosen = np.arange(0, len(matrix.test), 3)
+    expected = np.stack([feature_row(factors, inputs, row) for row in matrix.test.rows[chosen]])
+    expected = (expected - slow.mean(axis=0)) / slow.std(axis=0)
+    drawn = SimpleNamespace(result=SimpleNamespace(task=task, variant="vat_concat.plus"))
+    for found in (matrix.test.features(matrix, chosen).numpy(), feature_rows(plus, drawn, chosen)):
+        assert np.allclose(found, expected, atol=2e-3)
+
+
+def test_only_a_row_group_gathers():
+    """A caller that gathers by itself can take the wrong block, as the UMAP figure once did."""
+    root = Path(__file__).parent.parent
+    sources = [path for folder in ("mma4ctr", "benchmarks", "baseline") for path in (root / folder).rglob("*.py")]
+    calling = [path.name for path in [*sources, *root.glob("*.py")] if ".gather(" in path.read_text()]
+    assert calling == ["feature_matrix.py"]
 
 
 def test_predicting_in_halves_equals_the_whole_network(plus):
@@ -302,7 +320,7 @@ def test_predicting_in_halves_equals_the_whole_network(plus):
     (model,) = fresh_models(matrix.in_features, 0.1, 0, CPU)
     logits, _ = predict(Network(model.state_dict()), matrix, matrix.test)
     with torch.no_grad():
-        expected = model(matrix.gather(matrix.test.user_row, matrix.test.item_row))
+        expected = model(matrix.test.features(matrix, slice(None)))
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
@@ -360,8 +378,8 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
 
 def test_an_embedding_that_saw_every_label_is_refused(plus):
     inputs = load_step_inputs(plus, "tiktok_like")
-    inputs.embedding.manifest["settings"]["rows"] = "all"
-    with pytest.raises(UserError, match="--rows train"):
+    inputs.embedding.manifest["settings"]["evidence"] = "all"
+    with pytest.raises(UserError, match="--evidence train"):
         plus_factors(inputs, MODALITIES)
 
 

@@ -204,7 +204,7 @@ def test_onnx_gives_the_same_probabilities(trained, tmp_path):
     assert use(trained, "--onnx", model) == 0
     matrix = load_matrix(paths, TASK, result.variant, torch.device("cpu"))
     shift, scale = scaling_of(read_artifact(paths.matrix / TASK / result.variant, ""))
-    unscaled = matrix.gather(matrix.test.user_row, matrix.test.item_row).numpy() * scale + shift
+    unscaled = matrix.test.features(matrix, slice(None)).numpy() * scale + shift
     session = onnxruntime.InferenceSession(model)
     (found,) = session.run(None, {"features": unscaled.astype(np.float32)})
     expected = read_artifact(run_folder(paths, TASK, result.run_id), "").array("predictions")

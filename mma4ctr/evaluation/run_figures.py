@@ -194,7 +194,7 @@ def draw_umap(paths: Paths, result: Result, kind: str, points: dict[int, np.ndar
 def feature_rows(paths: Paths, one: Predicted, chosen: np.ndarray) -> np.ndarray:
     """float32 (n, in_features): the feature rows of some test rows."""
     matrix = load_matrix(paths, one.result.task, one.result.variant, torch.device("cpu"))
-    return matrix.gather(matrix.test.user_row[chosen], matrix.test.item[chosen]).numpy()
+    return matrix.test.features(matrix, chosen).numpy()
 
 
 def hover_texts(one: Predicted, chosen: np.ndarray) -> list[str]:

@@ -61,6 +61,20 @@ class RowGroup:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def features(
+        self, matrix: "FactorMatrix", chosen: torch.Tensor | np.ndarray | slice, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """float32 (n, in_features): the feature rows of some of these rows.
+
+        Only a group knows which block of the tables its rows see, so features are gathered here and nowhere else.
+
+        Args:
+            matrix: The matrix that the group is a part of.
+            chosen: Positions in the group.
+            out: A buffer of at least n rows to write to.
+        """
+        return matrix.gather(self.user_row[chosen], self.item_row[chosen], out)
+
 
 def columns_made(variant: str) -> dict[str, int]:
     """What the settings of a matrix say of its columns: of features plus, whose formulas change, which they are."""

@@ -116,15 +116,14 @@ def train_epoch(
     device = rows.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
     order = torch.randperm(len(rows), generator=generator, device=device)
-    user_row, item_row, label = rows.user_row[order], rows.item_row[order], rows.label[order]
     total = torch.zeros((), device=device)
     buffer = matrix.user_part.new_empty(min(settings.batch_size, len(rows)), matrix.in_features)
     for start in range(0, len(rows), settings.batch_size):
         stop = min(start + settings.batch_size, len(rows))
-        batch = processes.share(start, stop)
-        features = matrix.gather(user_row[batch], item_row[batch], buffer)
+        batch = order[processes.share(start, stop)]
+        features = rows.features(matrix, batch, buffer)
         if len(features):
-            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), label[batch])
+            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), rows.label[batch])
             network.backward(features, gradient.mul_(len(features) / (stop - start)))
             total += loss * len(features)
         else:
