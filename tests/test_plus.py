@@ -237,7 +237,7 @@ def test_a_target_that_stands_twice_counts_once():
     once = signals_in(rows, {"like": label}, content)
     twice = signals_in(rows, {"like": label, "again": label}, content)
     assert twice.overdispersion == pytest.approx(2 * once.overdispersion)
-    assert np.allclose(twice.residual, once.residual) and np.allclose(twice.weight, once.weight)
+    assert np.allclose(twice.residual, once.residual) and np.allclose(twice.hessian_weight, once.hessian_weight)
     assert np.allclose(ContentFactors(twice, content).user, ContentFactors(once, content).user, atol=1e-4)
 
 
