@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from baseline import comp, own_model, readme
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES
-from mma4ctr.evaluation.ground_truth import test_row_probabilities
+from mma4ctr.evaluation.ground_truth import probabilities_of_test_rows
 from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import auc, logloss, platt_scaled, reliability, score_predictions
 from mma4ctr.evaluation.run_records import read_results
@@ -203,7 +203,7 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     # The errors of calibration: on the drawn labels, and on the true probabilities of the simulated world.
     errors = told["bias model"][paired.header.index(CALIBRATION)]
     rates = kept_scores(compared, next(r for r in results if r.model == "bias model"))
-    truth = test_row_probabilities(compared, TASK)
+    truth = probabilities_of_test_rows(compared, TASK)
     data = load_interactions(compared, "tiktok")
     label = data.label("like")[data.split == TEST]
     assert errors == f"{reliability(label, rates)[2]:.4f} ({reliability(truth, rates)[2]:.4f})"

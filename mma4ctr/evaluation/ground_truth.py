@@ -44,7 +44,7 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
 
 
 @lru_cache(maxsize=8)
-def test_row_probabilities(paths: Paths, task: str) -> np.ndarray | None:
+def probabilities_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
     """float64 (test rows,): the true probabilities of the test rows of a task, in their order; None where the data are
     not simulated."""
     dataset, target = split_task(task)
@@ -62,7 +62,7 @@ def test_row_probabilities(paths: Paths, task: str) -> np.ndarray | None:
 @lru_cache(maxsize=64)
 def oracle_auc(paths: Paths, task: str) -> float | None:
     """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
-    probability = test_row_probabilities(paths, task)
+    probability = probabilities_of_test_rows(paths, task)
     if probability is None:
         return None
     dataset, target = split_task(task)

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.figures import NEGATIVE, POSITIVE, line_styles, panels, save_figure, set_title
-from mma4ctr.evaluation.ground_truth import test_row_probabilities
+from mma4ctr.evaluation.ground_truth import probabilities_of_test_rows
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.run_records import (
     Result,
@@ -78,7 +78,7 @@ def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[P
         rows = artifact.array("rows")
         label = inputs.data.label(split_task(task)[1])[rows]
         said, hidden = artifact.array("predictions"), artifact.array("hidden")
-        found.append(Predicted(result, inputs.data, rows, label, said, hidden, test_row_probabilities(paths, task)))
+        found.append(Predicted(result, inputs.data, rows, label, said, hidden, probabilities_of_test_rows(paths, task)))
     return found
 
 

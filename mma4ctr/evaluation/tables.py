@@ -13,7 +13,7 @@ import numpy as np
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.baselines import BASELINES
-from mma4ctr.evaluation.ground_truth import test_row_probabilities
+from mma4ctr.evaluation.ground_truth import probabilities_of_test_rows
 from mma4ctr.evaluation.layouts import Layout, to_csv, to_markdown
 from mma4ctr.evaluation.metrics import auc_difference, reliability
 from mma4ctr.evaluation.run_records import Result, drawn_negatives, test_scores
@@ -222,7 +222,7 @@ def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
     ours = chosen_cell([cell for cell in chosen.values() if cell.case.model == MODEL] or [*chosen.values()])
     data = load_interactions(paths, split_task(task)[0])
     label = data.label(split_task(task)[1])[data.split == TEST]
-    truth = test_row_probabilities(paths, task)
+    truth = probabilities_of_test_rows(paths, task)
     rows = []
     for name, cell in chosen.items():
         interval = auc_interval(cell)

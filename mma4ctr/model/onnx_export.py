@@ -48,8 +48,8 @@ def onnx_model(network: Network, matrix: Artifact) -> bytes:
                 nodes.append(helper.make_node("Tanh", [f"sum{name}"], [before]))
         logits.append(f"sum{one}.{layers - 1}")
     nodes.append(helper.make_node("Mean", logits, ["logit"]))
-    nodes.append(helper.make_node("Sigmoid", ["logit"], ["probability"]))
-    nodes.append(helper.make_node("Squeeze", ["probability", "last"], ["probability"]))
+    nodes.append(helper.make_node("Sigmoid", ["logit"], ["column"]))
+    nodes.append(helper.make_node("Squeeze", ["column", "last"], ["probability"]))
     graph = helper.make_graph(
         nodes,
         "MMa4CTR",
