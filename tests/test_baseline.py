@@ -315,7 +315,7 @@ def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeyp
     assert f"### {TASK}, tiny world\n" in written["docs/comparison-by-epoch.md"]
     (tmp_path / "README.md").write_text("no checkpoint_epochs")
     assert call(readme.main, f"tiny world={compared.file}") == 2
-    assert "the checkpoint_epochs <!-- summary --> and <!-- /summary --> are missing" in capsys.readouterr().err
+    assert "the marks <!-- summary --> and <!-- /summary --> are missing" in capsys.readouterr().err
     assert call(readme.main, str(compared.file)) == 2
     assert "NAME=PATH.JSON" in capsys.readouterr().err
 
