@@ -313,7 +313,7 @@ def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeyp
     assert row(comparison).startswith(f"| LightGBM | {trees.auc:.4f} | {trees.gauc:.4f} | {trees.logloss:.4f} | 10 |")
     assert f"### {TASK}, tiny world (oracle AUC 0." in comparison
     assert f"### {TASK}, tiny world\n" in written["docs/comparison-by-epoch.md"]
-    (tmp_path / "README.md").write_text("no checkpoint_epochs")
+    (tmp_path / "README.md").write_text("no marks")
     assert call(readme.main, f"tiny world={compared.file}") == 2
     assert "the marks <!-- summary --> and <!-- /summary --> are missing" in capsys.readouterr().err
     assert call(readme.main, str(compared.file)) == 2

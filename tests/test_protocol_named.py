@@ -14,6 +14,7 @@ import mlp
 import preprocess_inter
 import statis_and_draw
 import viewer
+from mma4ctr.evaluation import run_report
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, prepared_inputs
 from mma4ctr.evaluation.tables import leakage_in_words, study_tables, write_tables
@@ -36,7 +37,7 @@ def made_with(raw_world, folder, evidence):
     prepare(paths.file, options=options)
     assert call(mlp.main, "--paths", paths.file, *TASK, "--epochs", 3, "--loss", "listwise", "--max-interrupts", 0) == 0
     with pytest.MonkeyPatch.context() as patch:
-        for module in (sweep, statis_and_draw, viewer):
+        for module in (sweep, statis_and_draw, run_report):
             patch.setattr(module, "STUDIES", SHORT)
         studies = ("--study", "embedding-length", "protocol")
         assert call(sweep.main, "--paths", paths.file, *TASK, *studies, "--seeds", 1) == 0
