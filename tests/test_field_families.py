@@ -164,6 +164,18 @@ def test_parts_without_rows(tmp_path, capsys, name):
         assert np.allclose(found, features()["v"])
 
 
+def test_a_part_with_other_line_ends_is_not_taken_for_a_header(tmp_path, capsys):
+    """Lines that end in a carriage return alone: refused, never left out as a part without rows."""
+    for part in (1, 2):
+        write(tmp_path / f"log{part}.csv", part_of(log(), 150 * (part - 1), 150 * part))
+    (tmp_path / "log2.csv").write_bytes((tmp_path / "log2.csv").read_bytes().replace(b"\n", b"\r"))
+    write(tmp_path / "vec.jsonl", features())
+    text = HEAD.format(files='"log*.csv"', more="", rule="rating >= 4") + VECTORS.format(files='"vec.jsonl"')
+    paths = described(tmp_path, text)
+    for step in (datasets_main, preprocess_inter):
+        assert "log2.csv:1: the header cannot be read" in told(capsys, paths, step, code=2)
+
+
 @pytest.mark.parametrize("name", EMPTY)
 def test_a_log_without_any_row_is_refused(tmp_path, capsys, name):
     for number in (1, 2):

@@ -63,7 +63,9 @@ def text_holds_rows(path: Path, *, header: bool, delimiter: str | None) -> bool:
     """
     if path.stat().st_size > LARGEST_EMPTY:
         return True
-    start, _ = head_of(path, int(header), QuotedText(delimiter) if delimiter else None)
+    start, head = head_of(path, int(header), QuotedText(delimiter) if delimiter else None)
+    if b"\r" in head.rstrip(b"\r\n"):
+        return True  # perhaps lines that end in a carriage return alone: who reads the header says so
     with opened(path) as file:
         try:
             file.read(start)
