@@ -328,6 +328,7 @@ NUMBERS = st.floats(-2000, 2000, width=16).filter(lambda number: abs(number) > 1
 @example([0.12, 0.34], [" "] * 4, "{:.2f}", ",", "{}")
 @example([0.12], [" "] * 4, "{:.2f}", ",", "{}")
 @example([1234.5, 0.5], [";"] * 4, "{:,.2f}", ",", "{}")
+@example([0.0, 1100.0, 0.0], [",", ", "] * 2, "{:,.2f}", ".", "{}")
 def test_text_is_the_vector_that_was_meant_or_is_refused(numbers, separators, spell, decimal, around):
     """Points or commas for decimals, points, commas or spaces for thousands, any separators."""
     swapped = str.maketrans(",.", ".,") if decimal == "," else str.maketrans("", "")

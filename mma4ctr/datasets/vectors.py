@@ -17,7 +17,7 @@ AMBIGUOUS = (
     rf" .*[;,{SPACED_COMMA}]|[;,{SPACED_COMMA}].* |;.*[,{SPACED_COMMA}]|[,{SPACED_COMMA}].*;",
     # some commas with a space and others, beside a whole number, without: 0,12, 0,34
     rf"{SPACED_COMMA}(.*[{SPACED_COMMA},])?[+-]?[0-9]+,|,[+-]?[0-9]+{SPACED_COMMA}",
-    rf"^[+-]?[0-9]+,.*{SPACED_COMMA}|{SPACED_COMMA}.*,[+-]?[0-9]+$",
+    rf"^[+-]?[0-9]+,.*{SPACED_COMMA}|{SPACED_COMMA}.*,[+-]?[0-9]+$|,[+-]?[0-9]+,.*{SPACED_COMMA}",
     # decimals or thousands with zeros in front: 0,05,0,07 or 2,000.1
     r"(^|,)[+-]?0[0-9]+([,.]|$)",
 )
