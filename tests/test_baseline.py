@@ -287,8 +287,7 @@ def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeyp
     for file, marks in pages.items():
         sections = [f"before\n<!-- {mark} -->\nold\n<!-- /{mark} -->\nafter\n" for mark in marks]
         (tmp_path / file).write_text("".join(sections))
-    newest = ("--newest", f"films={compared.file}")
-    assert call(readme.main, f"tiny world={compared.file}", *newest) == 0
+    assert call(readme.main, f"tiny world={compared.file}", "--newest", f"films={compared.file}") == 0
     written = {file: (tmp_path / file).read_text() for file in pages}
     for file, marks in pages.items():
         assert "old" not in written[file]
@@ -303,7 +302,10 @@ def test_the_docs_take_their_tables_from_the_results(compared, tmp_path, monkeyp
         return next(line for line in text.splitlines() if line.startswith(f"| {model} |")).replace("*", "")
 
     assert f"| test AUC | {TASK} (simulated) | films |" in written["README.md"]
-    assert row(written["README.md"]) == f"| LightGBM | {trees.auc:.4f} | {trees.auc:.4f} |"
+    # Other tests of this module have left runs with other numbers of epochs.
+    of_model = [result for result in results if (result.model, result.task) == ("LightGBM", TASK)]
+    newest = max(reversed(of_model), key=lambda result: result.started)
+    assert row(written["README.md"]) == f"| LightGBM | {trees.auc:.4f} | {newest.auc:.4f} |"
     assert row(written["README.md"], "DIN") == "| DIN | - | - |"
     overview, comparison = written["docs/comparison.md"].split("after\n")[:2]
     assert row(overview) == f"| LightGBM | {trees.auc:.4f} | {trees.gauc:.4f} |"
