@@ -32,7 +32,6 @@ from typing import Any
 import mma4ctr.environment
 
 import numpy as np
-import orjson
 import torch
 
 from mma4ctr.artifacts import ArtifactWriter, read_artifact
@@ -57,7 +56,7 @@ from mma4ctr.metrics import Scores, score_predictions
 from mma4ctr.network import Network, automatic_batch_size, save_weights
 from mma4ctr.outputs import demand_room_for_results
 from mma4ctr.paths import Paths, load_paths
-from mma4ctr.results import Result, append_result, commit_of, now, run_folder, run_id_of
+from mma4ctr.results import Result, append_result, commit_of, id_of_run, now, run_folder, run_id_of
 from mma4ctr.scoring import find_run, load_network, load_scorer, predict, score_pairs, top_items
 from mma4ctr.tasks import (
     DEFAULT_VARIANT,
@@ -95,19 +94,15 @@ def _predictions_kept(names: Iterable[str]) -> int:
     return 2 if "predictions" in names else int("scores" in names)
 
 
-def fuller_run(
-    folder: Path, settings: dict[str, Any], inputs: dict[str, str], arrays: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
-    """The test predictions of a finished run of the same settings that keeps more than `arrays`; else None.
+def fuller_run(folder: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The test predictions of the finished run in its folder, where it keeps more than `arrays`; else None.
 
     A sweep keeps less of a run than mlp.py does, so it must not replace the folder of one.
     """
     try:
         run = read_artifact(folder, "mlp.py")
-        same = run.settings == orjson.loads(orjson.dumps(settings)) and run.manifest["inputs"] == inputs
-        if same and _predictions_kept(run.array_names) > _predictions_kept(arrays):
-            for name in run.manifest["files"]:
-                run.file(name)
+        if id_of_run(run) == folder.name and _predictions_kept(run.array_names) > _predictions_kept(arrays):
+            run.check_files()
             return run.array("predictions" if "predictions" in run.array_names else "scores")
     except UserError:
         pass  # not there, or damaged: it is written anew
@@ -142,7 +137,7 @@ def finish_run(
             arrays = {"scores": probability}
         if keep == "all":
             arrays = {"rows": test.rows, "predictions": probability, "hidden": hidden.cpu().numpy()}
-    fuller = fuller_run(folder, identity, inputs, arrays)
+    fuller = fuller_run(folder, arrays)
     if fuller is not None and outcome.weights:
         probability = fuller  # so that the line in results.jsonl is about the predictions that are kept
     if outcome.weights:
