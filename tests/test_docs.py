@@ -96,7 +96,7 @@ def test_commands_on_the_demo(tmp_path):
 
 
 def test_commands_of_the_simulation(tmp_path):
-    found = commands("mma4ctr.simulation")
+    found = commands("mma4ctr.world")
     assert len(found) == 2
     for command in found:
         command = command.replace(" big ", f" {tmp_path} ")
@@ -144,7 +144,7 @@ def test_commands_on_the_tiktok_sample(tmp_path):
 
 
 def test_the_tests_above_run_every_command():
-    known = ("demo/path.json", "own.json", "configs/tiktok-real.json", "mma4ctr.simulation")
+    known = ("demo/path.json", "own.json", "configs/tiktok-real.json", "mma4ctr.world")
     for page in PAGES:
         for line in shell_lines(page):
             assert line.split()[0] in (".venv/bin/python", "make", "mkdir"), (page.name, line)

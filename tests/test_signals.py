@@ -1,5 +1,6 @@
 """Ends from outside: SIGTERM and SIGHUP leave nothing behind, and no process outlives the one that started it."""
 
+import ctypes
 import json
 import os
 import signal
@@ -195,3 +196,40 @@ def test_ranks_end_with_torchrun(made, tmp_path):
     process.wait()
     _, left = psutil.wait_procs(ranks, timeout=15)
     assert not left
+
+
+class Finalized:
+    """Something whose finalizer is interrupted."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def __del__(self):
+        self.work()
+
+
+def in_a_callback(work):
+    ctypes.CFUNCTYPE(None)(work)()
+
+
+def in_a_finalizer(work):
+    Finalized(work)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.parametrize("place", [in_a_callback, in_a_finalizer])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(number, place, capsys):
+    """numba compiles in callbacks of ctypes: a SIGTERM there was printed with a traceback and then forgotten."""
+    went_on = []
+
+    def main():
+        place(lambda: signal.raise_signal(number))
+        went_on.append(True)
+        time.sleep(20)
+        went_on.append("to the end")
+
+    with pytest.raises(SystemExit) as end:
+        run(main)
+    assert end.value.code == 128 + number and went_on == [True]
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "ignored" not in error

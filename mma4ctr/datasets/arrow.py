@@ -28,7 +28,20 @@ OPAQUE = pa.struct([("json", pa.string())])
 
 
 def whole(column: Column) -> pa.Array:
-    """One array of the column's chunks in its plain layout: dictionaries, extensions and views are taken apart."""
+    """One array of the column's chunks in its plain layout: dictionaries, extensions and views are taken apart.
+
+    Raises `BadLine` for a layout that pyarrow cannot take apart, and for a cell of over 64 MB.
+    """
+    try:
+        return _plain(column)
+    except BadLine:
+        raise
+    except LIBRARY_ERRORS as error:
+        reason = first_line(error)
+    raise BadLine(f"values of the type {column.type} cannot be read ({reason})")
+
+
+def _plain(column: Column) -> pa.Array:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # strings of over 2 GB
         raise BadLine("a block of over 2 GB of text")
@@ -37,7 +50,7 @@ def whole(column: Column) -> pa.Array:
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         elif pa.types.is_dictionary(kind):
-            array = array.dictionary_decode()
+            array = whole(array.dictionary).take(array.indices)  # pyarrow's own way has no views
         elif pa.types.is_run_end_encoded(kind):
             array = pc.run_end_decode(array)
         elif pa.types.is_string_view(kind):

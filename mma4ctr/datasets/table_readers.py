@@ -183,41 +183,31 @@ def read_tables(
             `BadLine` and runs wherever `workers` let it.
     """
     try:
-        yield from _read_tables(source, wanted, parse, bad, description, workers, batch_rows)
+        for path in source.with_rows(bad):
+            kind = source.format_of(path)
+            demand_columns(str(path), source.columns(path), wanted)
+            if kind == "parquet":
+                yield from _read_parquet(path, wanted, parse, bad, description, workers, batch_rows)
+            elif kind == "jsonl":
+                lines = ParseText(JsonLines(tuple(wanted)), parse)
+                yield from parse_blocks(
+                    path, lines, bad, description=description, workers=workers, closed_by_newline=False
+                )
+            else:
+                types = dict.fromkeys(wanted, pa.string())
+                delimiter = source.delimiter(kind)
+                text = DelimitedText(source.columns(path), types, delimiter=delimiter, quoted=kind == "csv")
+                yield from parse_blocks(
+                    path,
+                    ParseText(text, parse),
+                    bad,
+                    description=description,
+                    workers=workers,
+                    skip_lines=0 if source.names else 1,
+                    quoted=text.quoted,
+                )
     except BadLine as error:  # rows that can be read one by one and not together, which no reader should know
         raise UserError(f"{source.where}: {error}") from None
-
-
-def _read_tables(
-    source: Source,
-    wanted: Sequence[str],
-    parse: Parse[T],
-    bad: BadLines,
-    description: str,
-    workers: Workers,
-    batch_rows: int,
-) -> Iterator[T]:
-    for path in source.with_rows(bad):
-        kind = source.format_of(path)
-        demand_columns(str(path), source.columns(path), wanted)
-        if kind == "parquet":
-            yield from _read_parquet(path, wanted, parse, bad, description, workers, batch_rows)
-        elif kind == "jsonl":
-            lines = ParseText(JsonLines(tuple(wanted)), parse)
-            yield from parse_blocks(path, lines, bad, description=description, workers=workers, closed_by_newline=False)
-        else:
-            types = dict.fromkeys(wanted, pa.string())
-            delimiter = source.delimiter(kind)
-            text = DelimitedText(source.columns(path), types, delimiter=delimiter, quoted=kind == "csv")
-            yield from parse_blocks(
-                path,
-                ParseText(text, parse),
-                bad,
-                description=description,
-                workers=workers,
-                skip_lines=0 if source.names else 1,
-                quoted=text.quoted,
-            )
 
 
 def first_table(source: Source, path: Path, wanted: Sequence[str], rows: int, bad: BadLines | None = None) -> pa.Table:

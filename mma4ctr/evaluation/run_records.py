@@ -212,6 +212,11 @@ def run_folder(paths: Paths, task: str, run_id: str) -> Path:
     return paths.torch_model / task / run_id
 
 
+def id_of_run(artifact: Artifact) -> str:
+    """The id of the run in a folder, made from its settings and inputs as `run_id_of` makes it."""
+    return run_id_of(artifact.settings, *artifact.manifest["inputs"].values())
+
+
 def read_run(paths: Paths, result: Result) -> Artifact:
     """The folder of a run.
 
@@ -220,7 +225,7 @@ def read_run(paths: Paths, result: Result) -> Artifact:
     """
     folder = run_folder(paths, result.task, result.run_id)
     artifact = read_artifact(folder, "mlp.py" if result.model == "MMa4CTR" else "comp.py")
-    found = run_id_of(artifact.settings, *artifact.manifest["inputs"].values())
+    found = id_of_run(artifact)
     if found != result.run_id:
         raise UserError(f"{folder}: holds the run {found}, not {result.run_id}; move it to its own folder or remove it")
     return artifact

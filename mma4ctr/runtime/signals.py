@@ -5,6 +5,7 @@ A signal becomes an exception, as Ctrl-C does, so that every `with` on the way o
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ SIGNALS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := getattr(s
 GRACE = 5.0
 # A worker that has not ended so many seconds after it was told to is ended without being asked.
 PATIENCE = 10.0
+# After so many seconds a signal whose exception Python has dropped is sent again.
+MOMENT = 0.05
 # Set for a script that one of our own starts and that must not outlive it.
 FOLLOW = "MMA4CTR_ENDS_WITH_PARENT"
 # torchrun sets this one for the processes that it starts.
@@ -30,38 +33,60 @@ class Stopped(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
+        self.number = number
         self.code = 128 + number
 
 
-def _handler() -> Callable[[int, FrameType | None], None]:
-    first = -GRACE
+class _Raise:
+    """A handler of signals that raises `Stopped`, once for signals that come together."""
 
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal first
-        if time.monotonic() - first < GRACE:
+    def __init__(self) -> None:
+        self._first = -GRACE
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() - self._first < GRACE:
             return
-        first = time.monotonic()
+        self._first = time.monotonic()
         raise Stopped(number)
 
-    return stop
+    def again(self, number: int) -> None:
+        """Let the signal come once more, after a moment."""
+        self._first = -GRACE
+        timer = threading.Timer(MOMENT, os.kill, [os.getpid(), number])
+        timer.daemon = True
+        timer.start()
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Within the block SIGTERM and SIGHUP raise `Stopped`; one that is ignored (as under nohup) stays ignored.
 
-    Outside the main thread, where Python takes no signals, nothing is changed.
+    Python drops an exception that is raised within a callback of a library or a finalizer, and the process would go on;
+    such a signal is sent again. Outside the main thread, where Python takes no signals, nothing is changed.
     """
     before: dict[int, Any] = {}
+    handler, unraisable = _Raise(), sys.unraisablehook
+
+    def raised_in_vain(dropped: "sys.UnraisableHookArgs") -> None:
+        if isinstance(dropped.exc_value, Stopped):
+            handler.again(dropped.exc_value.number)
+        elif isinstance(dropped.exc_value, KeyboardInterrupt):
+            handler.again(signal.SIGINT)
+        else:
+            unraisable(dropped)
+
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, _handler())
+                before[number] = signal.signal(number, handler)
+        sys.unraisablehook = raised_in_vain
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if sys.unraisablehook is raised_in_vain:
+            sys.unraisablehook = unraisable
+        for number, earlier in before.items():
+            signal.signal(number, earlier if earlier is not None else signal.SIG_DFL)
 
 
 @contextmanager
@@ -115,7 +140,7 @@ def start_worker() -> None:
         timer.start()
         raise_once(number, None)
 
-    raise_once = _handler()
+    raise_once = _Raise()
     for number in (signal.SIGINT, *SIGNALS):
         signal.signal(number, stop)
     parent = parent_process()

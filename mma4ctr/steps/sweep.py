@@ -56,8 +56,7 @@ def undamaged(folder: Path) -> Artifact | None:
     """An artifact with every file as it was written; None, with a note, where it is damaged."""
     try:
         artifact = read_artifact(folder, "adjust_hyperparameter.py")
-        for name in artifact.manifest["files"]:
-            artifact.file(name)
+        artifact.check_files()
     except (UserError, KeyError, TypeError, AttributeError) as error:
         note(f"{folder}: damaged, so it is made again ({error})")
         return None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 
 from mma4ctr.evaluation.metrics import Scores, auc, score_predictions
@@ -14,6 +13,7 @@ from mma4ctr.evaluation.run_records import (
     Result,
     append_result,
     commit_of,
+    id_of_run,
     now,
     run_folder,
     run_id_of,
@@ -54,19 +54,15 @@ def _predictions_kept(names: Iterable[str]) -> int:
     return 2 if "predictions" in names else int("scores" in names)
 
 
-def fuller_run(
-    folder: Path, settings: dict[str, Any], inputs: dict[str, str], arrays: Mapping[str, np.ndarray]
-) -> np.ndarray | None:
-    """The test predictions of a finished run of the same settings that keeps more than `arrays`; else None.
+def fuller_run(folder: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The test predictions of the finished run in its folder, where it keeps more than `arrays`; else None.
 
     A sweep keeps less of a run than mlp.py does, so it must not replace the folder of one.
     """
     try:
         run = read_artifact(folder, "mlp.py")
-        same = run.settings == orjson.loads(orjson.dumps(settings)) and run.manifest["inputs"] == inputs
-        if same and _predictions_kept(run.array_names) > _predictions_kept(arrays):
-            for name in run.manifest["files"]:
-                run.file(name)
+        if id_of_run(run) == folder.name and _predictions_kept(run.array_names) > _predictions_kept(arrays):
+            run.check_files()
             return run.array("predictions" if "predictions" in run.array_names else "scores")
     except UserError:
         pass  # not there, or damaged: it is written anew
@@ -101,7 +97,7 @@ def finish_run(
             arrays = {"scores": probability}
         if keep == "all":
             arrays = {"rows": test.rows, "predictions": probability, "hidden": hidden.cpu().numpy()}
-    fuller = fuller_run(folder, identity, inputs, arrays)
+    fuller = fuller_run(folder, arrays)
     if fuller is not None and outcome.weights:
         probability = fuller  # so that the line in results.jsonl is about the predictions that are kept
     if outcome.weights:

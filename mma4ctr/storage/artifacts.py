@@ -291,6 +291,11 @@ class Artifact:
             raise UserError(f"{path}: is not what was written there, its fingerprint is another; {advice}")
         return path
 
+    def check_files(self) -> None:
+        """Demand that every file is the one that was written; raises `UserError` as `file` does."""
+        for name in self.manifest["files"]:
+            self.file(name)
+
     def array(self, name: str) -> np.ndarray:
         """The array `<name>.npy`; raises `UserError` as `file` does."""
         loaded: np.ndarray = np.load(self.file(f"{name}.npy"), allow_pickle=False)
