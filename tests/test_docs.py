@@ -25,6 +25,13 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 REAL = ROOT.parent / "shared/data/tiktok-real"
 MAX_WORDS, MAX_COLUMNS = 1200, 9
 
+# TO BE REMOVED when the modules have moved: new names in the docs, and where they are until then.
+RENAMED_MODULES = {"mma4ctr.simulation": "mma4ctr.world", "mma4ctr.evaluation": "mma4ctr.results"}
+RENAMED_FOLDERS = {
+    f"mma4ctr/{room}/": "mma4ctr/"
+    for room in ("data", "evaluation", "features", "model", "runtime", "simulation", "storage")
+}
+
 
 @cache
 def text_of(page: Path) -> str:
@@ -54,6 +61,8 @@ def commands(part: str) -> list[str]:
 
 def run_command(command: str) -> None:
     """In this process, which has imported everything; torchrun in processes of its own."""
+    for new, old in RENAMED_MODULES.items():
+        command = command.replace(new, old)
     _, *words = shlex.split(command)
     if "torch.distributed.run" in words:
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
@@ -96,7 +105,7 @@ def test_commands_on_the_demo(tmp_path):
 
 
 def test_commands_of_the_simulation(tmp_path):
-    found = commands("mma4ctr.world")
+    found = commands("mma4ctr.simulation")
     assert len(found) == 2
     for command in found:
         command = command.replace(" big ", f" {tmp_path} ")
@@ -144,7 +153,7 @@ def test_commands_on_the_tiktok_sample(tmp_path):
 
 
 def test_the_tests_above_run_every_command():
-    known = ("demo/path.json", "own.json", "configs/tiktok-real.json", "mma4ctr.world")
+    known = ("demo/path.json", "own.json", "configs/tiktok-real.json", "mma4ctr.simulation")
     for page in PAGES:
         for line in shell_lines(page):
             assert line.split()[0] in (".venv/bin/python", "make", "mkdir"), (page.name, line)
@@ -235,4 +244,4 @@ def test_scripts_make_targets_and_paths_exist(page):
     # These two also name paths that are gone.
     if page.name not in ("CHANGELOG.md", "glossary.md"):
         for name in re.findall(r"`((?:mma4ctr|configs|docs|tests|baseline|benchmarks)/[^`\s]*)`", text):
-            assert (ROOT / name).exists(), name
+            assert (ROOT / RENAMED_FOLDERS.get(name, name)).exists(), name
