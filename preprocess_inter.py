@@ -48,7 +48,8 @@ def write_interactions(
     raw: RawDataset, paths: Paths, *, min_interactions: int, split: str, seed: int, bad: BadLines
 ) -> int:
     """Do the whole step for one data set; returns the kept rows. Raises `UserError` for unusable input, and for files
-    that change meanwhile."""
+    that change meanwhile.
+    """
     with unchanged(raw.interaction_files) as check:
         return _write_interactions(
             raw, paths, min_interactions=min_interactions, split=split, seed=seed, bad=bad, check=check

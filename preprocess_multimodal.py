@@ -98,7 +98,8 @@ def new_items(file: Path, known: IdIndex) -> Ids:
 
 def write_new_features(raw: RawDataset, interactions: Artifact, file: Path, paths: Paths, bad: BadLines) -> int:
     """The features of the items in a TSV that step 1 has no row of, reduced as those of its items are: the same files
-    are read, the same items fitted. Returns how many have features; raises `UserError`."""
+    are read, the same items fitted. Returns how many have features; raises `UserError`.
+    """
     modal = features_artifact(paths, raw.name)
     check_made_from(modal, interactions=interactions)
     kept = interactions.array("item_ids")

@@ -21,7 +21,8 @@ Answer = Callable[..., None]
 def answering() -> Answer:
     """A function that writes its arguments as a line of JSON to standard output. Libraries speak there too: from now on
     they are heard on standard error. Started by comp.py, this process ends when its standard input does, which
-    comp.py holds open as long as it lives."""
+    comp.py holds open as long as it lives.
+    """
     if "MMA4CTR_ENDS_WITH_PARENT" in os.environ:
         threading.Thread(target=_end_with_input, daemon=True).start()
     answers, sys.stdout = sys.stdout, sys.stderr

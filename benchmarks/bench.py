@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,8 +41,8 @@ from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
 from mma4ctr.features.item_features import dense_features
 from mma4ctr.features.user_embedding import user_devices, user_tables
 from mma4ctr.model.inference import load_scorer, predict, score_pairs
-from mma4ctr.model.mlp import Adam, Network
-from mma4ctr.model.trainer import HIDDEN, TrainSettings, fresh_models, train_epoch
+from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes
+from mma4ctr.model.trainer import TrainSettings, train_epoch
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.system import peak_memory_mb
@@ -90,7 +90,8 @@ class Ran:
 
 def command(*words: object) -> Ran:
     """Run a Python command of this repository, which tells its peak memory in its last line; raises `UserError` where
-    it fails."""
+    it fails.
+    """
     watch = Stopwatch()
     done = subprocess.run([sys.executable, *map(str, words)], cwd=HERE.parent, capture_output=True, text=True)
     seconds = watch.seconds
@@ -254,12 +255,12 @@ def bench_step_4(paths: Paths) -> list[Measure]:
 
 def bare_products(batch: int, in_features: int) -> Callable[[], None]:
     """The matrix products of one training step, and nothing else."""
-    widths = (in_features, *HIDDEN, 1)
-    inputs = [torch.randn(batch, width) for width in widths]
-    weights = [torch.randn(out, before) for before, out in pairwise(widths)]
-    outs = [torch.empty(batch, width) for width in widths[1:]]
+    sizes = layer_sizes(in_features)
+    inputs = [torch.randn(batch, before) for before, _ in sizes]
+    weights = [torch.randn(after, before) for before, after in sizes]
+    outs = [torch.empty(batch, after) for _, after in sizes]
     gradients = [torch.empty_like(weight) for weight in weights]
-    downs = [torch.empty(batch, width) for width in widths[:-1]]
+    downs = [torch.empty(batch, before) for before, _ in sizes]
 
     def step() -> None:
         for layer, weight in enumerate(weights):
@@ -275,8 +276,8 @@ def bare_products(batch: int, in_features: int) -> Callable[[], None]:
 def bench_step_5(paths: Paths) -> list[Measure]:
     matrix = load_matrix(paths, TASK, VARIANT, torch.device("cpu"))
     settings = TrainSettings(batch_size=BATCH)
-    (model,) = fresh_models(matrix.in_features, 0.1, 0, torch.device("cpu"))
-    network = Network(model.state_dict())
+    network = Network(initial_weights(matrix.in_features, 0.1, 0))
+    model = reference.mlp_module(network.state())
     adam = Adam(network.parameters)
     few = shortened(matrix, 40 * BATCH)
     products = bare_products(BATCH, matrix.in_features)

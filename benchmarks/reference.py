@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from csv import DictReader
 from operator import itemgetter
@@ -73,6 +73,18 @@ def embed_users(
                 sums[key] += sign * features[item[row]]
                 count[key] += 1
     return {key: total / count[key] for key, total in sums.items()}
+
+
+def mlp_module(weights: Mapping[str, torch.Tensor]) -> nn.Sequential:
+    """The network of step 5 as a torch module, from `<layer>.weight` (out, in) and `<layer>.bias` (out,); logits."""
+    values = list(weights.values())
+    layers: list[nn.Module] = []
+    for weight, bias in zip(values[::2], values[1::2], strict=True):
+        linear = nn.Linear(weight.shape[1], weight.shape[0])
+        linear.weight.data.copy_(weight)
+        linear.bias.data.copy_(bias)
+        layers += [linear, nn.Tanh()]
+    return nn.Sequential(*layers[:-1], nn.Flatten(0)).to(values[0].device)
 
 
 class Rows(Dataset):

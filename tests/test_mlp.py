@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional
 
 import mlp
+from benchmarks.reference import mlp_module
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.model import trainer as training
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Network, automatic_batch_size
+from mma4ctr.model.mlp import Network, automatic_batch_size, initial_weights, parameter_count
 from mma4ctr.steps.training_run import FEW_POSITIVES
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
@@ -54,13 +56,19 @@ SETTINGS = training.TrainSettings(epochs=6, batch_size=64, learning_rate=3e-3, h
 
 @pytest.mark.parametrize(("width", "parameters"), [(194, 29_225), (169, 26_025)])
 def test_parameters_are_the_published_ones(width, parameters):
-    assert sum(p.numel() for p in training.MLP(width).parameters()) == parameters
+    assert parameter_count(width) == parameters
+    assert sum(values.numel() for values in initial_weights(width, 0.5, 0).values()) == parameters
 
 
 def test_the_network_is_the_published_one():
-    layers = [type(layer).__name__ for layer in training.MLP(10).body]
-    assert layers == ["Linear", "Tanh", "Linear", "Tanh", "Linear", "Tanh"]
-    assert [layer.out_features for layer in training.MLP(10).body if hasattr(layer, "out_features")] == [128, 32, 4]
+    features = torch.randn(50, 10)
+    weights = initial_weights(10, 0.3, 0)
+    outputs = features
+    for name in ("body.0", "body.2", "body.4"):
+        outputs = torch.tanh(functional.linear(outputs, weights[f"{name}.weight"], weights[f"{name}.bias"]))
+    expected = functional.linear(outputs, weights["head.weight"], weights["head.bias"])
+    assert [weights[f"{name}.weight"].shape[0] for name in ("body.0", "body.2", "body.4")] == [128, 32, 4]
+    assert torch.allclose(Network(weights).forward(features), expected.T, atol=1e-6)
 
 
 def test_learning_rate_halves():
@@ -84,12 +92,12 @@ def test_automatic_batch_size(rows, size):
 
 def test_prediction_by_halves_equals_the_forward_pass():
     matrix = small_matrix()
-    (model,) = training.fresh_models(matrix.in_features, 0.3, 0, CPU)
-    network = Network(model.state_dict())
+    network = Network(initial_weights(matrix.in_features, 0.3, 0))
+    model = mlp_module(network.state())
     logits, hidden = predict(network, matrix, matrix.test)
     features = matrix.test.features(matrix, slice(None))
     assert torch.allclose(logits, model(features), atol=1e-6)
-    assert torch.allclose(hidden, model.body(features), atol=1e-6)
+    assert torch.allclose(hidden, model[:-2](features), atol=1e-6)
     few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item_row", "item", "label")))
     assert torch.allclose(predict(network, matrix, few)[0], logits[:3], atol=1e-6)
 
@@ -181,8 +189,7 @@ def test_early_stop_keeps_the_best_epoch():
 
 def test_rare_positives_do_not_look_like_a_collapse():
     """The last bias starts at the log-odds of the base rate."""
-    (model,) = training.fresh_models(5, 0.004, 0, CPU)
-    assert model.head.bias.item() == pytest.approx(np.log(0.004 / 0.996), rel=1e-5)
+    assert initial_weights(5, 0.004, 0)["head.bias"].item() == pytest.approx(np.log(0.004 / 0.996), rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mma4ctr.model.mlp import Adam, Network, loss_and_gradient, tanh_, torch_threads
-from mma4ctr.model.trainer import LOSSES, MLP, fresh_models, side_by_side
+from benchmarks.reference import mlp_module
+from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, tanh_, torch_threads
+from mma4ctr.model.trainer import LOSSES
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -27,8 +28,8 @@ def slow_loss(kind, logits, label):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind", LOSSES)
 def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
-    (model,) = fresh_models(11, 0.3, 0, torch.device(device))
-    network = Network(model.state_dict())
+    network = Network({name: values.to(device) for name, values in initial_weights(11, 0.3, 0).items()})
+    model = mlp_module(network.state())
     adam = Adam(network.parameters)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for step in range(20):
@@ -52,9 +53,10 @@ def test_twenty_steps_equal_autograd_and_torchs_adam(kind, device):
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_networks_side_by_side_learn_as_each_alone(kind):
-    models = fresh_models(11, 0.3, 0, torch.device("cpu"), 3)
-    assert not torch.equal(models[0].head.weight, models[1].head.weight)
-    several, alone = side_by_side(models), [side_by_side([model]) for model in models]
+    weights = initial_weights(11, 0.3, 0, networks=3)
+    assert not torch.equal(weights["head.weight"][0], weights["head.weight"][1])
+    several = Network(weights)
+    alone = [Network({name: values[one] for name, values in weights.items()}) for one in range(3)]
     optimizers = [Adam(network.parameters) for network in (several, *alone)]
     for step in range(10):
         features, label = batch(64 if step < 9 else 37, "cpu", step)
@@ -72,7 +74,7 @@ def test_networks_side_by_side_learn_as_each_alone(kind):
     features, _ = batch(50, "cpu", 99)
     mean = torch.stack([network.forward(features)[0].clone() for network in alone]).mean(dim=0)
     first = features @ several.weights[0].flatten(0, 1).T + several.biases[0].flatten()
-    logits, hidden = several.head(first)
+    logits, hidden = several.forward_from_first(first)
     assert torch.allclose(logits, mean, atol=1e-3) and hidden.shape == (50, 12)
 
 
@@ -92,11 +94,16 @@ def test_tanh():
     assert tanh_(values.clone()).numpy() == pytest.approx(expected, abs=3e-7)
 
 
-def test_state_names_are_the_models():
-    (model,) = fresh_models(11, 0.3, 0, torch.device("cpu"))
-    state = Network(model.state_dict()).state()
-    assert list(state) == list(model.state_dict())
-    MLP(11).load_state_dict(state)
+def test_the_first_weights_are_those_of_torchs_layers():
+    """Drawn in the order of the layers; stored under the names of the study's module."""
+    torch.manual_seed(7)
+    layers = [torch.nn.Linear(*sizes) for sizes in ((11, 128), (128, 32), (32, 4), (4, 1))]
+    weights = initial_weights(11, 0.3, 7)
+    for name, layer in zip(("body.0", "body.2", "body.4", "head"), layers, strict=True):
+        assert torch.equal(weights[f"{name}.weight"], layer.weight)
+        assert name == "head" or torch.equal(weights[f"{name}.bias"], layer.bias)
+    state = Network(weights).state()
+    assert list(state) == list(weights) and all(torch.equal(state[name], weights[name]) for name in state)
 
 
 def test_threads_are_held_back_and_given_back():

@@ -13,6 +13,7 @@ from scipy import sparse
 import adjust_hyperparameter
 import cross_matrix
 import mlp
+from benchmarks.reference import mlp_module
 from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
@@ -29,8 +30,7 @@ from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, plus_factors, vectors_of
 from mma4ctr.features.variants import split_variant, with_features
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Network
-from mma4ctr.model.trainer import fresh_models
+from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
@@ -317,10 +317,10 @@ def test_only_a_row_group_gathers():
 
 def test_predicting_in_halves_equals_the_whole_network(plus):
     matrix = load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
-    (model,) = fresh_models(matrix.in_features, 0.1, 0, CPU)
-    logits, _ = predict(Network(model.state_dict()), matrix, matrix.test)
+    network = Network(initial_weights(matrix.in_features, 0.1, 0))
+    logits, _ = predict(network, matrix, matrix.test)
     with torch.no_grad():
-        expected = model(matrix.test.features(matrix, slice(None)))
+        expected = mlp_module(network.state())(matrix.test.features(matrix, slice(None)))
     assert torch.allclose(logits, expected, atol=1e-5)
 
 

@@ -57,7 +57,8 @@ def record_type(targets: Iterable[str]) -> np.dtype:
 @dataclass(frozen=True)
 class PackChunk:
     """From a chunk of rows to the records of each part that it has rows of: the unit of work between reading and
-    writing."""
+    writing.
+    """
 
     starts: np.ndarray
     kind: np.dtype
@@ -113,7 +114,8 @@ def order_by(*columns: np.ndarray) -> np.ndarray:
 
 def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.ndarray]:
     """From records in the order of the raw file to their columns without exact duplicates, in the order user, time,
-    item; or user, day, place in the file."""
+    item; or user, day, place in the file.
+    """
     # Column by column: numpy moves whole records ten times slower.
     column = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
     user, time, item, row_hash = column["user"], column["time"], column["item"], column.pop("hash")
@@ -131,7 +133,8 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
 
 def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     """float64 time of rows ordered by user and day: the day plus the row's position among its user's rows of that
-    day, as a fraction from 0 to below 1 (design section 6), so that users interleave."""
+    day, as a fraction from 0 to below 1 (design section 6), so that users interleave.
+    """
     new = np.ones(len(user), bool)
     new[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
     starts = np.flatnonzero(new)

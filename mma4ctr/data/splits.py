@@ -95,7 +95,8 @@ def split_sizes(parts: np.ndarray, split: str, source: Path) -> dict[str, int]:
 
 def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) -> Artifact:
     """The kept rows of `base` under another split, for the sweep: without reading the raw file again, and without
-    .inter files."""
+    .inter files.
+    """
     with ArtifactWriter(
         folder,
         step=1,

@@ -63,7 +63,8 @@ class InteractionChunk:
 class DenseChunk:
     """Vectors of some items: ids int64 (n,), values float32 (n, raw_width) filled up with zeros, length int32
     (n,) as in the file (0: the item has no vector), line int64 (n,) from 0 within the block; and the ids as they are
-    written, where the numbers stand for other text."""
+    written, where the numbers stand for other text.
+    """
 
     block: Block
     ids: np.ndarray
@@ -76,7 +77,8 @@ class DenseChunk:
 @dataclass(frozen=True)
 class BagChunk:
     """Tokens of some items: ids int64 (n,), line int64 (n,) from 0 within the block; per token its row (position
-    in `ids`), token int64 and weight float32; and the ids as they are written, as in `DenseChunk`."""
+    in `ids`), token int64 and weight float32; and the ids as they are written, as in `DenseChunk`.
+    """
 
     block: Block
     ids: np.ndarray
@@ -140,7 +142,8 @@ class RawDataset(ABC):
 
     def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
         """UTF-8 bytes (n,): the `kind` (user, item) ids of the kept rows as they are written; None where they are
-        the numbers. Known once `read_interactions` has been read."""
+        the numbers. Known once `read_interactions` has been read.
+        """
         return None
 
     def few_have_it(self, modality: str, present: np.ndarray, items: np.ndarray) -> str | None:

@@ -22,7 +22,8 @@ def _multipliers(seed: int, count: int) -> np.ndarray:
 
 def hash_text(text: pa.Array, seed: int = 0) -> np.ndarray:
     """uint64 (n,): a hash of each string, or each bytes (Carter and Wegman's multilinear one, mixed); equal for equal
-    ones."""
+    ones.
+    """
     text = pc.cast(text, pa.large_binary() if is_bytes(text.type) else pa.large_string())
     total = np.zeros(len(text), np.uint64)
     if not len(text):

@@ -64,7 +64,8 @@ class TikTok(RawDataset):
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
         """The data set that path.json names: the folder of the tracks, or of the files of one track; None where the
-        folder is not there. Raises `UserError` where it is another one."""
+        folder is not there. Raises `UserError` where it is another one.
+        """
         if not paths.tiktok.is_dir():
             return None
         names = (track,) if track else cls.tracks
@@ -195,7 +196,8 @@ def parse_vectors(data: bytes, block: Block, key: str, width: int, *, compiled: 
 
 def _all_at_once(data: bytes, key: str, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Ids, values and lengths of lines that are as they should be, parsed as one array of objects; None where any is
-    not, for `_line_by_line` to say what is wrong."""
+    not, for `_line_by_line` to say what is wrong.
+    """
     text = np.frombuffer(b"[" + data.rstrip(b"\n") + b"]", np.uint8).copy()
     breaks = text == ord("\n")
     lines = int(np.count_nonzero(breaks)) + 1

@@ -356,7 +356,8 @@ def _encoder(source: ModalitySource, columns: list[str], width: int) -> Encoder:
 
 def expanded(source: ModalitySource, path: Path) -> list[str]:
     """The columns that are encoded, each once, those of a pattern such as `x*` in the file's order; raises
-    `UserError`."""
+    `UserError`.
+    """
     names = source.source.columns(path)
     found: list[str] = []
     for column in source.columns:

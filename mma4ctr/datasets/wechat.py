@@ -89,7 +89,8 @@ class WeChat(RawDataset):
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
         """The data set that path.json names: the folder of the files, or one with that folder in it, as the archive of
-        the challenge has it; None where the folder is not there."""
+        the challenge has it; None where the folder is not there.
+        """
         if not paths.wechat.is_dir():
             return None
         folder, embedding = paths.wechat, paths.feed_embedding

@@ -46,7 +46,8 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
 @lru_cache(maxsize=8)
 def probabilities_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
     """float64 (test rows,): the true probabilities of the test rows of a task, in their order; None where the data are
-    not simulated."""
+    not simulated.
+    """
     dataset, target = split_task(task)
     if dataset not in BUILT_IN:  # simulated worlds are of the study's data sets
         return None

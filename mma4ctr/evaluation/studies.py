@@ -273,7 +273,8 @@ def published_figures() -> dict[str, Any]:
 
 def published_figure(task: str, case: Case, epochs: int, metric: str) -> float | None:
     """A published figure of a case, None where there is none. Metrics: those of a cell, and of the comparison also
-    `train_seconds`, `test_seconds` and `parameters`."""
+    `train_seconds`, `test_seconds` and `parameters`.
+    """
     path = case.published
     if path and metric in COMPUTATION:
         path = ("comparison", "computation", case.label, "{metric}")

@@ -105,7 +105,8 @@ def layout(study: Study, table: list[Cell], metrics: Sequence[str] = METRICS) ->
 
 def add_columns(rows: list[list[tuple[str, bool]]], column: list[Cell], metrics: Sequence[str], at: str) -> list[str]:
     """Add a column for each metric to the rows, the best in bold, and one for its published figures where there are
-    any; returns their heads, which end with `at`."""
+    any; returns their heads, which end with `at`.
+    """
     heads = []
     for metric in metrics:
         best = best_of(column, metric)
@@ -143,7 +144,8 @@ def chosen_cell(cells_of_row: Sequence[Cell]) -> Cell:
 
 def comparison_layout(study: Study, table: list[Cell]) -> Layout:
     """Every model: scores after the epochs that the validation rows chose, then AUC and LogLoss at each number of the
-    published study."""
+    published study.
+    """
     labels = list(dict.fromkeys(cell.case.label for cell in table))
     of_label = {label: [cell for cell in table if cell.case.label == label] for label in labels}
     chosen = [chosen_cell(of_label[label]) for label in labels]
@@ -173,7 +175,8 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
 
 def seconds_of_a_pass(run: Result) -> float:
     """Of one pass over the rows that a run learns from. MMa4CTR may end before its epochs are over, and pass more than
-    once for one that is thrown away."""
+    once for one that is thrown away.
+    """
     early = run.model == MODEL and run.rows_per_second
     return run.rows["train"] / run.rows_per_second if early else run.train_seconds / run.epochs
 

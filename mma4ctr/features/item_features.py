@@ -25,7 +25,7 @@ class SeenItems:
         self._content = np.zeros(items, np.uint64)
 
     def first_time(self, chunk: DenseChunk | BagChunk, item: np.ndarray, content: np.ndarray) -> np.ndarray:
-        """bool (n,): rows of the chunk that are wanted (item >= 0) and new.
+        """Bool (n,): rows of the chunk that are wanted (item >= 0) and new.
 
         Raises `UserError` where an item stands again with other content.
         """

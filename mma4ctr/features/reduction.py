@@ -41,7 +41,8 @@ class Moments:
 
     def start_from(self, part: np.ndarray) -> None:
         """Rows to be near to, the first that there are: products of deviations from a near-mean lose far fewer digits
-        than products of the values."""
+        than products of the values.
+        """
         if self._shift is None and len(part):
             self._shift = part.mean(axis=0, dtype=np.float64)
 

@@ -131,7 +131,8 @@ class Evidence:
 
     def over_parts(self, work: Callable[[np.ndarray, np.ndarray, int], R]) -> list[R]:
         """`work(rows, user, users)` of each part, in threads: its rows, their users counted from the part's first,
-        and how many users it has."""
+        and how many users it has.
+        """
 
         def on_part(part: int) -> R:
             first, end = self.users[part : part + 2]

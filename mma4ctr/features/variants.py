@@ -40,7 +40,8 @@ class Variants:
 
     def widest(self, modalities: Iterable[str]) -> str | None:
         """The concatenation of most of these modalities, the first of equals; where the data set has one modality
-        only, that one; None where nothing can be made."""
+        only, that one; None where nothing can be made.
+        """
         there = set(modalities)
         made = [name for name in (self.concat or self.single) if set(self.all[name]) <= there]
         return max(made, key=lambda name: len(self.all[name])) if made else None
@@ -117,7 +118,8 @@ def chosen_variants(
 
 def content_modalities(known: Variants, variant: str, there: Sequence[str]) -> tuple[str, ...]:
     """The modalities that features plus see of a variant: its own; of the widest, the optional ones that are there too,
-    which no concatenation holds."""
+    which no concatenation holds.
+    """
     modalities = known.all[variant]
     if variant == known.widest(there):
         modalities += tuple(other for other in known.optional if other in there)

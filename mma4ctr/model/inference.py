@@ -65,7 +65,7 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         if matrix.pairs:
             columns = [pairs.columns(rows.user_row[chunk], rows.item_row[chunk]) for pairs in matrix.pairs]
             first_layer.addmm_(torch.cat(columns, dim=1), pair_weight.T)
-        logits[chunk], hidden[chunk] = network.head(first_layer)
+        logits[chunk], hidden[chunk] = network.forward_from_first(first_layer)
 
     starts = range(0, len(rows), step)
     if device.type == "cpu":
@@ -101,7 +101,8 @@ def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
 
 def _stand_in(rows: torch.Tensor, artifact: Artifact, part: str) -> torch.Tensor:
     """(1, width): the row of a user or an item of whom nothing is known. Of features plus, it is that of one without
-    any training row, whose columns were 0 before they were scaled; else the mean of the `rows`."""
+    any training row, whose columns were 0 before they were scaled; else the mean of the `rows`.
+    """
     if split_variant(artifact.settings["variant"])[1] == "paper":
         return rows.mean(dim=0, keepdim=True)
     blank = -artifact.array(f"{part}_shift") / artifact.array(f"{part}_scale")
@@ -218,7 +219,8 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
 @dataclass(frozen=True)
 class Asked:
     """Ids of one column of a file: `text` (n,) as they are written, without quotes and blanks around them, and `place`
-    int64 (n,), as `positions` tells it."""
+    int64 (n,), as `positions` tells it.
+    """
 
     text: pa.Array
     place: np.ndarray
@@ -245,7 +247,8 @@ def _scores(user: pa.Array, item: pa.Array, score: np.ndarray) -> pa.Table:
 
 def _text(table: pa.Table) -> pa.Buffer:
     """The lines of a TSV. A quote within an id stands as it is; an id that starts with one is put in quotes, so that no
-    reader takes it for the beginning of a quoted cell."""
+    reader takes it for the beginning of a quoted cell.
+    """
     texts = [column for column in table.columns if pa.types.is_string(column.type)]
     if any(pc.any(pc.match_substring(column, '"')).as_py() for column in texts):
         columns = [pc.cast(column, pa.string()).to_pylist() for column in table.columns]

@@ -1,48 +1,64 @@
-"""The MLP's arithmetic, written out: one flat vector of parameters, its gradient, and Adam. Several networks can learn
-side by side from the same batches, each with its own loss; what they say together is the mean of their logits.
+"""The MLP: its layers, first weights, forward and backward pass, loss and Adam.
 
-For so small a network the price of an epoch is not the products but everything around them. Written out, with
-buffers made once, a step at batch 512 took 0.6 of the time of autograd with torch's fused Adam (1 core); the test
-`tests/test_network.py` holds both to the same numbers. torch's own tanh alone was a seventh of a step on a CPU:
-numpy's took a sixth of its time.
+Several networks can train on the same batches, each with its own loss. Their prediction is the mean of their logits.
+
+For a network this small, the matrix products are not the main cost of a step. With preallocated buffers and explicit
+gradients a step takes about half the time of `nn.Module` with `torch.optim.Adam(fused=True)`
+(`python -m benchmarks.training_step`); the tests compare both. On a CPU numpy's tanh takes a sixth of the time of
+torch's.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save
+from torch import nn
 from torch.nn import functional
 
-# The automatic batch size leaves at least this many steps an epoch, as the study's 8192 did on its data.
+# Widths of the hidden layers, as in the study.
+HIDDEN = (128, 32, 4)
+# The automatic batch size gives at least this many steps an epoch, as the study's 8192 did on its data.
 STEPS_PER_EPOCH = 500
 
 
 @contextmanager
 def torch_threads(most: int) -> Iterator[int]:
-    """Let torch split its operations over at most so many threads; gives the number that it had."""
-    had = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(had, most)))
+    """Limit the threads of torch's operations within the block.
+
+    Args:
+        most: Largest number of threads; at least one is used.
+
+    Yields:
+        The number of threads before.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, most)))
     try:
-        yield had
+        yield before
     finally:
-        torch.set_num_threads(had)
+        torch.set_num_threads(before)
 
 
 def automatic_batch_size(train_rows: int) -> int:
-    """The power of two from 256 to 8192 that gives at least 500 steps an epoch (design section 7)."""
+    """The largest power of two from 256 to 8192 that gives at least 500 steps an epoch."""
     return min(8192, max(256, 1 << max(0, (train_rows // STEPS_PER_EPOCH).bit_length() - 1)))
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
-    """Write a `.safetensors` file. Unlike the library's own writer it fails as any file does, with an `OSError`."""
+    """Write a `.safetensors` file.
+
+    The library's own writer does not raise `OSError` when the disk is full; this one does.
+    """
     path.write_bytes(save({name: value.cpu() for name, value in weights.items()}))
 
 
 def tanh_(values: torch.Tensor) -> torch.Tensor:
-    """tanh in place."""
+    """Apply tanh in place."""
     if values.device.type == "cpu":
         array = values.numpy()
         np.tanh(array, out=array)
@@ -50,26 +66,73 @@ def tanh_(values: torch.Tensor) -> torch.Tensor:
     return values.tanh_()
 
 
+def layer_sizes(in_features: int) -> list[tuple[int, int]]:
+    """The widths (in, out) of each linear layer."""
+    return list(pairwise((in_features, *HIDDEN, 1)))
+
+
+def parameter_count(in_features: int, networks: int = 1) -> int:
+    """Weights and biases of all networks together."""
+    return networks * sum((before + 1) * after for before, after in layer_sizes(in_features))
+
+
+def _initial_layers(in_features: int, positive_share: float) -> dict[str, torch.Tensor]:
+    layers = [nn.Linear(before, after) for before, after in layer_sizes(in_features)]
+    nn.init.constant_(layers[-1].bias, math.log(positive_share / (1 - positive_share)))
+    # The names under which the study's `nn.Sequential` of linear layers and tanh stores them.
+    names = [*(f"body.{2 * place}" for place in range(len(HIDDEN))), "head"]
+    return {
+        f"{name}.{kind}": values.detach()
+        for name, layer in zip(names, layers, strict=True)
+        for kind, values in layer.named_parameters()
+    }
+
+
+def initial_weights(in_features: int, positive_share: float, seed: int, networks: int = 1) -> dict[str, torch.Tensor]:
+    """Draw the first weights as `nn.Linear` does; they depend on the seed alone, not on the device.
+
+    The last bias starts at the log-odds of the positive share. With rare positives the first epoch is otherwise spent
+    on finding it: at 1 in 186 and batch 8192, validation AUC after the first epoch was 0.50, which the validation
+    interrupt took for a collapse; with this bias it was 0.85.
+
+    Args:
+        in_features: Columns of a feature row.
+        positive_share: Share of positives among the training rows, between 0 and 1.
+        seed: Of the random generator.
+        networks: Number of networks.
+
+    Returns:
+        float32 `<layer>.weight` (out, in) and `<layer>.bias` (out,) of each layer; with several networks
+        (networks, out, in) and (networks, out).
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        states = [_initial_layers(in_features, positive_share) for _ in range(networks)]
+    return states[0] if networks == 1 else {name: torch.stack([one[name] for one in states]) for name in states[0]}
+
+
 class Network:
-    """Linear layers with tanh between them, of one network or of several side by side, for batches of feature rows.
+    """Linear layers with tanh between them, for one network or several that train together.
 
     Attributes:
-        parameters, gradient: float32 (P,), all weights and biases one after the other.
-        weights, biases: of each layer (networks, out, in) and (networks, out), views of `parameters`.
+        networks: Number of networks.
+        parameters: float32 (P,), all weights and biases.
+        gradient: float32 (P,), the gradient of the loss, written by `backward`.
+        weights: For each layer (networks, out, in), views of `parameters`.
+        biases: For each layer (networks, out), views of `parameters`.
     """
 
     def __init__(self, state: Mapping[str, torch.Tensor]) -> None:
-        """`state`: `<layer>.weight` (out, in) and `<layer>.bias` (out,) of the layers in turn; of several networks
-        (networks, out, in) and (networks, out)."""
+        """Copy weights and biases from a state as `initial_weights` and `state` give it; layers are in its order."""
         layers = [name.removesuffix(".weight") for name in state if name.endswith(".weight")]
         names = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
         self._shapes = {name: state[name].shape for name in names}
         first = self._shapes[names[0]]
         self.networks = first[0] if len(first) == 3 else 1
-        self._alone = len(first) == 2
+        self._single = len(first) == 2
         self.parameters = torch.cat([state[name].reshape(-1) for name in names])
         self.gradient = torch.zeros_like(self.parameters)
-        values, gradients = self._side_by_side(self.parameters), self._side_by_side(self.gradient)
+        values, gradients = self._by_network(self.parameters), self._by_network(self.gradient)
         self.weights, self.biases = values[::2], values[1::2]
         self._weight_gradients, self._bias_gradients = gradients[::2], gradients[1::2]
         self._buffers: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
@@ -78,33 +141,44 @@ class Network:
         parts = flat.split([shape.numel() for shape in self._shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
 
-    def _side_by_side(self, flat: torch.Tensor) -> list[torch.Tensor]:
+    def _by_network(self, flat: torch.Tensor) -> list[torch.Tensor]:
         views = self._views(flat).values()
-        return [view.unsqueeze(0) if self._alone else view for view in views]
+        return [view.unsqueeze(0) if self._single else view for view in views]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """A copy of the parameters under their names."""
+        """Copy the parameters, by name."""
         return {name: value.clone() for name, value in self._views(self.parameters).items()}
 
     def _outputs(self, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Buffers (networks, rows, width) for each layer's outputs and their gradients; two sizes occur in an epoch."""
+        """Buffers (networks, rows, width) of each layer's outputs and their gradients; an epoch has two batch sizes."""
         if rows not in self._buffers:
             made = [[bias.new_empty(self.networks, rows, bias.shape[1]) for bias in self.biases] for _ in range(2)]
             self._buffers[rows] = made[0], made[1]
         return self._buffers[rows]
 
+    def _linear(
+        self, layer: int, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor | None]
+    ) -> list[torch.Tensor]:
+        """One layer of each network, before tanh: (rows, out) from (rows, in)."""
+        parts = zip(self.biases[layer], inputs, self.weights[layer], out, strict=True)
+        return [torch.addmm(bias, before, weight.t(), out=into) for bias, before, weight, into in parts]
+
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (networks, rows) of feature rows (rows, in); a view that the next call overwrites."""
+        """Logits (networks, rows) of feature rows (rows, in); the next call overwrites them."""
         outputs, _ = self._outputs(len(features))
         before = features.expand(self.networks, *features.shape)
-        for weight, bias, out in zip(self.weights, self.biases, outputs, strict=True):
-            for one in range(self.networks):
-                torch.addmm(bias[one], before[one], weight[one].t(), out=out[one])
+        for layer, out in enumerate(outputs):
+            self._linear(layer, before.unbind(), out.unbind())
             before = out if out is outputs[-1] else tanh_(out)
         return before.squeeze(2)
 
     def backward(self, features: torch.Tensor, gradient: torch.Tensor) -> None:
-        """Fill `gradient` after `forward` of the same features; `gradient` (networks, rows): the loss by each logit."""
+        """Write the gradient of the loss to `self.gradient`, after `forward` of the same features.
+
+        Args:
+            features: float32 (rows, in).
+            gradient: float32 (networks, rows), derivative of the loss by each logit.
+        """
         outputs, logit_gradients = self._outputs(len(features))
         down = gradient.unsqueeze(2)
         for layer in range(len(self.weights) - 1, -1, -1):
@@ -119,25 +193,34 @@ class Network:
                 torch.ops.aten.tanh_backward.grad_input(below, before, grad_input=below)
                 down = below
 
-    def head(self, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean logits (rows,) and last hidden layers (rows, networks x 4) from the first layers' outputs before tanh,
-        (rows, networks x 128), which are overwritten."""
+    def forward_from_first(self, first: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the layers after the first.
+
+        Args:
+            first: float32 (rows, networks x 128), the first layer's outputs before tanh; overwritten.
+
+        Returns:
+            Mean logits (rows,) and the last hidden layers (rows, networks x 4).
+        """
         before = tanh_(first)
-        for weight, bias in zip(self.weights[1:-1], self.biases[1:-1], strict=True):
-            parts = zip(before.chunk(self.networks, dim=1), weight, bias, strict=True)
-            before = tanh_(torch.cat([torch.addmm(b, part, w.t()) for part, w, b in parts], dim=1))
+        for layer in range(1, len(self.weights) - 1):
+            inputs = before.chunk(self.networks, dim=1)
+            before = tanh_(torch.cat(self._linear(layer, inputs, [None] * self.networks), dim=1))
         # The mean of the logits is one product over all hidden layers.
         weight = self.weights[-1].flatten().unsqueeze(1) / self.networks
         return torch.addmm(self.biases[-1].mean(), before, weight).squeeze(1), before
 
 
 def loss_and_gradient(kind: str, logits: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean loss of a batch over the networks, and each network's derivative of its own by each logit.
+    """The mean loss of a batch, and its gradient.
 
     Args:
-        logits: (rows,) or (networks, rows). label: (rows,) of 0 and 1.
+        kind: `bce`, or `listwise`: a softmax over the batch, as in the published code; 0 for a batch without a positive.
+        logits: float32 (rows,) or (networks, rows).
+        label: float32 (rows,) of 0 and 1.
 
-    `bce`, or `listwise`: a softmax over the batch, as the published code had it; a batch without a positive is 0.
+    Returns:
+        The loss, averaged over the networks, and the derivative of each network's own loss by its logits.
     """
     if kind == "bce":
         loss = functional.binary_cross_entropy_with_logits(logits, label.expand_as(logits))
@@ -150,7 +233,7 @@ def loss_and_gradient(kind: str, logits: torch.Tensor, label: torch.Tensor) -> t
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015, algorithm 1 with the corrections folded into the rate) on one flat vector."""
+    """Adam on one flat vector (Kingma and Ba 2015, algorithm 1, the bias corrections folded into the learning rate)."""
 
     BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -159,13 +242,13 @@ class Adam:
         self.mean, self.square = torch.zeros_like(parameters), torch.zeros_like(parameters)
         self._root = torch.empty_like(parameters)
 
-    def step(self, parameters: torch.Tensor, gradient: torch.Tensor, rate: float) -> None:
-        """Move `parameters` in place."""
+    def step(self, parameters: torch.Tensor, gradient: torch.Tensor, learning_rate: float) -> None:
+        """Update `parameters` (P,) in place from their gradient (P,)."""
         self.steps += 1
         self.mean.lerp_(gradient, 1 - self.BETA1)
         self.square.mul_(self.BETA2).addcmul_(gradient, gradient, value=1 - self.BETA2)
         torch.sqrt(self.square, out=self._root)
         correction = (1 - self.BETA2**self.steps) ** 0.5
         self._root.div_(correction).add_(self.EPSILON)
-        size = min(rate / (1 - self.BETA1**self.steps), torch.finfo(torch.float32).max)
+        size = min(learning_rate / (1 - self.BETA1**self.steps), torch.finfo(torch.float32).max)
         parameters.addcdiv_(self.mean, self._root, value=-size)

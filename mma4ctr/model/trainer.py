@@ -8,22 +8,19 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 
 from mma4ctr.features.feature_matrix import FactorMatrix
 from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Adam, Network, loss_and_gradient, torch_threads
+from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, torch_threads
 from mma4ctr.runtime.console import Stopwatch
 
 LOSSES = ("bce", "listwise")
 INTERRUPTS = ("collapse", "no-gain")
-HIDDEN = (128, 32, 4)
 # Rows of a batch that a thread is worth. Threads wait for each other, spinning, after each of a batch's many small
 # products. At batches of 256 and 512 two were 0.8 to 1.2 times as fast as one, and ten times slower where other work
 # kept the cores busy; at 8192 they are 1.5 times as fast.
@@ -39,7 +36,8 @@ class TrainSettings:
     """How one run is trained. 0 turns `halve_every`, `patience` and `max_interrupts` off; with `patience` 0 the
     last epoch's weights are the result, else those of the epoch with the best validation AUC. `networks` of them learn
     side by side from different first weights, and their mean logit is the result. `interrupt` is what makes the
-    validation interrupt throw an epoch away: a `collapse` to AUC 0.5 or less, or `no-gain` over the best epoch."""
+    validation interrupt throw an epoch away: a `collapse` to AUC 0.5 or less, or `no-gain` over the best epoch.
+    """
 
     epochs: int = 30
     batch_size: int = 512
@@ -53,49 +51,10 @@ class TrainSettings:
     interrupt: str = "collapse"
 
 
-class MLP(nn.Module):
-    """The study's network, with its names and first weights; returns logits. Trained by `mma4ctr.model.mlp`."""
-
-    def __init__(self, in_features: int) -> None:
-        super().__init__()
-        widths = (in_features, *HIDDEN)
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.Tanh()]
-        self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(HIDDEN[-1], 1)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Logits (batch,) of feature rows (batch, in_features)."""
-        logits: torch.Tensor = self.head(self.body(features)).squeeze(1)
-        return logits
-
-
 def learning_rate_at(epoch: int, settings: TrainSettings, interrupts: int) -> float:
     """The rate of an epoch (the first is 0): halved every `halve_every` epochs and at every interrupt."""
     halvings = interrupts + (epoch // settings.halve_every if settings.halve_every else 0)
     return settings.learning_rate * 0.5**halvings
-
-
-def fresh_models(in_features: int, share: float, seed: int, device: torch.device, networks: int = 1) -> list[MLP]:
-    """Models whose first weights depend on the seed alone, not on the device.
-
-    The last bias starts at the log-odds of `share`, the training rows' share of positives. With rare positives the
-    first epoch is otherwise spent on finding it: at 1 in 186 and batch 8192 validation AUC after the first epoch was
-    0.50 (and the interrupt took it for a collapse), with this bias 0.85.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        models = [MLP(in_features) for _ in range(networks)]
-    for model in models:
-        nn.init.constant_(model.head.bias, math.log(share / (1 - share)))
-    return [model.to(device) for model in models]
-
-
-def side_by_side(models: Sequence[MLP]) -> Network:
-    """Networks with these weights."""
-    states = [model.state_dict() for model in models]
-    return Network(states[0] if len(states) == 1 else {k: torch.stack([one[k] for one in states]) for k in states[0]})
 
 
 @torch.no_grad()
@@ -178,8 +137,8 @@ class TrainingState:
     def _start(self) -> None:
         label = self.matrix.train.label
         seed = self.settings.seed + self.fresh_starts
-        share, networks = float(label.mean()), self.settings.networks
-        self.network = side_by_side(fresh_models(self.matrix.in_features, share, seed, label.device, networks))
+        weights = initial_weights(self.matrix.in_features, float(label.mean()), seed, self.settings.networks)
+        self.network = Network({name: values.to(label.device) for name, values in weights.items()})
         self.adam = Adam(self.network.parameters)
         self._good: tuple[torch.Tensor, Adam] | None = None
 

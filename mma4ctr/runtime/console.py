@@ -97,7 +97,8 @@ def nearest(name: str, there: Iterable[str], to_be: str = "") -> str:
 
 def run(main: Callable[[], int | None]) -> None:
     """Call a script's `main` and leave with its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C, 143 for SIGTERM,
-    129 for SIGHUP."""
+    129 for SIGHUP.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # where it is ASCII, other letters are written as \xe4 is
             stream.reconfigure(errors="backslashreplace")
@@ -170,7 +171,8 @@ def note(message: str) -> None:
 
 def warn(message: str, *details: str) -> None:
     """One line on standard error about something that works but is probably not what was meant; `details` are lines
-    below it."""
+    below it.
+    """
     _tell(err, "warning", "yellow", message)
     for line in details:
         err.print(Text(shown(line)))

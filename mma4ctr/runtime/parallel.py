@@ -18,7 +18,8 @@ class Workers(Protocol):
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
         """Yield (item, future of `work(item)`) in the order of the items, worked ahead a bounded number of items, so
-        that memory stays bounded however slow the reader is."""
+        that memory stays bounded however slow the reader is.
+        """
 
 
 class Threads:

@@ -115,7 +115,8 @@ def _end_when(wait: Callable[[], object]) -> None:
 
 def follow_parent() -> None:
     """End with the process that started this one, where that is torchrun or a script of ours: neither can end its
-    children when it is killed with SIGKILL."""
+    children when it is killed with SIGKILL.
+    """
     if TORCHRUN not in os.environ and FOLLOW not in os.environ:
         return
     import psutil
@@ -130,7 +131,8 @@ class _Worker:
 
 def start_worker() -> None:
     """Prepare a worker process: signals end it, within its work with everything put in order, and it ends when its
-    parent does, whatever ended that."""
+    parent does, whatever ended that.
+    """
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if not _Worker.busy:

@@ -35,7 +35,7 @@ WORDS, CHARACTERS, TAGS, KEYWORDS = 60_000, 8_000, 350, 20_000
 
 
 def click_probability(probability: dict[str, np.ndarray]) -> np.ndarray:
-    """float (rows,): the probability of a weighted click from those of the actions, which are independent.
+    """Float (rows,): the probability of a weighted click from those of the actions, which are independent.
 
     The distribution of the weighted sum is built up action by action.
     """

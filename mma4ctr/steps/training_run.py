@@ -21,8 +21,8 @@ from mma4ctr.evaluation.run_records import (
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, load_step_inputs
 from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Network, automatic_batch_size, save_weights
-from mma4ctr.model.trainer import MLP, Epoch, Outcome, TrainSettings, train
+from mma4ctr.model.mlp import Network, automatic_batch_size, parameter_count, save_weights
+from mma4ctr.model.trainer import Epoch, Outcome, TrainSettings, train
 from mma4ctr.runtime.console import (
     Stopwatch,
     note,
@@ -119,7 +119,7 @@ def finish_run(
         protocol={**matrix.protocol, "loss": settings.loss},
         embedding_length=matrix.settings["embedding_length"],
         in_features=matrix.in_features,
-        parameters=settings.networks * sum(values.numel() for values in MLP(matrix.in_features).parameters()),
+        parameters=parameter_count(matrix.in_features, settings.networks),
         epochs=settings.epochs,
         best_epoch=outcome.best_epoch,
         batch_size=settings.batch_size,

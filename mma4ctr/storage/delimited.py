@@ -76,7 +76,7 @@ class DelimitedText:
         return table
 
     def _refuse_hexadecimal(self, data: bytes) -> None:
-        """pyarrow takes 0x10 for 16, which no such file means."""
+        """Pyarrow takes 0x10 for 16, which no such file means."""
         names = [name for name, kind in self._convert.column_types.items() if pa.types.is_integer(kind)]
         if not names:
             return
@@ -88,7 +88,7 @@ class DelimitedText:
                 raise BadLine(f"column {name}: '{found[0]}' is not a whole number")
 
     def _reason(self, text: str) -> str:
-        """pyarrow's account of a bad line in a user's words."""
+        """Pyarrow's account of a bad line in a user's words."""
         if match := re.search(r"Expected (\d+) columns, got (\d+)", text):
             return f"{match[2]} columns where {match[1]} are expected"
         if match := re.search(r"In CSV column #(\d+): .*invalid value '(.*)'", text):

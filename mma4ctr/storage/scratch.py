@@ -19,7 +19,8 @@ LOCK = ".owner.lock"
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     """A new folder `<parent>/<prefix>...` for the time of the block; those of the same prefix that killed processes
-    have left are removed."""
+    have left are removed.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     for other in parent.glob(f"{glob.escape(prefix)}*"):
         if other.is_dir() and not other.is_symlink():

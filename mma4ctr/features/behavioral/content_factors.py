@@ -74,7 +74,8 @@ def _pair_products(
     sums: tuple[np.ndarray, np.ndarray], weight: np.ndarray, with_themselves: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
     """Over users the weighted products of sums (users, width) less those of rows with themselves, in units of `scale`
-    (users,): an estimate of the covariance (width, width) of the user factors."""
+    (users,): an estimate of the covariance (width, width) of the user factors.
+    """
     total = float((weight * scale).sum())
     products = (sums[0].T * weight) @ sums[1] - with_themselves
     return products / total if total else np.zeros_like(products)

@@ -51,7 +51,8 @@ def _factors(
     parts: Sequence[ValuesAndWeights], user: np.ndarray, item: np.ndarray, size: tuple[int, int], skipped: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """float32 vectors of users (users, parts, k) and items (items, k) whose inner products approximate the values of
-    rows (n,)."""
+    rows (n,).
+    """
     users, items = size
     of_item: np.ndarray = FACTORS_PRIOR + np.mean([np.bincount(item, part()[1], items) for part in parts], axis=0)
     tables, of_users = [], []

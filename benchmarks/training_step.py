@@ -1,0 +1,90 @@
+"""Time of a training step: ours against `nn.Module`, autograd and `torch.optim.Adam(fused=True)` on the same batches.
+
+python -m benchmarks.training_step
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import mma4ctr.runtime.environment
+
+import torch
+from torch import nn
+
+from benchmarks.reference import mlp_module
+from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, torch_threads
+from mma4ctr.runtime.console import parser, print_table, run, whole_number
+
+LEARNING_RATE = 1e-3
+Batches = Sequence[tuple[torch.Tensor, torch.Tensor]]
+
+
+def explicit_steps(batches: Batches, networks: int) -> Callable[[], None]:
+    """The steps of `mma4ctr.model.trainer`."""
+    network = Network(initial_weights(batches[0][0].shape[1], 0.3, 0, networks))
+    adam = Adam(network.parameters)
+
+    def steps() -> None:
+        with torch.no_grad():
+            for features, label in batches:
+                _, gradient = loss_and_gradient("bce", network.forward(features), label)
+                network.backward(features, gradient)
+                adam.step(network.parameters, network.gradient, LEARNING_RATE)
+
+    return steps
+
+
+def autograd_steps(batches: Batches, networks: int) -> Callable[[], None]:
+    """The same steps with torch's own modules, loss and optimizer."""
+    models = [mlp_module(initial_weights(batches[0][0].shape[1], 0.3, seed)) for seed in range(networks)]
+    parameters = [values for model in models for values in model.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
+    loss = nn.BCEWithLogitsLoss()
+
+    def steps() -> None:
+        for features, label in batches:
+            optimizer.zero_grad()
+            torch.stack([loss(model(features), label) for model in models]).sum().backward()
+            optimizer.step()
+
+    return steps
+
+
+def step_seconds(batch_size: int, in_features: int, networks: int, turns: int) -> tuple[float, float, float]:
+    """Median processor seconds of a step of ours and of torch's, and the median of their ratio; measured in turns."""
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(batch_size, in_features, generator=generator), torch.rand(batch_size, generator=generator).round())
+        for _ in range(max(4, 40_000 // batch_size))
+    ]
+    kinds = explicit_steps(batches, networks), autograd_steps(batches, networks)
+    taken: tuple[list[float], list[float]] = ([], [])
+    with torch_threads(1):
+        for turn in range(turns + 1):
+            for steps, seconds in zip(kinds, taken, strict=True):
+                start = time.process_time()
+                steps()
+                if turn:  # the first warms up
+                    seconds.append((time.process_time() - start) / len(batches))
+    ratio = statistics.median(ours / theirs for ours, theirs in zip(*taken, strict=True))
+    return statistics.median(taken[0]), statistics.median(taken[1]), ratio
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the networks of features paper and of features plus at several batch sizes and print the table."""
+    options = parser(__doc__, paths=False)
+    options.add_argument("--turns", type=whole_number(1), default=15, help="repetitions")
+    turns = options.parse_args(arguments).turns
+    rows = []
+    for features, in_features, networks in (("paper", 194, 1), ("plus", 12, 3)):
+        for batch_size in (256, 512, 2048, 8192):
+            ours, theirs, ratio = step_seconds(batch_size, in_features, networks, turns)
+            shape = [features, f"{batch_size:,}", f"{in_features}", f"{networks}"]
+            rows.append([*shape, f"{ours * 1e6:,.0f}", f"{theirs * 1e6:,.0f}", f"{ratio:.2f}"])
+    header = ["features", "batch", "columns", "networks", "ours, us", "nn.Module, us", "ratio"]
+    print_table("A training step, processor time of one core", header, rows)
+
+
+if __name__ == "__main__":
+    run(main)
