@@ -25,13 +25,6 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 REAL = ROOT.parent / "shared/data/tiktok-real"
 MAX_WORDS, MAX_COLUMNS = 1200, 9
 
-# TO BE REMOVED when the modules have moved: new names in the docs, and where they are until then.
-RENAMED_MODULES = {"mma4ctr.simulation": "mma4ctr.world", "mma4ctr.evaluation": "mma4ctr.results"}
-RENAMED_FOLDERS = {
-    f"mma4ctr/{room}/": "mma4ctr/"
-    for room in ("data", "evaluation", "features", "model", "runtime", "simulation", "storage")
-}
-
 
 @cache
 def text_of(page: Path) -> str:
@@ -61,8 +54,6 @@ def commands(part: str) -> list[str]:
 
 def run_command(command: str) -> None:
     """In this process, which has imported everything; torchrun in processes of its own."""
-    for new, old in RENAMED_MODULES.items():
-        command = command.replace(new, old)
     _, *words = shlex.split(command)
     if "torch.distributed.run" in words:
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
@@ -244,4 +235,4 @@ def test_scripts_make_targets_and_paths_exist(page):
     # These two also name paths that are gone.
     if page.name not in ("CHANGELOG.md", "glossary.md"):
         for name in re.findall(r"`((?:mma4ctr|configs|docs|tests|baseline|benchmarks)/[^`\s]*)`", text):
-            assert (ROOT / RENAMED_FOLDERS.get(name, name)).exists(), name
+            assert (ROOT / name).exists(), name

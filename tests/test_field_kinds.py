@@ -457,29 +457,8 @@ TYPES = [
 ]
 
 
-def some_values(kind, random, rows):
-    """A column of any type, with nulls, of random bytes where the type is of such."""
-    if pa.types.is_run_end_encoded(kind):
-        rows = max(rows, 1)
-        return pa.RunEndEncodedArray.from_arrays([rows], [random.randrange(5)])
-    if isinstance(kind, pa.ExtensionType):
-        return pa.ExtensionArray.from_storage(kind, some_values(kind.storage_type, random, rows))
-    if pa.types.is_dictionary(kind):
-        return some_values(kind.value_type, random, rows).dictionary_encode()
-    if pa.types.is_struct(kind):
-        children = [some_values(field.type, random, rows) for field in kind]
-        return pa.StructArray.from_arrays(
-            children, fields=list(kind), mask=pa.array([random.random() < 0.2 for _ in range(rows)], pa.bool_())
-        )
-    if pa.types.is_map(kind):
-        return pa.array([random.choice([None, [("a", 1)], []]) for _ in range(rows)], kind)
-    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
-        length = kind.list_size if pa.types.is_fixed_size_list(kind) else None
-        counts = [length or random.randrange(3) for _ in range(rows)]
-        flat = some_values(kind.value_type, random, sum(counts))
-        if length:
-            return pa.FixedSizeListArray.from_arrays(flat, length)
-        return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int32()), flat)
+def flat_values(kind, random, rows):
+    """A column of a type that holds no other."""
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.array([random.choice([None, "a", "17"]) for _ in range(rows)], kind)
     if kind in (pa.string(), pa.large_string(), pa.binary()):
@@ -498,6 +477,37 @@ def some_values(kind, random, rows):
     width = getattr(kind, "byte_width", None) or kind.bit_width // 8
     data = pa.py_buffer(bytes(random.choice([0, 0, 1, 3, 255]) for _ in range(rows * width)))
     return pa.Array.from_buffers(kind, rows, [None, data])
+
+
+def list_values(kind, random, rows):
+    """A column of lists."""
+    length = kind.list_size if pa.types.is_fixed_size_list(kind) else None
+    counts = [length or random.randrange(3) for _ in range(rows)]
+    flat = some_values(kind.value_type, random, sum(counts))
+    if length:
+        return pa.FixedSizeListArray.from_arrays(flat, length)
+    return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *counts]), pa.int32()), flat)
+
+
+def some_values(kind, random, rows):
+    """A column of any type, with nulls, of random bytes where the type allows them."""
+    if pa.types.is_run_end_encoded(kind):
+        rows = max(rows, 1)
+        return pa.RunEndEncodedArray.from_arrays([rows], [random.randrange(5)])
+    if isinstance(kind, pa.ExtensionType):
+        return pa.ExtensionArray.from_storage(kind, some_values(kind.storage_type, random, rows))
+    if pa.types.is_dictionary(kind):
+        return some_values(kind.value_type, random, rows).dictionary_encode()
+    if pa.types.is_struct(kind):
+        children = [some_values(field.type, random, rows) for field in kind]
+        return pa.StructArray.from_arrays(
+            children, fields=list(kind), mask=pa.array([random.random() < 0.2 for _ in range(rows)], pa.bool_())
+        )
+    if pa.types.is_map(kind):
+        return pa.array([random.choice([None, [("a", 1)], []]) for _ in range(rows)], kind)
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        return list_values(kind, random, rows)
+    return flat_values(kind, random, rows)
 
 
 @settings(max_examples=400, deadline=None)

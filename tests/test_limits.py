@@ -31,6 +31,7 @@ import preprocess_inter
 import preprocess_multimodal
 import viewer
 from mma4ctr.datasets import arrow
+from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import balanced_sample
 from mma4ctr.evaluation.studies import STUDIES
 from mma4ctr.features.feature_matrix import load_matrix
@@ -43,6 +44,7 @@ from mma4ctr.runtime import ray_cluster as cluster
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.system import cores
 from mma4ctr.simulation import __main__ as world
+from mma4ctr.steps.sweep import train_group
 from mma4ctr.storage import text_blocks as rawfiles
 from mma4ctr.storage.unchanged import unchanged
 from tests.conftest import call
@@ -218,7 +220,7 @@ def swept_copy(made, tmp_path):
 def train_here(work, cost, jobs, device):
     """`sweep` without processes."""
     for paths, group in work:
-        adjust_hyperparameter.train_group(paths, group, device, 1, lambda epoch: None)
+        train_group(paths, group, device, 1, lambda epoch: None)
     return 0
 
 
@@ -363,7 +365,7 @@ def test_the_largest_seed_is_taken_everywhere(seed, made, raw_copy):
     assert call(preprocess_inter.main, "--paths", paths, "--dataset", "tiktok", *split, "--seed", seed) == 0
     training = TrainSettings(epochs=1, seed=seed)
     matrix = load_matrix(made, "tiktok_like", "vat_concat", torch.device("cpu"))
-    assert train(matrix, training)[0].weights
+    assert train(matrix, training, auc)[0].weights
     draw_folds(np.zeros(100, np.uint8), 5, seed)
     balanced_sample(np.array([0, 1] * 20), 5, seed)
     np.random.RandomState(seed)

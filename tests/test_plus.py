@@ -171,9 +171,10 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     assert np.allclose(weighted_sum(content, np.arange(len(content))), np.arange(len(content)) @ content)
 
 
-def drawn_world(rng, *, users=300, items=400, rows=60_000, width=12, kept=3, own=0.0, chosen=0.0):
+def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
     """Rows of users whose factors differ in `kept` of the content's directions; `own`: spread of what sets items apart;
     `chosen`: how far factors decide what is shown."""
+    users, items, width, kept = 300, 400, 12, 3
     content = rng.normal(size=(items, width)).astype(np.float32) * np.linspace(2, 0.5, width, dtype=np.float32)
     content -= content.mean(axis=0)
     axes = np.linalg.qr(rng.normal(size=(width, width)))[0][:, :kept]

@@ -19,6 +19,18 @@ from mma4ctr.storage.scratch import scratch_folder
 ROOT = Path(__file__).parent.parent
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Let signals end the process: under nohup and in the background of a shell some are ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 # A script whose main has a temporary folder and two worker processes, as the sweep has.
 SCRIPT = """
 import sys, time

@@ -24,17 +24,17 @@ def test_pooling_equals_a_loop(width, length):
     assert step.pool_columns(values, length) == pytest.approx(np.array(expected), abs=1e-12)
 
 
-def slow_embedding(user, items, labels, devices, evidence_rows, scaled, length, users):
+def slow_embedding(data, labels, evidence_rows, scaled, length, users):
     """Formula of design section 5 for one block: (users, length + 1), None for users without evidence."""
     table = []
     for u in range(users):
-        rows = [r for r in evidence_rows if user[r] == u]
+        rows = [r for r in evidence_rows if data.user[r] == u]
         if not rows:
             table.append(None)
             continue
         total = np.zeros(scaled.shape[1])
         for r in rows:
-            total += (1 if labels[r] == 1 else -1) * scaled[items[r]]
+            total += (1 if labels[r] == 1 else -1) * scaled[data.item[r]]
         table.append(slow_pool(total / len(rows), length))
     return table
 
@@ -76,7 +76,7 @@ def test_user_tables_equal_loops(evidence, length, monkeypatch):
         views = [list(range(300))]
     assert table.shape == (len(views), 12, length + 1)
     for view, rows in zip(table, views, strict=True):
-        slow = slow_embedding(data.user, data.item, label, data.device, rows, scaled, length, 12)
+        slow = slow_embedding(data, label, rows, scaled, length, 12)
         seen = views[-1]
         for u, expected in enumerate(slow):
             if expected is not None:

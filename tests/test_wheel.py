@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mma4ctr"
-COMMANDS = ("mma4ctr.simulation", "mma4ctr.evaluation.run_records", "mma4ctr.datasets")
+COMMANDS = ("mma4ctr.simulation", "mma4ctr.evaluation", "mma4ctr.datasets")
 # Modules of Python that are not there on every system.
 OF_ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"}
 
@@ -41,7 +41,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.suffix in (".py", ".json", ".toml")
     }
-    assert there == wanted and {"mma4ctr/published.json", "mma4ctr/world/__main__.py"} <= there
+    assert there == wanted and {"mma4ctr/evaluation/published.json", "mma4ctr/simulation/__main__.py"} <= there
 
 
 def test_commands_run_from_the_wheel_alone(wheel, tmp_path):
