@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.data.log_columns import ColumnWriter, MostFrequent, side_values
 from mma4ctr.data.negative_sampling import add_negatives
 from mma4ctr.data.recbole_export import LINE_BYTES, InterColumn, write_inter
 from mma4ctr.data.row_order import count_rows, day_and_position, kept_parts, parts_of, record_type
 from mma4ctr.data.splits import SPLITS, split_rows, split_sizes
 from mma4ctr.data.summary import describe, refuse_one_class
 from mma4ctr.datasets import find_datasets
-from mma4ctr.datasets.base import InteractionChunk, RawDataset
+from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
 from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.runtime.console import (
     Stopwatch,
@@ -81,7 +82,8 @@ def _write_interactions(
         )
     index = IdIndex(users[kept])
     rows = int(rows_of_user[kept].sum())
-    record = record_type(raw.targets).itemsize
+    context = raw.columns.get("context", ColumnNames())
+    record = record_type(raw.targets, context).itemsize
     demand_space(paths.temp, rows * record, f"sorting {rows:,} rows")
     written = rows * (1 + raw.negatives)
     demand_space(paths.graph, written * (record + LINE_BYTES), f"the output of {written:,} rows")
@@ -105,17 +107,22 @@ def _write_interactions(
             "modified": max(status.st_mtime for status in stats),
         },
     ) as writer:
-        names = ["user", "item", "device", "time", *(f"label_{target}" for target in raw.targets)]
-        kinds: list[Any] = [np.int32, np.int64, np.int64, np.float64 if raw.time_is_day else np.int64]
-        kinds += [np.uint8] * len(raw.targets)
-        streams = {name: writer.stream(name, kind) for name, kind in zip(names, kinds, strict=True)}
+        kind = record_type(raw.targets, context)
+        kinds: dict[str, Any] = {name: kind[name] for name in kind.names or () if name != "hash"}
+        if raw.time_is_day:
+            kinds["time"] = np.float64
+        names = list(kinds)
+        streams = {name: writer.stream(name, dtype) for name, dtype in kinds.items()}
         found_items = IdCollector()
+        gathered = {side: MostFrequent(raw.columns.get(side, ColumnNames())) for side in ("user", "item")}
         rows_read = 0
 
         def chunks() -> Iterator[InteractionChunk]:
             nonlocal rows_read
             for chunk in raw.read_interactions(index, bad):
                 rows_read += len(chunk.user)
+                gathered["user"].add(index.ids[chunk.user], chunk.user_values)
+                gathered["item"].add(chunk.item, chunk.item_values)
                 yield chunk
 
         with closing(kept_parts(raw, chunks(), rows_of_user[kept], paths.temp)) as kept_rows:
@@ -156,11 +163,17 @@ def _write_interactions(
         writer.array("user_ids", index.ids)
         writer.array("item_ids", item_ids)
         tables: dict[str, np.ndarray | pa.Array] = {"user": index.ids, "item": item_ids}
-        for kind, ids in tables.items():
-            texts = raw.id_names(kind, ids)
+        for side, ids in tables.items():
+            texts = raw.id_names(side, ids)
             if texts is not None:
-                writer.array(f"{kind}_names", texts)
-                tables[kind] = pa.array(texts, pa.binary()).cast(pa.string())
+                writer.array(f"{side}_names", texts)
+                tables[side] = pa.array(texts, pa.binary()).cast(pa.string())
+        columns = ColumnWriter(writer, raw, len(parts))
+        columns.write_side("user", *side_values(raw, "user", index, gathered["user"], bad))
+        columns.write_side("item", *side_values(raw, "item", items, gathered["item"], bad))
+        for name in context.names:
+            columns.write_context(writer.building / f"context_{name}.npy", name, category=name in context.categories)
+        columns.finish()
         inter = {
             "user_id:token": InterColumn(column["user"], tables["user"]),
             "item_id:token": InterColumn(column["item"], tables["item"]),

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 
@@ -85,7 +86,7 @@ def with_simdjson(path: Path) -> Iterator[np.ndarray]:
     for block in blocks(path):
         rows = []
         for line in block.splitlines():
-            array = document.parse(line)[KEY]
+            array: Any = document.parse(line)[KEY]
             rows.append(np.frombuffer(array.as_buffer(of_type="d"), np.float64).copy())
             del array
         yield np.stack(rows).astype(np.float32)

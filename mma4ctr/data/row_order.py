@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.datasets.base import InteractionChunk, RawDataset
+from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
 from mma4ctr.runtime.console import (
     progress,
 )
@@ -48,9 +48,10 @@ def part_starts(rows_of_user: np.ndarray, part_rows: int) -> np.ndarray:
     return np.flatnonzero(np.diff(part, prepend=-1)).astype(np.int64)
 
 
-def record_type(targets: Iterable[str]) -> np.dtype:
+def record_type(targets: Iterable[str], context: ColumnNames) -> np.dtype:
     """The packed record in which rows wait on disk for their part to be sorted, in the order of the raw file."""
     columns = [("user", "<i4"), ("item", "<i8"), ("device", "<i8"), ("time", "<i8"), ("hash", "<u8")]
+    columns += [(f"context_{name}", "<i8" if name in context.categories else "<f4") for name in context.names]
     return np.dtype([*columns, *((f"label_{target}", "u1") for target in targets)])
 
 
@@ -71,6 +72,7 @@ class PackChunk:
         records = np.empty(len(chunk.user), self.kind)
         columns = {"user": chunk.user, "item": chunk.item, "device": chunk.device, "time": chunk.time}
         columns |= {"hash": chunk.row_hash, **{f"label_{target}": label for target, label in chunk.labels.items()}}
+        columns |= {f"context_{name}": values for name, values in chunk.context.items()}
         for name, values in columns.items():
             records[name] = values[by_part]
         filled, begin = np.unique(part[by_part], return_index=True)
@@ -154,7 +156,7 @@ def kept_parts(
 ) -> Generator[dict[str, np.ndarray], None, None]:
     """The columns of the kept rows without duplicates, in order, one part of users at a time."""
     starts = part_starts(rows_of_user, PART_ROWS)
-    kind = record_type(raw.targets)
+    kind = record_type(raw.targets, raw.columns.get("context", ColumnNames()))
     with scratch_folder(temp, f"{raw.name}-inter-") as folder:
         paths = spill(chunks, starts, kind, folder)
 

@@ -6,7 +6,7 @@ description (described.py), or one new module, listed in `mma4ctr/datasets/__ini
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -40,15 +40,46 @@ class Modality:
     at_most: bool = False
 
 
+# The raw value of a category that is unknown or missing.
+MISSING = -1
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """The columns beside content of the users, of the items or of the rows themselves, by kind.
+
+    Attributes:
+        categories: Names of columns whose values are ids.
+        numbers: Names of columns whose values are amounts.
+    """
+
+    categories: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns, the categories first."""
+        return (*self.categories, *self.numbers)
+
+
+# By column, int64 (n,) raw values of categories, `MISSING` where there is none; float64 (n,) numbers, NaN likewise.
+Values = dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class InteractionChunk:
     """Some raw interactions in the file's order.
 
     Attributes:
         user: int32, positions among the kept users.
-        item, device: int64 raw ids. time: int64.
+        item: int64 raw ids.
+        device: int64 raw ids.
+        time: int64.
         labels: uint8 0/1 for each target.
         row_hash: uint64 over every column of the raw row; equal rows have equal hashes.
+        context: Columns of the rows themselves.
+        user_values: Columns of the rows' users, for files that repeat them in each row.
+        item_values: Columns of the rows' items, likewise.
     """
 
     user: np.ndarray
@@ -57,6 +88,28 @@ class InteractionChunk:
     time: np.ndarray
     labels: dict[str, np.ndarray]
     row_hash: np.ndarray
+    context: Values = field(default_factory=dict)
+    user_values: Values = field(default_factory=dict)
+    item_values: Values = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ColumnChunk:
+    """Columns of some users or items, from a table that lists each of them.
+
+    Attributes:
+        block: Where they stand.
+        ids: int64 (n,).
+        line: int64 (n,) from 0 within the block.
+        values: The columns.
+        text: The ids as they are written, if the numbers stand for text.
+    """
+
+    block: Block
+    ids: np.ndarray
+    line: np.ndarray
+    values: Values
+    text: pa.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +142,7 @@ class BagChunk:
     text: pa.Array | None = None
 
 
-def shown_id(chunk: DenseChunk | BagChunk, row: int) -> str:
+def shown_id(chunk: DenseChunk | BagChunk | ColumnChunk, row: int) -> str:
     """An item's id as it stands in the file, for messages."""
     return str(chunk.ids[row] if chunk.text is None else chunk.text[row])
 
@@ -103,6 +156,9 @@ class RawDataset(ABC):
         time_is_day: `time` is only a day and a user's rows stand in time order within it.
         rules: by target, what decides its label, where a target of one class is a mistake in it.
         negatives: unseen items to draw for each positive row.
+        columns: The columns beside content, by side: `user`, `item` and `context`.
+        hour: Whether hour and weekday of `time` are context columns.
+        ticks_per_second: Units of `time` in a second; None if the file does not tell them.
     """
 
     name: str
@@ -114,6 +170,9 @@ class RawDataset(ABC):
     tracks: tuple[str, ...] = ()
     rules: Mapping[str, str] = MappingProxyType({})
     negatives: int = 0
+    columns: Mapping[str, ColumnNames] = MappingProxyType({})
+    hour: bool = False
+    ticks_per_second: float | None = None
 
     def __init__(self, folder: Path, track: str | None = None) -> None:
         self.folder = folder
@@ -139,6 +198,18 @@ class RawDataset(ABC):
     @abstractmethod
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         """Yield a modality's features of all items, over all its files."""
+
+    def column_files(self, side: str) -> list[Path]:
+        """The tables with columns of the users or items; empty if there is none."""
+        return []
+
+    def read_columns(self, side: str, bad: BadLines) -> Iterator[ColumnChunk]:
+        """Yield the columns of users or items from their tables."""
+        yield from ()
+
+    def category_names(self, side: str, name: str, values: np.ndarray) -> np.ndarray | None:
+        """UTF-8 bytes (n,): raw values of a category as they are written; None where they are the numbers."""
+        return None
 
     def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
         """UTF-8 bytes (n,): the `kind` (user, item) ids of the kept rows as they are written; None where they are

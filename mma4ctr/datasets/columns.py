@@ -63,7 +63,7 @@ def concatenated(parts: list[Ids]) -> Ids:
     return Ids(np.concatenate([part.values for part in parts]), np.concatenate(named), whole(texts))
 
 
-def _joined_ids(length: int, parts: list[tuple[np.ndarray, Ids]]) -> Ids:
+def joined_ids(length: int, parts: list[tuple[np.ndarray, Ids]]) -> Ids:
     """The ids of a column of several types."""
     ids = concatenated([part for _, part in parts])
     rows = np.concatenate([rows for rows, _ in parts])
@@ -72,7 +72,7 @@ def _joined_ids(length: int, parts: list[tuple[np.ndarray, Ids]]) -> Ids:
     return Ids(in_place(length, [(rows, ids.values)]), named[order], ids.text.take(pa.array(order)))
 
 
-@column_reader("ids", _joined_ids)
+@column_reader("ids", joined_ids)
 def ids_of(array: Column, name: str) -> Ids:
     """A column of ids of any type; raises `BadLine` for one that is empty, too long or no id."""
     if pa.types.is_null(array.type) or array.null_count:
@@ -98,7 +98,7 @@ def ids_of(array: Column, name: str) -> Ids:
     return _text_as_ids(pc.utf8_trim_whitespace(pc.cast(array, pa.string())), name)
 
 
-@column_reader("devices", _joined_ids)
+@column_reader("devices", joined_ids)
 def devices_of(array: Column, name: str) -> Ids:
     """As `ids_of`; what is missing (null, NaN, an empty text) is a device like any other, with an empty text."""
     missing = pc.is_null(array, nan_is_null=True)
@@ -112,7 +112,7 @@ def devices_of(array: Column, name: str) -> Ids:
     values = np.repeat(hash_text(pa.array(["\0"])).view(np.int64), len(rows))
     none = Ids(values, np.arange(len(rows)), pa.array([""] * len(rows), pa.string()))
     given = ids_of(array.take(pa.array(filled)), name) if len(filled) else concatenated([])
-    return _joined_ids(len(array), [(filled, given), (rows, none)])
+    return joined_ids(len(array), [(filled, given), (rows, none)])
 
 
 def _numbers_as_ids(values: np.ndarray) -> Ids:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,7 @@ from mma4ctr.datasets.base import (
     BagChunk,
     DenseChunk,
     InteractionChunk,
+    ColumnNames,
     Modality,
     RawDataset,
     hash_rows,
@@ -60,6 +62,15 @@ class TikTok(RawDataset):
     )
     min_interactions = 4000
     tracks = ("track1", "track2")
+    columns = MappingProxyType(
+        {
+            "user": ColumnNames(("user_city",)),
+            "item": ColumnNames(("author_id", "music_id", "item_city"), ("duration_time",)),
+            "context": ColumnNames(("channel", "device")),
+        }
+    )
+    hour = True
+    ticks_per_second = 1
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
@@ -121,6 +132,9 @@ class TikTok(RawDataset):
                 time=column["time"],
                 labels={target: column[target].astype(np.uint8) for target in self.targets},
                 row_hash=hash_rows(list(column.values())),
+                context={name: column[name] for name in self.columns["context"].names},
+                user_values={name: column[name] for name in self.columns["user"].names},
+                item_values={name: column[name] for name in self.columns["item"].names},
             )
 
         yield from parse_blocks(

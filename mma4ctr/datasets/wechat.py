@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -12,11 +13,15 @@ from mma4ctr.datasets.base import (
     BagChunk,
     DenseChunk,
     InteractionChunk,
+    ColumnChunk,
+    ColumnNames,
     Modality,
     RawDataset,
+    Values,
     hash_rows,
 )
 from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
 from mma4ctr.storage.bad_lines import BadLines
@@ -27,6 +32,7 @@ from mma4ctr.storage.text_blocks import Block, find_raw_file, parse_blocks
 
 T = TypeVar("T")
 INTERACTIONS = "user_action.csv"
+FEED_INFO = "feed_info.csv"
 # The study's weights of the actions; a click is half of the greatest possible sum or more.
 CLICK_WEIGHTS = {
     "read_comment": 4,
@@ -81,6 +87,12 @@ class WeChat(RawDataset):
     )
     min_interactions = 100
     time_is_day = True
+    columns = MappingProxyType(
+        {
+            "item": ColumnNames(("authorid", "bgm_song_id", "bgm_singer_id"), ("videoplayseconds",)),
+            "context": ColumnNames(("device",)),
+        }
+    )
 
     def __init__(self, folder: Path, feed_embedding: Path) -> None:
         super().__init__(folder)
@@ -145,12 +157,21 @@ class WeChat(RawDataset):
                 time=column["date_"],
                 labels={"click": click_label(actions), **actions},
                 row_hash=hash_rows(list(column.values())),
+                context={"device": column["device"]},
             )
 
         yield from _parsed(path, parse, bad, "reading", self.workers)
 
+    def column_files(self, side: str) -> list[Path]:
+        path = find_raw_file(self.folder, FEED_INFO)
+        return [path] if path and side == "item" else []
+
+    def read_columns(self, side: str, bad: BadLines) -> Iterator[ColumnChunk]:
+        for path in self.column_files(side):
+            yield from _parsed(path, _columns_parser(path, self.columns[side]), bad, f"{side} columns", self.workers)
+
     def feature_files(self, modality: str) -> list[Path]:
-        folder, name = self.folder, "feed_info.csv"
+        folder, name = self.folder, FEED_INFO
         if modality == "fused":
             folder, name = self.feed_embedding.parent, self.feed_embedding.name
         path = find_raw_file(folder, name)
@@ -160,6 +181,24 @@ class WeChat(RawDataset):
         for path in self.feature_files(modality):
             parse = _embedding_parser(path) if modality == "fused" else _feed_info_parser(path, modality)
             yield from _parsed(path, parse, bad, modality, self.workers)
+
+
+def _columns_parser(path: Path, columns: ColumnNames) -> Callable[[bytes, Block], ColumnChunk]:
+    names = read_header(path, ("feedid",))
+    wanted = [name for name in columns.names if name in names]
+    text = DelimitedText(names, {"feedid": pa.int64()} | dict.fromkeys(wanted, pa.string()), delimiter=",", quoted=True)
+
+    def parse(data: bytes, block: Block) -> ColumnChunk:
+        table = text.parse(data)
+        values: Values = {}
+        for name in wanted:
+            # Song and singer may be written as floats.
+            cells = pc.replace_substring_regex(pc.utf8_trim_whitespace(table[name]), r"\.0*$", "")
+            values[name] = categories_of(cells, name).values if name in columns.categories else amounts_of(cells, name)
+        feeds = table["feedid"].to_numpy()
+        return ColumnChunk(block, feeds, np.arange(len(feeds)), values)
+
+    return parse
 
 
 def _parsed(path: Path, parse: Callable[[bytes, Block], T], bad: BadLines, doing: str, workers: Workers) -> Iterator[T]:
