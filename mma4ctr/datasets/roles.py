@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from mma4ctr.datasets.arrow import Column
 from mma4ctr.datasets.columns import Ids, devices_of, ids_of
 from mma4ctr.datasets.hashing import hashable
+from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.times import TimeForm, time_of
 from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import BadLine
@@ -22,7 +23,8 @@ class Role:
     """What a column of the interactions is.
 
     Attributes:
-        kind: user, item, device, time, target or also. name: of a target or another column; else the kind.
+        kind: user, item, device, time, target, category, number or also.
+        name: Of a target or another column; else the kind.
         read: from the column of a table to its values; raises `BadLine`.
     """
 
@@ -36,7 +38,8 @@ def columns_of(description: Description) -> list[str]:
     """The columns of the interactions that are read."""
     own = description.interactions
     rules = (rule.column for rule in description.rules.values())
-    return [*dict.fromkeys(n for n in (own.user, own.item, own.time, own.device, *rules, *own.also) if n)]
+    context = description.columns["context"].names.names if "context" in description.columns else ()
+    return [*dict.fromkeys(n for n in (own.user, own.item, own.time, own.device, *rules, *own.also, *context) if n)]
 
 
 def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...]:
@@ -55,6 +58,10 @@ def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...
     if own.time and form:
         roles.append(Role("time", "time", own.time, _reading(time_of, own.time, form)))
     roles += [Role("target", target, rule.column, rule.label) for target, rule in rules.items() if rule.column]
+    if "context" in description.columns:
+        names = description.columns["context"].names
+        roles += [Role("category", name, name, _reading(categories_of, name)) for name in names.categories]
+        roles += [Role("number", name, name, _reading(amounts_of, name)) for name in names.numbers]
     others = [name for name in columns_of(description) if name not in (own.user, own.item, own.time, own.device)]
     return (*roles, *(Role("also", name, name, _reading(hashable, name)) for name in others))
 

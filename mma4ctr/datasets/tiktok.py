@@ -17,9 +17,9 @@ import simdjson
 
 from mma4ctr.datasets.base import (
     BagChunk,
+    ColumnNames,
     DenseChunk,
     InteractionChunk,
-    ColumnNames,
     Modality,
     RawDataset,
     hash_rows,

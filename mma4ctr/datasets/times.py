@@ -47,6 +47,15 @@ class TimeForm:
         return KINDS[self.kind] + (f" ({self.unit})" if self.unit else "")
 
     @property
+    def ticks_per_second(self) -> float | None:
+        """Units of the integers that `time_of` gives in a second; None if the numbers do not tell their unit."""
+        if self.is_date or (self.kind == "number" and self.unit in ("", "seconds")):
+            return MICROSECONDS
+        scales = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
+        scale = scales.get(self.unit)
+        return scale if scale is None or self.kind == "whole" else scale * MICROSECONDS
+
+    @property
     def is_date(self) -> bool:
         """Whether times are dates, not numbers."""
         return self.kind in ("date", "zoned")

@@ -1,5 +1,6 @@
 """A data set of one's own, read as its description says (see description.py)."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.datasets.arrow import is_list, is_text, whole
-from mma4ctr.datasets.base import BagChunk, DenseChunk, InteractionChunk, Modality, RawDataset, hash_rows
+from mma4ctr.datasets.base import BagChunk, ColumnChunk, DenseChunk, InteractionChunk, Modality, RawDataset, hash_rows
 from mma4ctr.datasets.codes import Codes
 from mma4ctr.datasets.columns import Ids, NameTable, concatenated, ids_of, tokens_of
 from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.npy_files import array_chunks, array_file, checked_ids
 from mma4ctr.datasets.roles import Role, columns_of, roles_of
 from mma4ctr.datasets.table_readers import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
@@ -50,6 +52,8 @@ class ParsedRows:
     time: np.ndarray | None
     labels: dict[str, np.ndarray]
     row_hash: np.ndarray
+    categories: dict[str, Ids]
+    numbers: dict[str, np.ndarray]
 
 
 class Described(RawDataset):
@@ -65,7 +69,10 @@ class Described(RawDataset):
         self.rules = {target: str(rule) for target, rule in description.rules.items()}
         self._sources = {source.name: source for source in description.sources}
         self._names = {"user": NameTable(), "item": NameTable()}
+        self._categories: dict[tuple[str, str], NameTable] = defaultdict(NameTable)
         self._feature_ids: dict[str, list[str]] = {}
+        self.columns = {side: one.names for side, one in description.columns.items()}
+        self.hour = description.hour
 
     def interaction_files(self) -> list[Path]:
         return self.description.interactions.source.files()
@@ -91,6 +98,8 @@ class Described(RawDataset):
         for part in self._tables(source, columns_of(self.description), self._parser(kept), bad, "reading"):
             for kind, ids in (("user", part.user_ids), ("item", part.item)):
                 self._names[kind].add(ids.values[ids.named], ids.text)
+            for name, ids in part.categories.items():
+                self._categories["context", name].add(ids.values[ids.named], ids.text)
             rows = len(part.user)
             yield InteractionChunk(
                 user=part.user,
@@ -99,6 +108,7 @@ class Described(RawDataset):
                 time=np.arange(moment, moment + rows) if part.time is None else part.time,
                 labels=part.labels,
                 row_hash=part.row_hash,
+                context={name: ids.values for name, ids in part.categories.items()} | part.numbers,
             )
             moment += rows
 
@@ -125,9 +135,43 @@ class Described(RawDataset):
                 time=None if time is None else time[rows],
                 labels={target: label[rows] for target, label in labels.items()},
                 row_hash=hash_rows([values[rows] for values in hashed]),
+                categories={name: _rows_of(ids, rows) for (kind, name), ids in read.items() if kind == "category"},
+                numbers={name: values[rows] for (kind, name), values in read.items() if kind == "number"},
             )
 
         return parse
+
+    @property
+    def ticks_per_second(self) -> float | None:  # type: ignore[override]
+        """See `RawDataset`; raises `UserError` as `time_form` does."""
+        return self.time_form.ticks_per_second if self.time_form else None
+
+    def column_files(self, side: str) -> list[Path]:
+        source = self.description.columns[side].source if side in self.description.columns else None
+        return source.files() if source else []
+
+    def read_columns(self, side: str, bad: BadLines) -> Iterator[ColumnChunk]:
+        given = self.description.columns[side]
+        assert given.source is not None
+        names = given.names
+        given.source.demand([given.key, *names.names])
+
+        def parse(table: pa.Table, block: Block) -> tuple[ColumnChunk, dict[str, Ids]]:
+            ids = ids_of(table[given.key], given.key)
+            read = {name: categories_of(table[name], name) for name in names.categories}
+            values = {name: one.values for name, one in read.items()}
+            values |= {name: amounts_of(table[name], name) for name in names.numbers}
+            text = ids.shown() if len(ids.named) else None
+            return ColumnChunk(block, ids.values, np.arange(len(ids.values)), values, text), read
+
+        wanted = [given.key, *names.names]
+        for chunk, categories in self._tables(given.source, wanted, parse, bad, f"{side} columns"):
+            for name, ids in categories.items():
+                self._categories[side, name].add(ids.values[ids.named], ids.text)
+            yield chunk
+
+    def category_names(self, side: str, name: str, values: np.ndarray) -> np.ndarray | None:
+        return self._categories[side, name].names(values)
 
     @cached_property
     def time_form(self) -> TimeForm | None:

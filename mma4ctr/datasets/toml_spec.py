@@ -20,6 +20,7 @@ A description (every key but those marked optional):
     time = "when"                       # optional: numbers or dates; without it the rows stand in the order of time
     device = "phone"                    # optional: a column of which each user's most frequent value is a feature
     also = ["seconds"]                  # optional: columns that tell two rows apart which are equal otherwise
+    outcomes = ["is_*", "stay_time"]    # optional: what happened after the impression; refused as inputs
 
     [targets]
     like = "rating >= 4"                # a column of 0 and 1, a rule, or true: every row
@@ -38,17 +39,34 @@ A description (every key but those marked optional):
     [modalities.sound]
     vectors = "sound.npy"               # an array (items, numbers)
     ids = "sound_ids.txt"               # one a line; or .npy; or a table and item = "id"; or the first row's number
+
+    [columns.item]                      # optional: what features plus use beside content
+    files = "items.csv"
+    item = "id"
+    categories = ["author", "tag"]
+    numbers = ["duration"]
+
+    [columns.user]                      # the same of users
+    files = "users.csv"
+    user = "id"
+    categories = ["city"]
+
+    [columns.context]                   # columns of the interactions themselves, known before the user acts
+    categories = ["channel"]
+    numbers = ["position"]
+    hour = true                         # hour and weekday of the time
 """
 
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mma4ctr.datasets.base import Modality
+from mma4ctr.datasets.base import ColumnNames, Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.table_readers import FORMATS, Source
 from mma4ctr.runtime.console import LARGEST_NUMBER, nearest, unknown_name
@@ -78,6 +96,22 @@ class InteractionColumns:
     time: str | None
     device: str | None
     also: tuple[str, ...]
+    outcomes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ColumnSource:
+    """Columns beside content of the users, the items or the rows.
+
+    Attributes:
+        names: The columns.
+        source: The table that lists users or items; None for columns of the interactions.
+        key: The table's column of ids.
+    """
+
+    names: ColumnNames
+    source: Source | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +149,8 @@ class Description:
     sources: tuple[ModalitySource, ...]
     min_interactions: int
     negatives: int
+    columns: Mapping[str, ColumnSource] = field(default_factory=dict)
+    hour: bool = False
     tracks: tuple[str, ...] = ()
 
     @property
@@ -125,7 +161,8 @@ class Description:
     def tables(self) -> list[Source]:
         """Every source of files that it names."""
         ids = [one.ids for one in self.sources if isinstance(one.ids, Source)]
-        return [self.interactions.source, *(one.source for one in self.sources), *ids]
+        listed = [one.source for one in self.columns.values() if one.source]
+        return [self.interactions.source, *(one.source for one in self.sources), *ids, *listed]
 
     @property
     def places(self) -> list[Path]:
@@ -210,7 +247,8 @@ def _is_whole(value: Any) -> bool:
 
 
 KEYS = {"folder", "min_interactions", "negatives", "interactions", "targets", "modalities", "files", "format"}
-KEYS |= {"separator", "columns", "user", "item", "time", "device", "also", "width", "ids", *ENCODINGS}
+KEYS |= {"separator", "columns", "user", "item", "time", "device", "also", "outcomes", "width", "ids", *ENCODINGS}
+KEYS |= {"categories", "numbers", "hour"}
 
 
 def read_description(name: str, paths: Paths) -> tuple[Description | None, list[str]]:
@@ -242,12 +280,17 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
             sources.append(_modality(key, part, folder))
     if not sources:
         top.wrong("needs a modality: a table such as [modalities.text]")
-    top.done(("interactions", "targets", "modalities"))
+    columns, hour = _columns(content.get("columns", {}), where, problems, folder)
+    if interactions:
+        problems += _outcomes_as_inputs(columns, interactions, rules, where)
+        if hour and interactions.time is None:
+            problems.append(f"{where} [columns.context]: hour = true needs time in [interactions]")
+    top.done(("interactions", "targets", "modalities", "columns"))
     if problems:
         return None, list(dict.fromkeys(problems))
     least = DEFAULT_MIN_INTERACTIONS if least is None else least
     assert interactions is not None
-    found = Description(name, where, folder, interactions, rules, tuple(sources), least, negatives or 0)
+    found = Description(name, where, folder, interactions, rules, tuple(sources), least, negatives or 0, columns, hour)
     try:
         for place in found.places:
             paths.refuse_input(f"datasets.{name}", place)
@@ -299,11 +342,11 @@ def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
 def _interactions(part: SpecTable, folder: Path) -> InteractionColumns | None:
     source = part.source(part.texts("files", needed=True), folder)
     user, item = part.text("user", needed=True), part.text("item", needed=True)
-    time, device, also = part.text("time"), part.text("device"), part.texts("also")
+    time, device, also, outcomes = part.text("time"), part.text("device"), part.texts("also"), part.texts("outcomes")
     part.done()
     if source.format == "npy":
         part.wrong("format = 'npy': interactions are a table")
-    return InteractionColumns(source, user, item, time, device, also) if user and item else None
+    return InteractionColumns(source, user, item, time, device, also, outcomes) if user and item else None
 
 
 def _rules(part: SpecTable) -> dict[str, Rule]:
@@ -348,6 +391,53 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
         source = part.source(part.texts("files", needed=bool(given)), folder)
     part.done(ENCODINGS)
     return ModalitySource(name, source, item, encoding, columns, width, ids)
+
+
+def _columns(content: Any, where: str, problems: list[str], folder: Path) -> tuple[dict[str, ColumnSource], bool]:
+    """The columns beside content by side, and whether the hour is one of them."""
+    tables = SpecTable(content, f"{where} [columns]", problems)
+    found: dict[str, ColumnSource] = {}
+    hour = False
+    for side in ("item", "user", "context"):
+        if side not in tables.content:
+            continue
+        part = SpecTable(tables.content[side], f"{where} [columns.{side}]", problems)
+        names = ColumnNames(part.texts("categories"), part.texts("numbers"))
+        for name in names.names:
+            if names.names.count(name) > 1:
+                part.wrong(f"{name!r} is named twice; a column is a category or a number")
+        source, key = None, ""
+        if side == "context":
+            hour = bool(part.get("hour", "true or false", lambda value: isinstance(value, bool)))
+            if not names.names and not hour:
+                part.wrong("needs categories, numbers or hour = true")
+        else:
+            key = part.text(side, needed=True) or ""
+            source = part.source(part.texts("files", needed=True), folder)
+            if not names.names:
+                part.wrong("needs categories or numbers")
+        part.done()
+        found[side] = ColumnSource(names, source, key)
+    tables.done(("item", "user", "context"))
+    return found, hour
+
+
+def _outcomes_as_inputs(
+    columns: Mapping[str, ColumnSource], own: InteractionColumns, rules: Mapping[str, Rule], where: str
+) -> list[str]:
+    """The mistakes of context columns that are only known after the impression."""
+    problems = []
+    targets = {rule.column: target for target, rule in rules.items() if rule.column}
+    for name in columns["context"].names.names if "context" in columns else ():
+        if name in targets:
+            problems.append(f"{where} [columns.context]: {name!r} decides the target {targets[name]}; remove it")
+        elif any(fnmatchcase(name, pattern) for pattern in own.outcomes):
+            problems.append(
+                f"{where} [columns.context]: {name!r} is an outcome of the row, not known before; remove it"
+            )
+        elif name in (own.user, own.item, own.time):
+            problems.append(f"{where} [columns.context]: {name!r} is the user, the item or the time; remove it")
+    return problems
 
 
 def _are_ids(value: Any) -> bool:

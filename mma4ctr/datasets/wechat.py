@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.base import (
     BagChunk,
-    DenseChunk,
-    InteractionChunk,
     ColumnChunk,
     ColumnNames,
+    DenseChunk,
+    InteractionChunk,
     Modality,
     RawDataset,
     Values,
