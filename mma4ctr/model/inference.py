@@ -45,9 +45,7 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
     item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
     users, width = user_part.shape
-    user_weight, item_weight, pair_weight = weight.split(
-        [width, item_part.shape[1], matrix.in_features - width - item_part.shape[1]], dim=1
-    )
+    user_weight, item_weight, row_weight = weight.split([width, item_part.shape[1], matrix.row_features], dim=1)
     halves = weight.new_empty(users + len(item_part), len(weight))
     torch.addmm(network.biases[0].flatten(), user_part, user_weight.T, out=halves[:users])
     torch.mm(item_part, item_weight.T, out=halves[users:])
@@ -62,9 +60,10 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
         # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
         first_layer = functional.embedding_bag(both, halves, mode="sum")
-        if matrix.pairs:
-            columns = [pairs.columns(rows.user_row[chunk], rows.item_row[chunk]) for pairs in matrix.pairs]
-            first_layer.addmm_(torch.cat(columns, dim=1), pair_weight.T)
+        if matrix.row_features:
+            columns = weight.new_empty(len(first_layer), matrix.row_features)
+            matrix.gather_row_features(rows.chosen(chunk), columns)
+            first_layer.addmm_(columns, row_weight.T)
         logits[chunk], hidden[chunk] = network.forward_from_first(first_layer)
 
     starts = range(0, len(rows), step)

@@ -10,8 +10,8 @@ OPSET = 17
 
 
 def scaling_of(matrix: Artifact) -> tuple[np.ndarray, np.ndarray]:
-    """float32 (in_features,) shift and scale of a matrix's columns: of the user part, the item part and the pairs."""
-    names = [name for name in ("user", "item", "pair") if f"{name}_scale" in matrix.array_names]
+    """float32 (in_features,) shift and scale of a matrix's columns: of the user part, the item part and the others."""
+    names = [name for name in ("user", "item", "row") if f"{name}_scale" in matrix.array_names]
     shift, scale = (np.concatenate([matrix.array(f"{name}_{part}") for name in names]) for part in ("shift", "scale"))
     return shift.astype(np.float32), scale.astype(np.float32)
 

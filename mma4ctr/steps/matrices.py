@@ -4,12 +4,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mma4ctr.features.feature_matrix import Factors, load_step_inputs, plus_factors, user_part, write_matrix
+from mma4ctr.features.feature_matrix import load_step_inputs
+from mma4ctr.features.matrix_writer import Factors, PlusCache, plus_factors, user_part, write_matrix
 from mma4ctr.features.scaling import SCALINGS
 from mma4ctr.features.variants import Variants, chosen_variants, content_modalities, with_features
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser
 from mma4ctr.steps.options import add_features_option, add_task_options, add_variant_option, chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths
+
+# The tasks of a data set share the tables of features plus.
+TABLES = PlusCache()
 
 
 def write_variants(
@@ -40,9 +44,8 @@ def write_variants(
             values = [inputs.modal.array(name) for name in modalities]
             factors = Factors(user_part(inputs, modalities), item_part(variant, values))
         else:
-            factors = plus_factors(
-                inputs, content_modalities(known, variant, inputs.modalities), features.partition("-")[2]
-            )
+            content = content_modalities(known, variant, inputs.modalities)
+            factors = plus_factors(inputs, content, features.partition("-")[2], TABLES)
         write_matrix(paths, inputs, with_features(variant, features), factors, scaling=scaling)
     return chosen
 

@@ -1,31 +1,35 @@
-"""Features plus: what the training rows say about the user, the item and the pair, in factors.
+"""Features plus: what the training rows say about user, item, context and pair, in factors.
 
 The paper's user embedding describes the content of the videos that a user met. It does not contain how often a video
-is acted on. These columns add it, for every target of the data set (users who finish videos also like them):
+is acted on, nor any column of the log beside content. These columns add both, for every target of the data set (users
+who finish videos also like them):
 
-- biases of the user, of the item and of the item's content (biases.py);
+- effects of users, items, their categories and numbers, and of the context (effects.py);
+- smoothed rates of users, items, item categories, and pairs of a user or an item with a context category (rates.py);
 - the inner product of the user's and the item's content factors (content_factors.py);
 - inner products from a residual SVD of the labels and of the exposures (residual_svd.py);
-- the numbers of rows of the user and of the item.
+- the numbers of rows of the user and of the item, numbers of user and item as they are, and recency (inputs.py).
 
-All columns are out of fold, block by block as the user embedding is. The tables of block f are made without the rows of
-fold f, and those of the last block from all training rows. So no training row sees its own label.
+All columns made from labels are out of fold, block by block as the user embedding is. The tables of block f are made
+without the rows of fold f, and those of the last block from all training rows. So no training row sees its own label.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.data.interactions import sums_of_others
-from mma4ctr.features.behavioral.biases import Biases, TrainingRows, fit_biases, signals_of
 from mma4ctr.features.behavioral.content_factors import ContentFactors
+from mma4ctr.features.behavioral.effects import Effects, Side, fit_effects
+from mma4ctr.features.behavioral.inputs import RECENCY, LogInputs
+from mma4ctr.features.behavioral.rates import RowCodes, category_codes, pair_codes, rates_and_counts
 from mma4ctr.features.behavioral.residual_svd import exposure_factors, label_factors
+from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.reduction import PCA, Moments
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 4
+FEATURE_VERSION = 5
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -41,8 +45,20 @@ GROUPS = (
     "label-svd",
     "exposure-svd",
     "counts",
+    "user-columns",
+    "item-columns",
+    "context",
+    "rates",
+    "pair-rates",
+    "recency",
     "other-targets",
 )
+# Groups whose columns are those of the task's own target only: with those of others no validation AUC was higher.
+OWN_TARGET_ONLY = ("rates", "pair-rates", "user-own-bias")
+# Item categories with at least so many values get rates.
+RATES_FROM = 32
+# Groups that are left out before the effects are fitted.
+INPUT_GROUPS = ("user-columns", "item-columns", "context", "recency")
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,21 @@ Vectors = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Lookup:
+    """Columns that a row looks up by its code.
+
+    Attributes:
+        codes: The codes of all kept rows.
+        table: float32 (blocks, codes, columns).
+        names: Of the columns: `<group>:<code name>:<target>`.
+    """
+
+    codes: RowCodes
+    table: np.ndarray
+    names: list[str]
+
+
+@dataclass(frozen=True)
 class PlusTables:
     """The columns in factors: one block for each fold and one for the rows that are not trained on.
 
@@ -77,35 +108,73 @@ class PlusTables:
         user_columns: float32 (blocks, users, c).
         item_columns: float32 (blocks, items, d).
         pairs: The vectors that the columns of the pair are made from.
+        lookups: The columns of context categories and of pairs with them.
+        recency: float32 (rows, r) of all kept rows.
         user_names: What the user columns are: `<group>` or `<group>:<target>`.
         item_names: What the item columns are.
+        recency_names: What the recency columns are.
+        item_effects: Of the last block, by target; new items are scored with them.
     """
 
     user_columns: np.ndarray
     item_columns: np.ndarray
     pairs: list[PairTable]
+    lookups: list[Lookup]
+    recency: np.ndarray
     user_names: list[str]
     item_names: list[str]
+    recency_names: list[str]
+    item_effects: dict[str, Effects]
 
-    def without(self, group: str) -> "PlusTables":
-        """The same tables without the columns of a group."""
+    def chosen(self, wanted: Iterable[str]) -> "PlusTables":
+        """The same tables with some of their columns only, given the names of those that stay."""
+        names = set(wanted)
 
-        def kept(names: Sequence[str]) -> list[int]:
-            return [place for place, name in enumerate(names) if name.partition(":")[0] != group]
+        def kept(given: Sequence[str]) -> list[int]:
+            return [place for place, name in enumerate(given) if name in names]
 
-        user, item = kept(self.user_names), kept(self.item_names)
-        pairs = []
+        user, item, recency = kept(self.user_names), kept(self.item_names), kept(self.recency_names)
+        pairs, lookups = [], []
         for table in self.pairs:
-            if chosen := kept(table.names):
-                names = [table.names[place] for place in chosen]
-                pairs.append(replace(table, user=table.user[:, :, chosen], names=names))
-        return PlusTables(
-            self.user_columns[:, :, user],
-            self.item_columns[:, :, item],
-            pairs,
-            [self.user_names[place] for place in user],
-            [self.item_names[place] for place in item],
+            if places := kept(table.names):
+                pairs.append(
+                    replace(table, user=table.user[:, :, places], names=[table.names[place] for place in places])
+                )
+        for lookup in self.lookups:
+            if places := kept(lookup.names):
+                found = [lookup.names[place] for place in places]
+                lookups.append(replace(lookup, table=lookup.table[:, :, places], names=found))
+        return replace(
+            self,
+            user_columns=self.user_columns[:, :, user],
+            item_columns=self.item_columns[:, :, item],
+            pairs=pairs,
+            lookups=lookups,
+            recency=self.recency[:, recency],
+            user_names=[self.user_names[place] for place in user],
+            item_names=[self.item_names[place] for place in item],
+            recency_names=[self.recency_names[place] for place in recency],
         )
+
+    @property
+    def names(self) -> list[str]:
+        """Of all columns, in the order of the matrix."""
+        others = [
+            *(lookup.names for lookup in self.lookups),
+            self.recency_names,
+            *(table.names for table in self.pairs),
+        ]
+        return [*self.user_names, *self.item_names, *(name for names in others for name in names)]
+
+    def of_task(self, target: str, without: str = "") -> "PlusTables":
+        """The columns of one task: those of other targets only where they pay, and none of the group `without`."""
+
+        def stays(name: str) -> bool:
+            group, *more = name.split(":")
+            other = len(more) > 0 and group in OWN_TARGET_ONLY and more[-1] != target
+            return group != without and not other
+
+        return self.chosen(filter(stays, self.names))
 
 
 def item_content(modalities: Sequence[np.ndarray], fitted: int | None = None) -> np.ndarray:
@@ -132,25 +201,6 @@ def item_content(modalities: Sequence[np.ndarray], fitted: int | None = None) ->
     return scaled.astype(np.float32)
 
 
-def log_counts(index: np.ndarray, rows: TrainingRows, size: int) -> np.ndarray:
-    """log(1 + training rows) of each user or item.
-
-    Counts of a block that leaves a fold out are scaled up to all folds, so that they compare with the last block's.
-
-    Args:
-        index: int64 (n,) user or item of each training row.
-        rows: The training rows.
-        size: Number of users or items.
-
-    Returns:
-        float32 (blocks, size, 1).
-    """
-    counts = np.bincount(rows.fold * size + index, minlength=rows.folds * size).reshape(rows.folds, size)
-    of_blocks = sums_of_others(counts).astype(np.float64)
-    of_blocks[:-1] *= rows.folds / (rows.folds - 1)
-    return np.log1p(of_blocks)[:, :, None].astype(np.float32)
-
-
 def joined_blocks(kind: str, blocks: Sequence[Vectors], names: list[str]) -> PairTable:
     """One table of the vectors of all blocks; shorter vectors are padded with zeros."""
     width = max(item.shape[1] for _, item in blocks)
@@ -163,53 +213,135 @@ def joined_blocks(kind: str, blocks: Sequence[Vectors], names: list[str]) -> Pai
     return PairTable(kind, user, item, names)
 
 
+def row_codes(rows: TrainingRows, inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[RowCodes]:
+    """The codes by which rows look up columns: of each context category, and of its pairs with users and items."""
+    found = [category_codes(name, codes) for name, codes in inputs.context.items()]
+    for name in inputs.paired:
+        category = inputs.context[name]
+        found += [pair_codes(f"userx{name}", user, category), pair_codes(f"itemx{name}", item, category)]
+    return found
+
+
 # With the many small matrices here, two BLAS threads took over three times the processor time of one, and longer.
 @threadpool_limits.wrap(1, user_api="blas")
-def plus_tables(rows: TrainingRows, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray]) -> PlusTables:
-    """All columns of a task.
+def plus_tables(
+    rows: TrainingRows, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray], inputs: LogInputs
+) -> PlusTables:
+    """All columns of a data set.
 
     Args:
         rows: The training rows with their folds.
         labels: 0/1 (n,) of the training rows for each target. Targets with few positives are left out.
         modalities: float32 (items, width) each.
+        inputs: The columns beside content of all kept rows.
 
     Returns:
         The tables of all blocks.
     """
     content = item_content(modalities)
+    sides = [Side(rows.users, inputs.user.categories), Side(rows.items, inputs.item.categories, content)]
+    context = {name: codes[rows.place] for name, codes in inputs.context.items()}
     used = {name: label for name, label in labels.items() if FEW_POSITIVES <= label.sum() <= len(label) - FEW_POSITIVES}
-    biases: dict[str, list[Biases]] = {target: [] for target in used}
+    codes = row_codes(rows, inputs, rows.all_users, rows.all_items)
+    looked_up: list[list[np.ndarray]] = [[] for _ in codes]
+    many = [name for name in inputs.item.rated if inputs.item.categories[name].max(initial=0) >= RATES_FROM]
+    rates: dict[str, list[np.ndarray]] = {name: [] for name in ("user", "item", *many)}
+    effects: dict[str, list[Effects]] = {target: [] for target in used}
     content_vectors: list[Vectors] = []
     label_vectors: list[Vectors] = []
     exposure_vectors: list[Vectors] = []
     for block in range(rows.folds + 1):
         seen = rows.without(block)
-        user, item = rows.user[seen], rows.item[seen]
+        of_block = {name: values[seen] for name, values in context.items()}
+        logits: dict[str, np.ndarray] = {}
         for target, label in used.items():
-            biases[target].append(fit_biases(user, item, label[seen], content, rows.users))
-        signals = signals_of(rows, block, used, biases)
+            pair = rows.user[seen], rows.item[seen]
+            found, logits[target] = fit_effects(pair, of_block, label[seen].astype(np.float64), sides)
+            effects[target].append(found)
+        signals = signals_of(rows, block, used, logits)
         if used:
             fitted = ContentFactors(signals, content)
             content_vectors.append((fitted.user[:, None], fitted.item))
             label_vectors.append(label_factors(signals))
         exposure_vectors.append(exposure_factors(signals))
+        scale = rows.folds / (rows.folds - 1) if block < rows.folds else 1.0
+        of_labels = [label[seen].astype(np.float64) for label in used.values()]
+        rates["user"].append(rates_and_counts(rows.user[seen], rows.users, of_labels, scale))
+        rates["item"].append(rates_and_counts(rows.item[seen], rows.items, of_labels, scale))
+        for name in many:
+            category = inputs.item.categories[name]
+            table = rates_and_counts(category[rows.item[seen]], int(category.max()) + 1, of_labels, scale)
+            rates[name].append(table[category])
+        for place, one in enumerate(codes):
+            here = one.codes[rows.place[seen]].astype(np.int64)
+            if len(one.keys):
+                looked_up[place].append(rates_and_counts(here, one.size, of_labels, scale))
+            else:
+                columns = [
+                    _padded(effects[target][-1].context[one.name], one.size).astype(np.float32) for target in used
+                ]
+                looked_up[place].append(np.stack(columns, axis=1) if columns else np.zeros((one.size, 0), np.float32))
 
-    def columns(part: str) -> list[np.ndarray]:
-        return [np.stack([getattr(one, part) for one in biases[t]])[:, :, None].astype(np.float32) for t in used]
+    def stacked(part: Callable[[Effects], np.ndarray]) -> list[np.ndarray]:
+        return [np.stack([part(one) for one in effects[t]])[:, :, None].astype(np.float32) for t in used]
+
+    def named(group: str) -> list[str]:
+        return [f"{group}:{target}" for target in used]
+
+    def named_rates(group: str, name: str) -> list[str]:
+        return [*named(f"{group}:{name}"), f"counts:{name}"]
 
     pairs = []
     if used:
         table = joined_blocks("content_factors", content_vectors, ["content-factors"])
         # New items are scored by the last block.
         pairs.append(replace(table, of_content=fitted.directions.of_content))
-        pairs.append(joined_blocks("label_svd", label_vectors, [f"label-svd:{target}" for target in used]))
+        pairs.append(joined_blocks("label_svd", label_vectors, named("label-svd")))
     pairs.append(joined_blocks("exposure_svd", exposure_vectors, ["exposure-svd"]))
-    user_columns = [*columns("user"), log_counts(rows.user, rows, rows.users)]
-    item_columns = [*columns("item"), *columns("content"), log_counts(rows.item, rows, rows.items)]
+    blocks = rows.folds + 1
+
+    def repeated(numbers: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(numbers, (blocks, *numbers.shape))
+
+    user_columns = [
+        *stacked(lambda one: one.user.total),
+        *stacked(lambda one: one.user.own),
+        np.stack(rates["user"]),
+        repeated(inputs.user.numbers),
+    ]
+    item_columns = [
+        *stacked(lambda one: one.item.total - one.item.content),
+        *stacked(lambda one: one.item.content),
+        *(np.stack(rates[name]) for name in ("item", *many)),
+        repeated(inputs.item.numbers),
+    ]
+    lookups = []
+    for one, tables in zip(codes, looked_up, strict=True):
+        names = named_rates("pair-rates", one.name) if len(one.keys) else named(f"context:{one.name}")
+        lookups.append(Lookup(one, np.stack(tables), names))
     return PlusTables(
         user_columns=np.concatenate(user_columns, axis=2),
         item_columns=np.concatenate(item_columns, axis=2),
         pairs=pairs,
-        user_names=[*(f"user-bias:{target}" for target in used), "counts"],
-        item_names=[*(f"item-bias:{t}" for t in used), *(f"content-bias:{t}" for t in used), "counts"],
+        lookups=lookups,
+        recency=inputs.recency,
+        user_names=[
+            *named("user-bias"),
+            *named("user-own-bias"),
+            *named_rates("rates", "user"),
+            *inputs.user.number_names,
+        ],
+        item_names=[
+            *named("item-bias"),
+            *named("content-bias"),
+            *(name for one in ("item", *many) for name in named_rates("rates", one)),
+            *inputs.item.number_names,
+        ],
+        recency_names=list(RECENCY[: inputs.recency.shape[1]]),
+        item_effects={target: effects[target][-1] for target in used},
     )
+
+
+def _padded(values: np.ndarray, size: int) -> np.ndarray:
+    """Values with zeros for the codes that no row of the block has."""
+    return np.pad(values, (0, size - len(values)))

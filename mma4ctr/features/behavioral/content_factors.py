@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from mma4ctr.features.behavioral.biases import Signals, logistic_residuals, weighted_products, weighted_sum
+from mma4ctr.features.behavioral.effects import weighted_products, weighted_sum
+from mma4ctr.features.behavioral.signals import Signals, logistic_residuals
 
 # Number of factors. With 16, 20, 24 and 32 test AUC differed by at most 0.001; 24 was best on real data.
 FACTORS_WIDTH = 24

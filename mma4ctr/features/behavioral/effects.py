@@ -131,7 +131,7 @@ class _SideFit:
     def __init__(self, side: Side, index: np.ndarray) -> None:
         self.side, self.index = side, index
         self.codes = dict(side.categories)
-        self.effects = {name: _Effect(int(codes.max(initial=-1)) + 1) for name, codes in self.codes.items()}
+        self.effects = {name: _Effect(int(codes.max(initial=0)) + 1) for name, codes in self.codes.items()}
         self.own = _Effect(side.size)
         width = 0 if side.content is None else side.content.shape[1]
         self.coefficients = np.zeros(width)
@@ -181,7 +181,7 @@ class _SideFit:
 
 def fit_effects(
     rows: tuple[np.ndarray, np.ndarray], context: Mapping[str, np.ndarray], label: np.ndarray, sides: Sequence[Side]
-) -> Effects:
+) -> tuple[Effects, np.ndarray]:
     """Fit all effects.
 
     Args:
@@ -191,13 +191,13 @@ def fit_effects(
         sides: The users and the items.
 
     Returns:
-        The effects; those of users, items and categories without rows are 0.
+        The effects, 0 for users, items and categories without rows; and float64 (n,) the logits of the rows.
     """
     share = (label.sum() + 0.5) / (len(label) + 1)
     base = float(np.log(share / (1 - share)))
     logit = np.full(len(label), base)
     fits = [_SideFit(side, index) for side, index in zip(sides, rows, strict=True)]
-    of_context = {name: _Effect(int(codes.max(initial=-1)) + 1) for name, codes in context.items()}
+    of_context = {name: _Effect(int(codes.max(initial=0)) + 1) for name, codes in context.items()}
     for _ in range(STEPS):
         probability = expit(logit)
         weight = np.maximum(probability * (1 - probability), SMALLEST_HESSIAN_WEIGHT)
@@ -223,4 +223,4 @@ def fit_effects(
                 codes = context[name]
                 moved(effect.change(np.bincount(codes, gradient, len(effect.value)))[codes])
     user, item = (fit.result() for fit in fits)
-    return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()})
+    return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()}), logit

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
-from mma4ctr.features.behavioral.biases import Signals, logistic_residuals
+from mma4ctr.features.behavioral.signals import Signals, logistic_residuals
 
 # Number of singular vectors, and the pseudo-count that shrinks users and items with few rows. Of widths 8 to 64 and
 # pseudo-counts 1 to 30 these were near the best validation AUC on all tasks measured.

@@ -1,0 +1,175 @@
+"""What features plus take from the columns beside content: categories, bins of numbers, the hour and recency.
+
+Numbers enter twice: as quantile bins of two widths, whose effects sum to a smooth curve, and as normal scores for the
+network. Recency describes the user's earlier rows by their times alone, so it contains no label.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.preprocessing import QuantileTransformer
+
+from mma4ctr.data.interactions import Interactions
+from mma4ctr.data.log_columns import StoredColumn, stored_columns
+
+# Quantile bins of a number: coarse ones for few rows, fine ones for many.
+BINS = (8, 32)
+QUANTILES = 1000
+HOUR, DAY = 3600.0, 86_400.0
+RECENCY = ("recency:gap", "recency:last-hour", "recency:last-day")
+# Weekdays are used if the log spans at least so many days.
+WEEKDAYS_FROM_DAYS = 21
+
+
+@dataclass(frozen=True)
+class SideInputs:
+    """The columns of the users or the items.
+
+    Attributes:
+        categories: By name, int64 (size,) codes of categories and of bins, 0 if missing.
+        numbers: float32 (size, k), normal scores; 0 if missing.
+        number_names: Of the k columns.
+        edges: By number, float64 (quantiles,) that determine bins and normal scores.
+        rated: Names of the categories that are no bins.
+    """
+
+    categories: dict[str, np.ndarray] = field(default_factory=dict)
+    numbers: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    number_names: tuple[str, ...] = ()
+    edges: dict[str, np.ndarray] = field(default_factory=dict)
+    rated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LogInputs:
+    """The inputs of all kept rows.
+
+    Attributes:
+        user: Of the users.
+        item: Of the items.
+        context: By name, unsigned codes (rows,) of the rows' own categories.
+        recency: float32 (rows, k), see `recency_of`; k is 0 for a log without times.
+        paired: Names of the context categories whose pairs with users and items get rates.
+    """
+
+    user: SideInputs
+    item: SideInputs
+    context: dict[str, np.ndarray]
+    recency: np.ndarray
+    paired: tuple[str, ...]
+
+
+def quantile_edges(values: np.ndarray) -> np.ndarray:
+    """float64 (at most 1,000,), quantiles of the values (n,) that are not missing."""
+    known = values[np.isfinite(values)].astype(np.float64)
+    return np.quantile(known, np.linspace(0, 1, min(QUANTILES, max(len(known), 2)))) if len(known) else np.zeros(2)
+
+
+def bins_of(values: np.ndarray, edges: np.ndarray, count: int) -> np.ndarray:
+    """int64 (n,): 0 for a missing value, else 1 + its quantile bin of at most `count`."""
+    inner = np.unique(np.quantile(edges, np.arange(1, count) / count))
+    codes = np.searchsorted(inner, values, side="right") + 1
+    return np.where(np.isfinite(values), codes, 0)
+
+
+def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """float32 (n,): the normal quantile of each value's rank among the edges; 0 for a missing value."""
+    transformer = QuantileTransformer(n_quantiles=len(edges), output_distribution="normal", subsample=None)
+    transformer.fit(edges[:, None])
+    scores = transformer.transform(np.asarray(values, np.float64)[:, None])[:, 0]
+    # A share of 0 or 1 has an infinite score, which the transformer clips at 5.2.
+    return np.nan_to_num(np.clip(scores, -3, 3)).astype(np.float32)
+
+
+def side_inputs(columns: Sequence[StoredColumn], size: int, name: str) -> SideInputs:
+    """The inputs of the users or the items, from step 1's columns."""
+    categories: dict[str, np.ndarray] = {}
+    scores, names, edges = [], [], {}
+    for column in columns:
+        if column.is_category:
+            categories[column.name] = column.values.astype(np.int64)
+            continue
+        edges[column.name] = quantile_edges(column.values)
+        for count in BINS:
+            categories[f"{column.name}/{count}"] = bins_of(column.values, edges[column.name], count)
+        scores.append(normal_scores(column.values, edges[column.name]))
+        names.append(f"{name}-numbers:{column.name}")
+    numbers = np.stack(scores, axis=1) if scores else np.zeros((size, 0), np.float32)
+    rated = tuple(column.name for column in columns if column.is_category)
+    return SideInputs(categories, numbers, tuple(names), edges, rated)
+
+
+def recency_of(user: np.ndarray, time: np.ndarray, ticks_per_second: float | None) -> np.ndarray:
+    """Each row's user's earlier rows: time since the last one, and their number in the last hour and day.
+
+    Args:
+        user: int (rows,), sorted.
+        time: (rows,), sorted within each user.
+        ticks_per_second: Units of `time` in a second; None if unknown, then only the first column is made.
+
+    Returns:
+        float32 (rows, 3) or (rows, 1): normal scores of the gap (that of the longest for a user's first row), and
+        log(1 + rows).
+    """
+    rows = len(user)
+    first = np.ones(rows, bool)
+    first[1:] = user[1:] != user[:-1]
+    gap = np.diff(time.astype(np.float64), prepend=time[0] if rows else 0.0)
+    gap[first] = np.nan
+    edges = quantile_edges(gap)
+    gap[first] = edges[-1]
+    columns = [normal_scores(gap, edges)]
+    if ticks_per_second is not None:
+        start = np.maximum.accumulate(np.where(first, np.arange(rows), 0))
+        for window in (HOUR, DAY):
+            columns.append(np.log1p(_rows_within(user, time, start, window * ticks_per_second)).astype(np.float32))
+    return np.stack(columns, axis=1)
+
+
+def _rows_within(user: np.ndarray, time: np.ndarray, start: np.ndarray, window: float) -> np.ndarray:
+    """int64 (rows,): earlier rows of each row's user that are at most `window` older."""
+    begin = float(time.min(initial=0))
+    span = float(time.max(initial=0)) - begin + 2 * window + 1
+    # Users one after the other on one axis of time, further apart than the window.
+    place = user.astype(np.float64) * span + (time.astype(np.float64) - begin)
+    oldest = np.searchsorted(place, place - window, side="left")
+    counts: np.ndarray = np.arange(len(user)) - np.maximum(oldest, start)
+    return counts
+
+
+def log_inputs(data: Interactions, without: str = "") -> LogInputs:
+    """The inputs of step 1's rows.
+
+    Args:
+        data: Step 1's arrays.
+        without: A group of columns that is left out: `user-columns`, `item-columns`, `context` or `recency`.
+    """
+    manifest = data.artifact.manifest
+    sides: Mapping[str, list[StoredColumn]] = {side: stored_columns(data.artifact, side) for side in ("user", "item")}
+    user, item = (
+        side_inputs([] if without == f"{side}-columns" else sides[side], size, side)
+        for side, size in (("user", len(data.user_ids)), ("item", len(data.item_ids)))
+    )
+    context: dict[str, np.ndarray] = {}
+    paired = []
+    ticks = manifest.get("ticks_per_second")
+    if without != "context":
+        for column in stored_columns(data.artifact, "context"):
+            if column.is_category:
+                context[column.name] = column.values
+                if column.categories > 1:
+                    paired.append(column.name)
+                continue
+            edges = quantile_edges(column.values)
+            for count in BINS:
+                context[f"{column.name}/{count}"] = bins_of(column.values, edges, count).astype(np.uint8)
+        if manifest.get("hour") and ticks:
+            seconds = data.time / ticks
+            context["hour"] = (seconds // HOUR % 24).astype(np.uint8)
+            if len(seconds) and (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
+                context["weekday"] = (seconds // DAY % 7).astype(np.uint8)
+    recency = np.zeros((len(data), 0), np.float32)
+    if without != "recency" and len(data) and data.time.min() < data.time.max():
+        recency = recency_of(data.user, data.time, 1 / DAY if data.time.dtype.kind == "f" else ticks)
+    return LogInputs(user, item, context, recency, tuple(paired))

@@ -1,0 +1,273 @@
+"""Making the feature matrix: the parts of features paper and plus, scaled on the training rows and written.
+
+Formulas are in features/reduction.py and features/behavioral/columns.py; features/feature_matrix.py reads the matrix.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from mma4ctr.data.interactions import TRAIN
+from mma4ctr.datasets import split_task
+from mma4ctr.features.behavioral.columns import GROUPS, INPUT_GROUPS, Lookup, PairTable, PlusTables, plus_tables
+from mma4ctr.features.behavioral.inputs import log_inputs
+from mma4ctr.features.behavioral.rates import RowCodes
+from mma4ctr.features.behavioral.signals import TrainingRows
+from mma4ctr.features.feature_matrix import Pairs, StepInputs, columns_made, drawn, rows_in_blocks
+from mma4ctr.features.scaling import Scaling, fit_scaling
+from mma4ctr.features.variants import MADE_BY, variant_kind
+from mma4ctr.runtime.console import unknown_name
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
+from mma4ctr.storage.paths import Paths
+
+# Rows whose pair columns are made at a time while their scaling is fitted.
+PAIRS_AT_A_TIME = 1 << 16
+
+
+def user_part(inputs: StepInputs, modalities: tuple[str, ...]) -> np.ndarray:
+    """float32 (blocks * users, width): the user embeddings of the modalities side by side.
+
+    With embedding length 0 it is one column, the user's index.
+    """
+    users = len(inputs.data.user_ids)
+    if not inputs.embedding.settings["length"]:
+        index = np.arange(users, dtype=np.float32)[:, None]
+        return np.tile(index, (inputs.embedding.manifest["blocks"], 1))
+    tables = [inputs.embedding.array(name).reshape(-1, inputs.embedding.settings["length"] + 1) for name in modalities]
+    return np.concatenate(tables, axis=1)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The parts of a matrix before they are scaled.
+
+    Attributes:
+        user_part: float (blocks * users, width).
+        item_part: float (items, width) or (blocks * items, width).
+        plus: All tables of features plus; None for features paper.
+    """
+
+    user_part: np.ndarray
+    item_part: np.ndarray
+    plus: PlusTables | None = None
+
+
+@dataclass
+class PlusCache:
+    """The tables of the last data set: its tasks share them, as only the choice of columns differs."""
+
+    key: Any = None
+    tables: PlusTables | None = None
+
+
+def plus_factors(
+    inputs: StepInputs, modalities: tuple[str, ...], without: str = "", cache: PlusCache | None = None
+) -> Factors:
+    """The `plus` columns of a task.
+
+    Args:
+        inputs: Steps 1 to 3 of the task.
+        modalities: Names of those that are the items' content.
+        without: A group of columns that is left out.
+        cache: Tables that another task of the data set may have made.
+
+    Returns:
+        The parts.
+
+    Raises:
+        UserError: If the user embedding saw more than the training rows, or for an unknown group.
+    """
+    data = inputs.data
+    if inputs.embedding.settings["evidence"] != "train":
+        raise UserError(f"{inputs.task}: features plus need a user embedding of --evidence train; run step 3 again")
+    if without and without not in GROUPS:
+        raise unknown_name("group of columns", without, GROUPS)
+    block = inputs.embedding.array("block")
+    target = split_task(inputs.task)[1]
+    cache = cache or PlusCache()
+    left_out = without if without in INPUT_GROUPS else target if without == "other-targets" else ""
+    key = (data.artifact.fingerprint, inputs.modal.fingerprint, modalities, block.tobytes(), left_out)
+    if cache.key != key or cache.tables is None:
+        cache.tables, cache.key = _all_tables(inputs, modalities, block, without), key
+    tables = cache.tables.of_task(target, without)
+    user, item = (part.reshape(-1, part.shape[2]) for part in (tables.user_columns, tables.item_columns))
+    return Factors(user, item, tables)
+
+
+def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], block: np.ndarray, without: str) -> PlusTables:
+    data = inputs.data
+    train = np.flatnonzero(data.split == TRAIN)
+    rows = TrainingRows(
+        user=data.user[train].astype(np.int64),
+        item=data.item[train].astype(np.int64),
+        fold=block[train].astype(np.int64),
+        users=len(data.user_ids),
+        items=len(data.item_ids),
+        folds=int(inputs.embedding.settings["folds"]),
+        place=train,
+        all_users=data.user,
+        all_items=data.item,
+    )
+    own = split_task(inputs.task)[1]
+    targets = [name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_")]
+    labels = {name: data.label(name)[train] for name in targets if without != "other-targets" or name == own}
+    values = [inputs.modal.array(name) for name in modalities]
+    return plus_tables(rows, labels, values, log_inputs(data, without))
+
+
+def vectors_of(table: PairTable) -> tuple[np.ndarray, np.ndarray]:
+    """A table's vectors with their blocks one below the other, as `Pairs` has them."""
+    user, item = table.user, table.item
+    return user.reshape(-1, *user.shape[2:]), item.reshape(-1, item.shape[2])
+
+
+def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, method: str) -> Scaling:
+    """`fit_scaling` for the columns of pairs on the training rows (rows,), which are made in parts."""
+    count, columns = 0, pairs.width
+    total, squares = np.zeros(columns), np.zeros(columns)
+    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
+    for start in range(0, len(user_row), PAIRS_AT_A_TIME):
+        chosen = slice(start, start + PAIRS_AT_A_TIME)
+        made = pairs.columns(torch.from_numpy(user_row[chosen]), torch.from_numpy(item_row[chosen])).double().numpy()
+        count += len(made)
+        total += made.sum(axis=0)
+        squares += (made**2).sum(axis=0)
+        low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
+    mean = total / count
+    return Scaling.between(low, high) if method == "minmax" else Scaling.about(mean, squares / count - mean**2)
+
+
+@dataclass
+class RowScaling:
+    """Shifts and scales of the columns that follow the user part and the item part, in their order."""
+
+    shifts: list[np.ndarray] = field(default_factory=list)
+    scales: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, fitted: Scaling) -> None:
+        """Append those of some columns."""
+        self.shifts.append(np.atleast_1d(fitted.shift))
+        self.scales.append(np.atleast_1d(fitted.scale))
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return sum(map(len, self.shifts))
+
+
+@dataclass(frozen=True)
+class ScalingRows:
+    """The training rows on which a matrix is scaled: int64 (rows,) table rows, and positions among all rows."""
+
+    block: np.ndarray
+    user_row: np.ndarray
+    item_row: np.ndarray
+    place: np.ndarray
+
+
+def _write_lookup(
+    writer: ArtifactWriter, place: int, lookup: Lookup, train: ScalingRows, scaling: str
+) -> tuple[dict[str, Any], Scaling]:
+    """Write a table, its rows' codes and its keys; returns its entry in the manifest, and its scaling."""
+    codes: RowCodes = lookup.codes
+    table = lookup.table.reshape(-1, lookup.table.shape[2])
+    rows = rows_in_blocks(codes.codes[train.place], train.block, codes.size)
+    fitted = fit_scaling(table, np.bincount(rows, minlength=len(table)), scaling)
+    writer.array(f"lookup_table_{place}", fitted.apply(table))
+    # torch has few operations on unsigned integers other than bytes.
+    kind = np.uint8 if codes.size <= 256 else np.int16 if codes.size <= 1 << 15 else np.int32
+    writer.array(f"lookup_codes_{place}", codes.codes.astype(kind))
+    if len(codes.keys):
+        writer.array(f"lookup_keys_{place}", codes.keys)
+    entry = {"name": codes.name, "size": codes.size, "categories": codes.categories, "columns": lookup.names}
+    return entry, fitted
+
+
+def _write_pairs(writer: ArtifactWriter, table: PairTable, train: ScalingRows, scaling: str) -> Scaling:
+    """Write the vectors of a pair table; returns its scaling."""
+    vectors, item_vectors = vectors_of(table)
+    pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(item_vectors), torch.zeros(vectors.shape[1]))
+    fitted = fit_pair_scaling(pairs, train.user_row, train.item_row, scaling)
+    writer.array(f"{table.kind}_user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
+    writer.array(f"{table.kind}_item_vectors", item_vectors)
+    if table.of_content is not None:
+        writer.array(f"{table.kind}_of_content", table.of_content)
+    return fitted
+
+
+def _write_plus(writer: ArtifactWriter, plus: PlusTables, train: ScalingRows, scaling: str) -> int:
+    """Write what features plus have beside the user and the item part; returns the number of columns."""
+    own = RowScaling()
+    entries = []
+    for place, lookup in enumerate(plus.lookups):
+        entry, fitted = _write_lookup(writer, place, lookup, train, scaling)
+        entries.append(entry)
+        own.add(fitted)
+    writer.manifest["lookups"] = entries
+    if plus.recency.shape[1]:
+        fitted = fit_scaling(plus.recency[train.place], np.ones(len(train.place), np.int64), scaling)
+        writer.array("recency", fitted.apply(plus.recency).astype(np.float16))
+        own.add(fitted)
+    for table in plus.pairs:
+        own.add(_write_pairs(writer, table, train, scaling))
+    writer.manifest["pairs"] = [table.kind for table in plus.pairs]
+    writer.manifest["item_columns"] = list(plus.item_names)
+    writer.manifest["columns"] = plus.names
+    if own.width:
+        writer.array("row_shift", np.concatenate(own.shifts))
+        writer.array("row_scale", np.concatenate(own.scales))
+    return own.width
+
+
+def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factors, *, scaling: str) -> int:
+    """Scale the parts on the training rows and write `matrix_path/<task>/<variant>/`; returns in_features."""
+    data = inputs.data
+    place = np.flatnonzero(data.split == TRAIN)
+    block = inputs.embedding.array("block")[place]
+    users, item_part = factors.user_part, factors.item_part
+    rows = rows_in_blocks(data.user[place], block, len(data.user_ids))
+    blocks_of_items = len(item_part) > len(data.item_ids)
+    item_rows = rows_in_blocks(data.item[place], block if blocks_of_items else 0 * block, len(data.item_ids))
+    train = ScalingRows(block, rows, item_rows, place)
+    user_scaling = fit_scaling(users, np.bincount(rows, minlength=len(users)), scaling)
+    item_scaling = fit_scaling(item_part, np.bincount(item_rows, minlength=len(item_part)), scaling)
+    needed = users.size + item_part.size
+    if factors.plus:
+        needed += sum(table.user.size + table.item.size for table in factors.plus.pairs)
+        needed += sum(lookup.table.size + len(data) for lookup in factors.plus.lookups)
+    demand_space(paths.matrix, 4 * needed, f"the matrix {variant} of {inputs.task}")
+    with ArtifactWriter(
+        paths.matrix / inputs.task / variant,
+        step=4,
+        made_by=MADE_BY[variant_kind(variant)],
+        settings={
+            "task": inputs.task,
+            "variant": variant,
+            "scaling": scaling,
+            "embedding_length": inputs.embedding.settings["length"],
+            "split": data.artifact.settings["split"],
+            "evidence": inputs.embedding.settings["evidence"],
+            "folds": inputs.embedding.settings["folds"],
+            **drawn(data.artifact.settings),
+            **columns_made(variant),
+        },
+        inputs={
+            "interactions": data.artifact.fingerprint,
+            "modalities": inputs.modal.fingerprint,
+            "user embedding": inputs.embedding.fingerprint,
+        },
+    ) as writer:
+        writer.array("user_part", user_scaling.apply(users))
+        writer.array("item_part", item_scaling.apply(item_part))
+        for name, fitted in (("user", user_scaling), ("item", item_scaling)):
+            writer.array(f"{name}_shift", fitted.shift)
+            writer.array(f"{name}_scale", fitted.scale)
+        in_features = users.shape[1] + item_part.shape[1]
+        if factors.plus:
+            in_features += _write_plus(writer, factors.plus, train, scaling)
+        writer.manifest["in_features"] = in_features
+        writer.manifest["rows"] = {"user_part": len(users), "item_part": len(item_part), "rows": len(data)}
+    return in_features
