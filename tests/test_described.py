@@ -366,8 +366,8 @@ def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys)
     for name in ("user", "time", "split"):
         assert np.array_equal(np.unique(whole[name][~positive]), np.unique(whole[name][positive])), name
     again = graph_of(folder, text)
-    monkeypatch.setattr("mma4ctr.data.negative_sampling.PART_ROWS", 100)
-    monkeypatch.setattr(row_order, "PART_ROWS", 100)
+    monkeypatch.setattr("mma4ctr.data.negative_sampling.PARTITION_ROWS", 100)
+    monkeypatch.setattr(row_order, "PARTITION_ROWS", 100)
     parts = graph_of(folder, text)
     assert all(np.array_equal(again[name], values) for name, values in whole.items()), "seeded"
     assert np.array_equal(np.bincount(parts["label_seen"]), np.bincount(whole["label_seen"]))
