@@ -6,7 +6,6 @@ counts of an item that nobody has met.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,16 +13,12 @@ from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import item_content
 from mma4ctr.features.behavioral.content_factors import projected
 from mma4ctr.features.feature_matrix import StepInputs
+from mma4ctr.features.new_items import new_items_folder
 from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
 from mma4ctr.features.variants import content_modalities, split_variant, variants_for
 from mma4ctr.runtime.console import warn
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
-from mma4ctr.storage.paths import NEW_ITEMS, Paths
-
-
-def new_items_folder(paths: Paths, dataset: str) -> Path:
-    """Where step 2 leaves their features."""
-    return paths.modal / NEW_ITEMS / dataset
+from mma4ctr.storage.paths import Paths
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def check_simulated(folder: Path) -> None:
     if not folder.exists() and not folder.is_symlink():
         return
     if folder.is_symlink() or not folder.is_dir():
-        raise UserError(f"{folder}: not a folder, so no simulated files can go there; choose another folder")
+        raise UserError(f"{folder}: not a folder, so no files can be written there; choose another")
     try:
         known = {*orjson.loads((folder / TRUTH / MARK).read_bytes())["files"], f"{TRUTH}/{MARK}"}
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
@@ -123,8 +123,8 @@ def check_simulated(folder: Path) -> None:
     other = _files_in(folder) - known
     if other:
         raise UserError(
-            f"{folder}: contains {min(other)!r}, which is not a file of the simulated world; move it, or choose another "
-            "folder"
+            f"{folder}: contains {min(other)!r}, which is not a file of the simulated world; move it, or choose "
+            "another folder"
         )
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mma4ctr.features.feature_matrix import Factors, load_step_inputs, plus_factors, user_part, write_matrix
+from mma4ctr.features.feature_matrix import load_step_inputs
+from mma4ctr.features.matrix_writer import Factors, plus_factors, user_part, write_matrix
 from mma4ctr.features.scaling import SCALINGS
 from mma4ctr.features.variants import Variants, chosen_variants, content_modalities, with_features
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser

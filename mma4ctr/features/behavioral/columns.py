@@ -121,12 +121,12 @@ def item_content(modalities: Sequence[np.ndarray], fitted: int | None = None) ->
     Returns:
         float32 (items, at most CONTENT_WIDTH).
     """
-    parts = []
+    scaled_modalities = []
     for values in modalities:
         moments = Moments.of(values[:fitted])
         largest = np.sqrt(max(float(np.linalg.eigvalsh(moments.covariance)[-1]), 1e-12))
-        parts.append((values - moments.mean) / largest)
-    joined = np.concatenate(parts, axis=1)
+        scaled_modalities.append((values - moments.mean) / largest)
+    joined = np.concatenate(scaled_modalities, axis=1)
     content = PCA.fit(Moments.of(joined[:fitted]), min(CONTENT_WIDTH, joined.shape[1])).transform(joined)
     scaled: np.ndarray = content / np.sqrt(max(float(np.mean(np.square(content[:fitted], dtype=np.float64))), 1e-12))
     return scaled.astype(np.float32)
@@ -194,8 +194,8 @@ def plus_tables(rows: TrainingRows, labels: Mapping[str, np.ndarray], modalities
             label_vectors.append(label_factors(signals))
         exposure_vectors.append(exposure_factors(signals))
 
-    def columns(part: str) -> list[np.ndarray]:
-        return [np.stack([getattr(one, part) for one in biases[t]])[:, :, None].astype(np.float32) for t in used]
+    def columns(kind: str) -> list[np.ndarray]:
+        return [np.stack([getattr(one, kind) for one in biases[t]])[:, :, None].astype(np.float32) for t in used]
 
     pairs = []
     if used:
