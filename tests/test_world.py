@@ -53,14 +53,16 @@ def test_rates_are_as_asked(tmp_path, real):
     assert abs(clicks - expected) < 5 * np.sqrt(expected) + 1
 
 
-def test_click_chance_equals_enumeration():
+def test_click_probability_equals_enumeration():
     rng = np.random.default_rng(0)
-    chance = {action: rng.random(20) for action in CLICK_WEIGHTS}
+    probability = {action: rng.random(20) for action in CLICK_WEIGHTS}
     expected = np.zeros(20)
     for pattern in np.ndindex(*[2] * 7):
         if 2 * sum(w * p for w, p in zip(CLICK_WEIGHTS.values(), pattern, strict=True)) >= 13:
-            expected += np.prod([chance[a] if p else 1 - chance[a] for a, p in zip(chance, pattern, strict=True)], 0)
-    assert wechat.click_chance(chance) == pytest.approx(expected, abs=1e-5)
+            expected += np.prod(
+                [probability[a] if p else 1 - probability[a] for a, p in zip(probability, pattern, strict=True)], 0
+            )
+    assert wechat.click_probability(probability) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_files_have_the_quirks_of_the_real_ones(raw_world):
