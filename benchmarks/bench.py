@@ -12,18 +12,13 @@ of 10^6 bytes.
     python -m benchmarks.bench --rows 20000000
 """
 
-import multiprocessing
-import re
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import mma4ctr.runtime.environment
 
@@ -34,6 +29,7 @@ import torch
 from pyarrow import csv
 
 from benchmarks import reference
+from benchmarks.measuring import Cost, Measure, command, in_process, median_seconds
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
@@ -46,13 +42,10 @@ from mma4ctr.model.inference import load_scorer, predict, score_pairs
 from mma4ctr.model.mlp import Adam, Network
 from mma4ctr.model.trainer import HIDDEN, TrainSettings, fresh_models, train_epoch
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
-from mma4ctr.runtime.errors import UserError
-from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.files import write_file
 from mma4ctr.storage.paths import Paths, load_paths
 
-T = TypeVar("T")
 HERE = Path(__file__).parent
 TASK, VARIANT = "tiktok_like", "vat_concat"
 ROWS_OF_A_USER = 435  # mean; the number of users follows from it
@@ -61,92 +54,6 @@ MIN_INTERACTIONS = 300
 DRAWN_PAIRS = 4_000_000
 REFERENCE_ROWS, REFERENCE_ITEMS, REFERENCE_EVIDENCE, REFERENCE_BATCHES = 300_000, 5_000, 20_000, 8
 BATCH = 8192
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A measured number and its target.
-
-    Attributes:
-        step: The step.
-        measure: What is measured.
-        value: The result.
-        bar: The target: a lower limit, or with `at_most` an upper limit.
-        at_most: Whether the bar is an upper limit.
-    """
-
-    step: str
-    measure: str
-    value: float
-    bar: float
-    at_most: bool = False
-
-    @property
-    def bar_text(self) -> str:
-        """The bar as text."""
-        return f"{'at most' if self.at_most else 'at least'} {self.bar:g}"
-
-    @property
-    def ok(self) -> bool:
-        """Whether the bar is met."""
-        return self.value <= self.bar if self.at_most else self.value >= self.bar
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a command or function.
-
-    Attributes:
-        seconds: Wall-clock seconds.
-        memory: Largest resident size in MB.
-    """
-
-    seconds: float
-    memory: float
-
-
-def command(*words: object) -> Cost:
-    """Run a Python command of this repository, whose last line shows its peak memory.
-
-    Args:
-        words: The script and its arguments.
-
-    Returns:
-        Its cost.
-
-    Raises:
-        UserError: The command fails.
-    """
-    watch = Stopwatch()
-    done = subprocess.run([sys.executable, *map(str, words)], cwd=HERE.parent, capture_output=True, text=True)
-    seconds = watch.seconds
-    peaks = re.findall(r"peak memory ([\d,]+) MB", done.stdout)
-    if done.returncode or not peaks:
-        raise UserError(f"{' '.join(map(str, words))} failed: {done.stderr[-500:]}")
-    return Cost(seconds, float(peaks[-1].replace(",", "")))
-
-
-def _measured(work: Callable[..., T], arguments: Sequence[Any]) -> tuple[T, Cost, float]:
-    before = peak_memory_mb()
-    watch = Stopwatch()
-    result = work(*arguments)
-    return result, Cost(watch.seconds, peak_memory_mb()), before
-
-
-def in_process(work: Callable[..., T], *arguments: Any) -> tuple[T, Cost, float]:
-    """Call a function in a new process; returns its result, its cost, and the MB in use before the call."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measured, work, arguments).result()
-
-
-def median_seconds(work: Callable[[], Any], times: int) -> float:
-    """Return the median wall-clock seconds of several calls."""
-    found = []
-    for _ in range(times):
-        watch = Stopwatch()
-        work()
-        found.append(watch.seconds)
-    return statistics.median(found)
 
 
 def make_world(folder: Path, rows: int, *, features: bool) -> Cost:
