@@ -21,13 +21,13 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Measure:
-    """A measured number and its target.
+    """A measured number and its bar.
 
     Attributes:
         step: The step.
         measure: What is measured.
         value: The result.
-        bar: The target: a lower limit, or with `at_most` an upper limit.
+        bar: A lower limit, or with `at_most` an upper limit.
         at_most: Whether the bar is an upper limit.
     """
 
