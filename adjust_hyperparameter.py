@@ -26,7 +26,7 @@ from mma4ctr.evaluation.plans import Group, plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, Inputs, Study, prepared_inputs
 from mma4ctr.evaluation.tables import write_tables
-from mma4ctr.features.feature_matrix import columns_made
+from mma4ctr.features.feature_matrix import column_version
 from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind, variants_for
 from mma4ctr.runtime.console import (
     Stopwatch,
@@ -90,7 +90,7 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str, *, ours: bool
         "user embedding": user_embedding_artifact(own, task).fingerprint,
     }
     folder = own.matrix / task / variant
-    if not finished(folder, {"scaling": scaling, **columns_made(variant)}, inputs, ours=ours):
+    if not finished(folder, {"scaling": scaling, **column_version(variant)}, inputs, ours=ours):
         write = gen_matrix.write_single if variant_kind(variant) == "single" else cross_matrix.write_mixed
         modalities, features, without = split_variant(variant)
         write(own, task, [modalities], scaling=scaling, features=f"{features}-{without}" if without else features)

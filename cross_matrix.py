@@ -1,17 +1,17 @@
-"""Step 4 of 8, mixed modalities: two or three modalities concatenated or crossed, in factors.
+"""Step 4 of 8, several modalities: feature matrices of concatenated or crossed modalities, stored as factors.
 
 Reads    graph_path/<dataset>/, modal_path/<dataset>/, user_embedding_path/<task>/
-Writes   matrix_path/<task>/<variant>/: user_part.npy, item_part.npy, and how they were scaled
+Writes   matrix_path/<task>/<variant>/: user_part.npy, item_part.npy, and their scaling
 
-The user part holds the user embeddings of the modalities side by side. The item part (design section 5):
-- concat: the modalities side by side; whatever is wider than 128 is reduced by PCA to 128, each modality first,
-  then the concatenation;
-- cross: the longer ones reduced by PCA to the shortest width, then multiplied element by element.
-Columns of users and items are never multiplied with each other, so two tables are the whole matrix.
+The user part concatenates the user embeddings of the modalities. The item part (docs/method.md, Variants) is
+- concat: the concatenated modalities; anything wider than 128 is reduced to 128 by PCA, each modality first, then the
+  concatenation;
+- cross: the element-wise product of the modalities, each reduced by PCA to the shortest width.
+No column depends on both user and item, so the two parts determine the matrix.
 
-`--features plus` writes `matrix_path/<task>/<variant>.plus/` instead: what the training rows say of the user, of the
-item and of the pair, out of fold (mma4ctr/features/behavioral/columns.py). The content of the widest variant takes in
-optional modalities too.
+`--features plus` writes `matrix_path/<task>/<variant>.plus/` instead: columns of the user, the item and the pair,
+fitted on the training rows out of fold (mma4ctr/features/behavioral/columns.py). The item content of the widest variant
+includes optional modalities.
 
     python cross_matrix.py --task wechat_click --variant vat_concat at_cross
 """
@@ -26,7 +26,21 @@ from mma4ctr.storage.paths import Paths
 
 
 def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
-    """Write the concat and cross matrices of a task; returns their names. Raises `UserError`."""
+    """Write the concat and cross matrices of a task.
+
+    Args:
+        paths: Where to read and write.
+        task: The task.
+        asked: Names of variants, or `all` or `default`.
+        scaling: `zscore` or `minmax`.
+        features: `paper`, `plus` or `plus-<group>`.
+
+    Returns:
+        Names of the matrices.
+
+    Raises:
+        UserError: An input is missing or outdated, or a variant cannot be made.
+    """
     known = variants_for(paths, task)
 
     def item_part(variant: str, values: list[np.ndarray]) -> np.ndarray:
@@ -36,6 +50,7 @@ def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, feat
 
 
 def main() -> None:
+    """Run the command."""
     matrices_main(__doc__, STUDY.mixed, DEFAULT_VARIANT, write_mixed)
 
 

@@ -1,10 +1,10 @@
-"""Step 4 of 8, single modalities: the feature matrix of one modality alone, in factors.
+"""Step 4 of 8, single modalities: the feature matrix of one modality, stored as factors.
 
 Reads    graph_path/<dataset>/, modal_path/<dataset>/, user_embedding_path/<task>/
-Writes   matrix_path/<task>/<modality>/: user_part.npy, item_part.npy, and how they were scaled
+Writes   matrix_path/<task>/<modality>/: user_part.npy, item_part.npy, and their scaling
 
-The item part is the modality as step 2 made it, reduced to 128 columns where it is wider; the user part is the
-user embedding of the same modality. cross_matrix.py makes the variants of two and three modalities.
+The item part is the modality as step 2 wrote it, reduced to 128 columns if it is wider. The user part is the user
+embedding of the same modality. cross_matrix.py makes the variants of several modalities.
 
     python gen_matrix.py --task tiktok_like --variant visual acoustic
 """
@@ -19,7 +19,21 @@ from mma4ctr.storage.paths import Paths
 
 
 def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
-    """Write the single-modality matrices of a task; returns their names. Raises `UserError`."""
+    """Write the single-modality matrices of a task.
+
+    Args:
+        paths: Where to read and write.
+        task: The task.
+        asked: Names of variants, or `all` or `default`.
+        scaling: `zscore` or `minmax`.
+        features: `paper`, `plus` or `plus-<group>`.
+
+    Returns:
+        Names of the matrices.
+
+    Raises:
+        UserError: An input is missing or outdated, or a variant cannot be made.
+    """
     known = variants_for(paths, task)
 
     def item_part(_variant: str, values: list[np.ndarray]) -> np.ndarray:
@@ -29,6 +43,7 @@ def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, fea
 
 
 def main() -> None:
+    """Run the command."""
     matrices_main(__doc__, SINGLE, "all", write_single)
 
 

@@ -1,18 +1,19 @@
-"""Step 3 of 8: a user, per modality, as the videos they acted on and did not act on.
+"""Step 3 of 8: embed each user, per modality, as the signed mean of the videos they were shown.
 
 Reads    graph_path/<dataset>/, modal_path/<dataset>/
-Writes   user_embedding_path/<task>/: <modality>.npy (blocks, users, length + 1) and block.npy, each row's block
+Writes   user_embedding_path/<task>/: <modality>.npy (blocks, users, length + 1) and block.npy, the block
+         that each row uses
 
-With x~ the modality min-max scaled per column and R_u the user's evidence rows (design section 5, after the
-study's section on the user embedding):
+With x~ the modality min-max scaled per column and R_u the user's evidence, the labelled rows that the embedding may use
+(docs/method.md, User embedding, after the study):
 
     e_u = (sum over r in R_u of s_r * x~_item(r)) / |R_u|,   s_r = +1 for label 1, -1 for label 0
 
-Average pooling with stride 1 makes `length` numbers of it, and the user's most frequent device is appended.
+Average pooling with stride 1 reduces it to `length` numbers, and the user's most frequent device is appended.
 
-With `--evidence train` a training row of fold f sees the training rows of the other folds only (block f), never
-its own label; validation and test rows see all training rows (the last block). `--evidence all` lets every row
-see every label, the test labels included: the published way, and leaky.
+With `--evidence train`, a training row of fold f uses the training rows of the other folds only (block f), so never its
+own label. Validation and test rows use all training rows (the last block). With `--evidence all`, every row uses every
+label, test labels included. This is the published evaluation, and it leaks.
 
     python get_user_embedding.py --task wechat_click --length 21 --folds 5
 """
@@ -21,7 +22,7 @@ import numpy as np
 
 from mma4ctr.data.interactions import TRAIN, features_artifact, load_interactions
 from mma4ctr.datasets import split_task
-from mma4ctr.features.user_embedding import EVIDENCE, draw_folds, user_devices, user_tables
+from mma4ctr.features.user_embedding import EVIDENCE, UserEmbedder, draw_folds
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.steps.options import add_task_options, chosen_tasks
@@ -32,7 +33,22 @@ from mma4ctr.storage.paths import Paths, load_paths
 def write_user_embedding(
     task: str, paths: Paths, *, length: int, evidence: str, folds: int, seed: int
 ) -> tuple[Artifact, int]:
-    """Do the whole step for one task; returns the artifact and the number of users."""
+    """Run the step for one task.
+
+    Args:
+        task: The task.
+        paths: Where to read and write.
+        length: Numbers per modality; 0 for no embedding.
+        evidence: `train` or `all`.
+        folds: Number of folds of the training rows.
+        seed: Seed that draws the folds.
+
+    Returns:
+        The artifact, and the number of users.
+
+    Raises:
+        UserError: An input is missing or outdated, or the training rows have one class only.
+    """
     dataset, target = split_task(task)
     data = load_interactions(paths, dataset)
     modal = features_artifact(paths, dataset)
@@ -61,32 +77,35 @@ def write_user_embedding(
         inputs={"interactions": data.artifact.fingerprint, "modalities": modal.fingerprint},
     ) as writer:
         writer.array("block", block)
-        # Length 0 means no embedding: step 4 puts the user's index in its place.
-        device = user_devices(data, evidence)
+        # Length 0 means no embedding: step 4 uses the user's index instead.
+        embedder = UserEmbedder(data, label, block, evidence)
         with progress(f"{task}: user embedding", len(modalities)) as advance:
             for modality in modalities if length else ():
-                table = user_tables(data, label, block, modal.array(modality), length, evidence, device)
-                writer.array(modality, table)
+                writer.array(modality, embedder.table(modal.array(modality), length))
                 advance(1)
         writer.manifest["modalities"] = list(modalities)
         writer.manifest["blocks"] = blocks
         writer.manifest["rows"] = {"users": len(data.user_ids), "rows": len(data)}
     if evidence == "all":
-        note(f"{task}: evidence all uses the test labels; results made from it are marked leaky")
+        note(f"{task}: --evidence all uses test labels; its results are marked LEAKY")
     return read_artifact(folder, "get_user_embedding.py"), len(data.user_ids)
 
 
 def main() -> None:
+    """Run the command."""
     options = parser(__doc__)
     add_task_options(options)
     options.add_argument(
-        "--length", type=whole_number(0, 10_000), default=21, help="numbers per modality; 0: no embedding"
+        "--length", type=whole_number(0, 10_000), default=21, help="numbers per modality; 0 for no embedding"
     )
-    options.add_argument("--evidence", choices=EVIDENCE, default="train", help="labelled rows that may be looked at")
     options.add_argument(
-        "--folds", type=whole_number(2, 200), default=5, help="folds of the training rows, at most 200"
+        "--evidence",
+        choices=EVIDENCE,
+        default="train",
+        help="labelled rows that the embedding may use; all includes test labels and is marked LEAKY",
     )
-    options.add_argument("--seed", type=seed_number, default=0, help="draws the folds")
+    options.add_argument("--folds", type=whole_number(2, 200), default=5, help="number of folds of the training rows")
+    options.add_argument("--seed", type=seed_number, default=0, help="seed that draws the folds")
     arguments = options.parse_args()
 
     watch = Stopwatch()

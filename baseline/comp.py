@@ -35,7 +35,7 @@ from mma4ctr.evaluation.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.evaluation.run_records import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
 from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
 from mma4ctr.evaluation.tables import comparison_layout, study_tables, write_tables
-from mma4ctr.features.feature_matrix import FactorMatrix, drawn, load_matrix
+from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, negatives_setting
 from mma4ctr.features.variants import MADE_BY, variant_kind, with_features
 from mma4ctr.runtime.console import (
     RunsDisplay,
@@ -289,7 +289,7 @@ def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, sta
             "folds": settings.get("folds", 0),
             "scaling": settings.get("scaling", "none"),
             "loss": model.loss,
-            **drawn(data.artifact.settings),
+            **negatives_setting(data.artifact.settings),
         },
         embedding_length=settings.get("embedding_length", 0),
         in_features=matrix.manifest["in_features"] if matrix else 0,

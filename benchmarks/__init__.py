@@ -1,1 +1,1 @@
-"""How fast the steps are, against the plain way and against the limit; see bench.py."""
+"""Benchmarks of the steps against a reference implementation and against the limit; see bench.py."""

@@ -1,4 +1,4 @@
-"""The steps as one would write them first: Python loops over lines and rows, dicts, a Dataset that returns one row."""
+"""Straightforward reference implementations: Python loops over lines and rows, dicts, and a row-wise Dataset."""
 
 import json
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ from mma4ctr.datasets.tiktok import COLUMNS
 
 
 def keep_rows(path: Path, minimum: int, out: Path) -> int:
-    """Step 1: count, filter, drop duplicates, sort, split by time, save arrays and .inter files; returns the rows."""
+    """Step 1: count, filter, drop duplicates, sort, split by time and save; returns the number of rows."""
     with path.open() as raw:
         often = Counter(row["uid"] for row in DictReader(raw, COLUMNS, delimiter="\t"))
     seen: set[tuple] = set()
@@ -48,7 +48,7 @@ def keep_rows(path: Path, minimum: int, out: Path) -> int:
 
 
 def reduce_vectors(lines: Iterable[str], key: str, width: int, raw_width: int) -> np.ndarray:
-    """Step 2: one modality of vectors; float (items, width)."""
+    """Step 2: reduce one modality of vectors; returns float (items, width)."""
     vectors = {}
     for line in lines:
         item = json.loads(line)
@@ -62,7 +62,7 @@ def reduce_vectors(lines: Iterable[str], key: str, width: int, raw_width: int) -
 def embed_users(
     user: np.ndarray, item: np.ndarray, label: np.ndarray, block: np.ndarray, features: np.ndarray, blocks: int
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Step 3: the signed means of each user, for each block without its own rows."""
+    """Step 3: compute the signed mean of each user, for each block without the rows of its fold."""
     sums: dict[tuple[int, int], np.ndarray] = defaultdict(lambda: np.zeros(features.shape[1]))
     count: Counter[tuple[int, int]] = Counter()
     for row in range(len(user)):
@@ -87,8 +87,8 @@ def mlp_module(weights: Mapping[str, torch.Tensor]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1], nn.Flatten(0)).to(values[0].device)
 
 
-class Rows(Dataset):
-    """Feature rows one by one."""
+class RowDataset(Dataset):
+    """A dataset that returns feature rows one by one."""
 
     def __init__(self, user_part: np.ndarray, item_part: np.ndarray, user_row, item, label) -> None:  # type: ignore[no-untyped-def]
         self.parts = user_part, item_part
@@ -102,8 +102,8 @@ class Rows(Dataset):
         return np.concatenate([self.parts[0][user_row[row]], self.parts[1][item[row]]]), label[row]
 
 
-def train_epoch(rows: Rows, model: nn.Module, batch_size: int) -> None:
-    """Step 5: an epoch with a DataLoader, autograd and torch's Adam."""
+def train_epoch(rows: RowDataset, model: nn.Module, batch_size: int) -> None:
+    """Step 5: train for one epoch with a DataLoader, autograd and torch's Adam."""
     optimizer = torch.optim.Adam(model.parameters())
     loss = nn.BCEWithLogitsLoss()
     for features, label in DataLoader(rows, batch_size=batch_size, shuffle=True):

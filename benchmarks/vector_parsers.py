@@ -86,9 +86,10 @@ def with_simdjson(path: Path) -> Iterator[np.ndarray]:
     for block in blocks(path):
         rows = []
         for line in block.splitlines():
-            array: Any = document.parse(line)[KEY]
+            parsed: Any = document.parse(line)
+            array = parsed[KEY]
             rows.append(np.frombuffer(array.as_buffer(of_type="d"), np.float64).copy())
-            del array
+            del array, parsed
         yield np.stack(rows).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ from mma4ctr.datasets.json_lines import JsonLines
 from mma4ctr.datasets.table_readers import ParseText
 from mma4ctr.datasets.times import KINDS, TimeForm, form_of, time_of
 from mma4ctr.datasets.vectors import vectors_of
-from mma4ctr.model.inference import asked_for
+from mma4ctr.model.inference import id_column
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.delimited import DelimitedText
 from mma4ctr.storage.quoted_text import QuotedText
@@ -118,7 +118,7 @@ def read_asked(data):
     for known in (pa.array([1, 2, 3]), pa.array(["1", "u", "001"])):
         try:
             table = text.parse(data)
-            asked = asked_for(table["a"], known, "user")
+            asked = id_column(table["a"], known, "user")
         except REFUSED:
             continue
         assert len(asked.text) == len(asked.place) == len(table) and (asked.place <= len(known)).all()

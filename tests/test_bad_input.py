@@ -198,7 +198,7 @@ def test_an_item_with_two_different_vectors(raw_copy, capsys):
     path.write_text("\n".join([*lines, json.dumps(item)]) + "\n")
     assert run_steps(raw_copy) == 2
     error = capsys.readouterr().err
-    assert f"{path}:{len(lines) + 1}: item {item['item_id']} stands again with other features" in error
+    assert f"{path}:{len(lines) + 1}: item {item['item_id']} is repeated with other features" in error
 
 
 def test_a_failing_step_leaves_no_folder_that_the_next_takes_for_finished(raw_copy, capsys):

@@ -366,8 +366,8 @@ def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys)
     for name in ("user", "time", "split"):
         assert np.array_equal(np.unique(whole[name][~positive]), np.unique(whole[name][positive])), name
     again = graph_of(folder, text)
-    monkeypatch.setattr("mma4ctr.data.negative_sampling.PART_ROWS", 100)
-    monkeypatch.setattr(row_order, "PART_ROWS", 100)
+    monkeypatch.setattr("mma4ctr.data.negative_sampling.PARTITION_ROWS", 100)
+    monkeypatch.setattr(row_order, "PARTITION_ROWS", 100)
     parts = graph_of(folder, text)
     assert all(np.array_equal(again[name], values) for name, values in whole.items()), "seeded"
     assert np.array_equal(np.bincount(parts["label_seen"]), np.bincount(whole["label_seen"]))
@@ -719,7 +719,7 @@ STEP_2 = {
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
     "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"there are {ITEMS + 1} ids of them"),
     "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) holds a number"),
-    "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "stands again with other"),
+    "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "is repeated with other"),
     "ids that match nothing": (file_content("array.txt", "".join(f"v{n}\n" for n in range(ITEMS))), "0.0% of the 40"),
     "lists of different length": (lists, "lists.parquet:2: column v: a list of 1 numbers where 2 are expected"),
     "a list column missing": (edited('vector = "v"', 'vector = "vv"'), "'vv' is missing; is 'v' meant to be it?"),

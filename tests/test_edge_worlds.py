@@ -141,7 +141,7 @@ def test_two_parts_with_the_same_item(tmp_path, capsys, kind):
     capsys.readouterr()
     assert run(paths, 2) == 2
     error = capsys.readouterr().err
-    assert f"error: {second}:2: item {content['item_id']} stands again with other features" in error
+    assert f"error: {second}:2: item {content['item_id']} is repeated with other features" in error
 
 
 def one_class(part):
@@ -157,7 +157,7 @@ def one_class(part):
     ("part", "message"),
     [
         ("train", "every training row has label 0; there is nothing to learn"),
-        ("valid", "every validation row has label 0; it takes both to train"),
+        ("valid", "every validation row has label 0; training needs both labels"),
     ],
 )
 def test_one_class_only_where_two_are_needed(tmp_path, capsys, part, message):

@@ -11,7 +11,8 @@ from sklearn.feature_extraction.text import TfidfTransformer
 import preprocess_inter
 import preprocess_multimodal
 from mma4ctr.data.interactions import load_interactions
-from mma4ctr.features.reduction import PCA, Moments, at_most, column_range, tfidf_svd
+from mma4ctr.features.reduction import PCA, Moments, at_most, tfidf_svd
+from mma4ctr.features.scaling import Scaling
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
@@ -44,11 +45,10 @@ def test_tfidf_svd_keeps_the_geometry_of_tfidf(width):
         assert reduced @ reduced.T == pytest.approx(weighted @ weighted.T, abs=1e-5)
 
 
-def test_column_range_equals_a_loop():
+def test_min_max_scaling_equals_a_loop():
     values = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
     values[:, 1] = 7
-    low, span = column_range(values)
-    for column, scaled in zip(values.T, ((values - low) / span).T, strict=True):
+    for column, scaled in zip(values.T, Scaling.min_max(values).apply(values).T, strict=True):
         low, high = min(column), max(column)
         expected = [(x - low) / (high - low) if high > low else 0 for x in column.tolist()]
         assert scaled == pytest.approx(expected, abs=1e-6)

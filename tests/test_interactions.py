@@ -121,7 +121,7 @@ def test_rows_are_the_same_in_small_parts(raw_copy, monkeypatch):
 
     prints = []
     for rows in (10**6, 1000):
-        monkeypatch.setattr(row_order, "PART_ROWS", rows)
+        monkeypatch.setattr(row_order, "PARTITION_ROWS", rows)
         assert call(preprocess_inter.main, "--paths", paths, "--min-interactions", 20) == 0
         prints.append([read_artifact(raw_copy / "graph" / name, "").fingerprint for name in ("wechat", "tiktok")])
     assert prints[0] == prints[1]
@@ -162,7 +162,7 @@ def test_rows_are_ordered_as_by_lexsort():
 
 @pytest.mark.parametrize("kind", ["equal", "few", "wide", "negative", "days"])
 def test_order_statistics_are_those_of_a_sort(kind, monkeypatch):
-    monkeypatch.setattr(row_order, "PART_ROWS", 700)
+    monkeypatch.setattr(row_order, "PARTITION_ROWS", 700)
     rng = np.random.default_rng(1)
     values = {
         "equal": np.full(3000, 7),

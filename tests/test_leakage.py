@@ -18,9 +18,10 @@ from mma4ctr.datasets import BUILT_IN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.wechat import ACTIONS
 from mma4ctr.evaluation.metrics import auc
-from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks, user_part
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.matrix_writer import user_part
 from mma4ctr.features.scaling import fit_scaling
-from mma4ctr.features.user_embedding import user_devices, user_tables
+from mma4ctr.features.user_embedding import UserEmbedder
 from mma4ctr.model.trainer import TrainSettings, train
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -159,12 +160,11 @@ def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
     features = read_artifact(made.modal / dataset, "").array(modality)
     label = data.label(target)
     block = read_artifact(made.user_embedding / task, "").array("block")
-    device = user_devices(data, "train")
-    before = user_tables(data, label, block, features, 21, "train", device)
+    before = UserEmbedder(data, label, block, "train").table(features, 21)
     for row in np.random.default_rng(0).choice(np.flatnonzero(data.split == TRAIN), 10, replace=False):
         changed = label.copy()
         changed[row] ^= 1
-        after = user_tables(data, changed, block, features, 21, "train", device)
+        after = UserEmbedder(data, changed, block, "train").table(features, 21)
         assert after[block[row], data.user[row]].tobytes() == before[block[row], data.user[row]].tobytes()
         assert (after != before).any()
 
@@ -196,6 +196,5 @@ def test_evidence_all_sees_the_test_labels(made):
     label = data.label("click")
     changed = np.where(data.split >= VALID, 1 - label, label).astype(np.uint8)
     block = np.zeros(len(data), np.uint8)
-    device = user_devices(data, "all")
-    tables = [user_tables(data, kind, block, features, 21, "all", device) for kind in (label, changed)]
+    tables = [UserEmbedder(data, kind, block, "all").table(features, 21) for kind in (label, changed)]
     assert (tables[0] != tables[1]).any()

@@ -34,6 +34,7 @@ from mma4ctr.datasets import arrow
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import balanced_sample
 from mma4ctr.evaluation.studies import STUDIES
+from mma4ctr.features import new_items
 from mma4ctr.features.feature_matrix import load_matrix
 from mma4ctr.features.user_embedding import draw_folds
 from mma4ctr.model import inference as scoring
@@ -176,7 +177,7 @@ def test_features_that_change_while_they_are_read(own_copy, monkeypatch, capsys,
     asked.write_text("item\n123456789\n")
     for changed in (file, asked):
         with monkeypatch.context() as patch:
-            after_call(patch, preprocess_multimodal, "reduced_features", lambda changed=changed: rewrite(changed))
+            after_call(patch, new_items, "reduced_features", lambda changed=changed: rewrite(changed))
             assert call(preprocess_multimodal.main, *options, "--new-items", asked) == 2
         one_error(capsys, changed, "changed while it was read")
 

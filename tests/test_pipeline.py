@@ -153,11 +153,11 @@ def test_a_missing_modality_skips_its_variants_by_name(raw_copy, capsys):
     prepare(raw_copy / "path.json")
     output = capsys.readouterr()
     assert "textual is left out" in output.err
-    assert "vat_concat is skipped, there is no textual modality" in output.out
+    assert "vat_concat is skipped, because there is no textual modality" in output.out
     made = {path.name for path in (raw_copy / "matrix/tiktok_like").iterdir() if not path.name.startswith(".")}
     assert made == {"visual", "acoustic", "va_concat", "va_cross"}
     assert call(mlp.main, "--paths", raw_copy / "path.json", "--epochs", 1, "--task", "tiktok_like") == 0
-    assert "va_concat takes its place" in capsys.readouterr().out
+    assert "using va_concat instead" in capsys.readouterr().out
 
 
 def test_an_existing_path_json_works_unchanged(raw_world, tmp_path):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mma4ctr.features.behavioral.biases import TrainingRows, fit_biases, signals_of, weighted_products, weighted_sum
 from scipy import sparse
 
 import adjust_hyperparameter
@@ -18,16 +19,17 @@ from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.features.behavioral.biases import TrainingRows, fit_biases, signals_of, weighted_products, weighted_sum
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, item_content, plus_tables
 from mma4ctr.features.behavioral.content_factors import (
     ContentFactors,
+    Regression,
     find_directions,
     posterior_means,
     products_by_index,
 )
 from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
-from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, plus_factors, vectors_of
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
+from mma4ctr.features.matrix_writer import plus_factors, vectors_of
 from mma4ctr.features.variants import split_variant, with_features
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
@@ -152,16 +154,8 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     rng = np.random.default_rng(0)
     gradients, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
     covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
-    means = posterior_means(
-        rows.user,
-        rows.item,
-        content,
-        weight=weight,
-        gradients=gradients,
-        shown=shown,
-        covariance=covariance,
-        spread=spread,
-    )
+    given = Regression(weight, gradients, shown, covariance, spread)
+    means = posterior_means(rows.user, rows.item, content, given)
     for user, x in enumerate(of_user):
         precision = weight[user] * x.T @ x + shown[user] * covariance + np.diag(1 / spread)
         assert np.allclose(means[user], np.linalg.solve(precision, gradients[user]), atol=1e-4)
@@ -371,7 +365,7 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
     monkeypatch.setattr("mma4ctr.features.feature_matrix.FEATURE_VERSION", FEATURE_VERSION + 1)
     assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "made before its columns were changed; run cross_matrix.py --features plus again" in line
+    assert "made by an earlier version, with other columns; run cross_matrix.py --features plus again" in line
     made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore")
     assert made.settings["plus_columns"] == FEATURE_VERSION + 1
     load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)

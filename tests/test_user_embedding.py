@@ -60,14 +60,13 @@ def small_case(seed):
 
 @pytest.mark.parametrize("evidence", ["train", "all"])
 @pytest.mark.parametrize("length", [1, 21, 40])
-def test_user_tables_equal_loops(evidence, length, monkeypatch):
-    monkeypatch.setattr(step, "PART_ROWS", 70)
-    monkeypatch.setattr(step, "PART_ITEMS", 10)
+def test_user_embeddings_equal_loops(evidence, length, monkeypatch):
+    monkeypatch.setattr(step, "ROWS_AT_A_TIME", 70)
+    monkeypatch.setattr(step, "ITEMS_AT_A_TIME", 10)
     data, label, features = small_case(length)
     folds = 3
     block = step.draw_folds(data.split, folds, 0) if evidence == "train" else np.zeros(300, np.uint8)
-    device = step.user_devices(data, evidence)
-    table = step.user_tables(data, label, block, features, length, evidence, device)
+    table = step.UserEmbedder(data, label, block, evidence).table(features, length)
     low, high = features.min(axis=0), features.max(axis=0)
     scaled = (features - low) / (high - low)
     train = [r for r in range(300) if data.split[r] == TRAIN]
@@ -99,12 +98,12 @@ def test_folds_divide_the_training_rows_evenly():
 
 def test_a_rows_own_label_does_not_touch_its_own_block():
     data, label, features = small_case(5)
-    block, device = step.draw_folds(data.split, 4, 0), step.user_devices(data, "train")
-    before = step.user_tables(data, label, block, features, 21, "train", device)
+    block = step.draw_folds(data.split, 4, 0)
+    before = step.UserEmbedder(data, label, block, "train").table(features, 21)
     for row in np.flatnonzero(data.split == TRAIN)[:20]:
         changed = label.copy()
         changed[row] = 1 - changed[row]
-        after = step.user_tables(data, changed, block, features, 21, "train", device)
+        after = step.UserEmbedder(data, changed, block, "train").table(features, 21)
         view = block[row], data.user[row]
         assert (after[view] == before[view]).all(), "the row sees its own label"
         assert (after[-1, data.user[row]] != before[-1, data.user[row]]).any(), "the test view must see it"

@@ -36,9 +36,8 @@ def test_a_seed_gives_the_same_files_and_another_seed_others(tmp_path):
 
 @pytest.mark.parametrize("real", [False, True])
 def test_rates_are_as_asked(tmp_path, real):
-    command.write_world(
-        "wechat", tmp_path / "w", rows=300_000, users=300, items=500, seed=1, real_rates=real, features=False
-    )
+    settings = command.WorldSettings("wechat", 300_000, users=300, items=500, seed=1, real_rates=real, features=False)
+    command.write_world(settings, tmp_path / "w")
     truth = pq.read_table(tmp_path / "w/truth/probabilities.parquet")
     ratios = wechat.REAL_NEGATIVES_PER_POSITIVE if real else wechat.NEGATIVES_PER_POSITIVE
     for action, ratio in ratios.items():
@@ -56,12 +55,14 @@ def test_rates_are_as_asked(tmp_path, real):
 
 def test_click_probability_equals_enumeration():
     rng = np.random.default_rng(0)
-    chance = {action: rng.random(20) for action in CLICK_WEIGHTS}
+    probability = {action: rng.random(20) for action in CLICK_WEIGHTS}
     expected = np.zeros(20)
     for pattern in np.ndindex(*[2] * 7):
         if 2 * sum(w * p for w, p in zip(CLICK_WEIGHTS.values(), pattern, strict=True)) >= 13:
-            expected += np.prod([chance[a] if p else 1 - chance[a] for a, p in zip(chance, pattern, strict=True)], 0)
-    assert wechat.click_probability(chance) == pytest.approx(expected, abs=1e-5)
+            expected += np.prod(
+                [probability[a] if p else 1 - probability[a] for a, p in zip(probability, pattern, strict=True)], 0
+            )
+    assert wechat.click_probability(probability) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_files_have_the_quirks_of_the_real_ones(raw_world):
@@ -137,5 +138,5 @@ def test_it_does_not_write_over_real_files(tmp_path, capsys):
     real.mkdir(parents=True)
     (real / "user_action.csv").write_text("precious")
     assert call(command.main, tmp_path, "--dataset", "wechat", "--rows", 1000) == 2
-    assert "which is no file of the simulated world" in capsys.readouterr().err
+    assert "which is not a file of the simulated world" in capsys.readouterr().err
     assert (real / "user_action.csv").read_text() == "precious"

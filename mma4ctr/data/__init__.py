@@ -1,0 +1,1 @@
+"""The kept interactions: sorting and deduplication, splits, negative sampling, export to RecBole."""

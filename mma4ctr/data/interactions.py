@@ -13,16 +13,31 @@ SPLIT_NAMES = ("train", "valid", "test")
 
 
 def id_names(artifact: Artifact, kind: str) -> np.ndarray:
-    """(n,): the ids of step 1's `user`s or `item`s as the raw files write them: text where integers stand for it."""
+    """Return the ids of users or items as the raw files write them.
+
+    Args:
+        artifact: The output of step 1.
+        kind: `user` or `item`.
+
+    Returns:
+        (n,): text where step 1 replaced text ids by integers, else int64.
+    """
     if f"{kind}_names" in artifact.array_names:
         return np.char.decode(artifact.array(f"{kind}_names"), "utf-8")
     return artifact.array(f"{kind}_ids")
 
 
 def sums_of_others(by_fold: np.ndarray) -> np.ndarray:
-    """From sums (folds, ...) of each fold to (folds + 1, ...): of all folds but one, for each, and of all.
+    """Sum over all folds but one, for each fold in turn, and over all folds.
 
-    A sum over the other folds, not the total less the fold: the fold's labels must not touch even the last digit.
+    Each sum is added up from the other folds, not computed as the total less the fold, so a fold's labels cannot change
+    even the last digit of its own sum.
+
+    Args:
+        by_fold: (folds, ...), sums of each fold.
+
+    Returns:
+        (folds + 1, ...): entry f excludes fold f, the last entry includes all folds.
     """
     every = range(len(by_fold))
     others = [[fold for fold in every if fold != left_out] for left_out in every]
@@ -34,12 +49,14 @@ class Interactions:
     """The kept rows of one data set as aligned arrays, ordered by user and time.
 
     Attributes:
-        artifact: the folder they were read from.
-        user, item: int32 (rows,), positions in `user_ids`, `item_ids`.
-        device: int64 (rows,), raw device.
-        time: (rows,) int64 as in the file, or float64 day + position within the day.
+        artifact: The output of step 1.
+        user: int32 (rows,), positions in `user_ids`.
+        item: int32 (rows,), positions in `item_ids`.
+        device: int64 (rows,), raw device ids.
+        time: (rows,), int64 as in the file, or float64 day plus position within the day.
         split: uint8 (rows,), TRAIN, VALID or TEST.
-        user_ids, item_ids: int64, sorted raw ids, or the numbers that stand for them: see `user_names`.
+        user_ids: int64 (users,), sorted raw ids, or the integers that replace text ids; see `user_names`.
+        item_ids: int64 (items,), likewise.
     """
 
     artifact: Artifact
@@ -52,17 +69,17 @@ class Interactions:
     item_ids: np.ndarray
 
     def label(self, target: str) -> np.ndarray:
-        """uint8 (rows,) of 0 and 1."""
+        """Return the labels of a target: uint8 (rows,) of 0 and 1."""
         return self.artifact.array(f"label_{target}")
 
     @property
     def user_names(self) -> np.ndarray:
-        """(users,): ids as the raw files write them, text where the integers stand for it."""
+        """(users,): ids as the raw files write them; see `id_names`."""
         return id_names(self.artifact, "user")
 
     @property
     def item_names(self) -> np.ndarray:
-        """(items,): see `user_names`."""
+        """(items,): ids as the raw files write them; see `id_names`."""
         return id_names(self.artifact, "item")
 
     def __len__(self) -> int:
@@ -70,23 +87,23 @@ class Interactions:
 
 
 def interactions_artifact(paths: Paths, dataset: str) -> Artifact:
-    """The output of step 1 for a data set; raises `UserError` as `read_artifact` does."""
+    """Open the output of step 1 for a data set; raises `UserError` as `read_artifact` does."""
     return read_artifact(paths.graph / dataset, "preprocess_inter.py", dataset=dataset)
 
 
 def features_artifact(paths: Paths, dataset: str) -> Artifact:
-    """The output of step 2 for a data set; raises `UserError` as `read_artifact` does."""
+    """Open the output of step 2 for a data set; raises `UserError` as `read_artifact` does."""
     return read_artifact(paths.modal / dataset, "preprocess_multimodal.py", dataset=dataset)
 
 
 def user_embedding_artifact(paths: Paths, task: str) -> Artifact:
-    """The output of step 3 for a task; raises `UserError` as `read_artifact` does."""
+    """Open the output of step 3 for a task; raises `UserError` as `read_artifact` does."""
     return read_artifact(paths.user_embedding / task, "get_user_embedding.py", task=task)
 
 
 def load_interactions(paths: Paths, dataset: str) -> Interactions:
-    """Read the arrays of step 1; raises `UserError` where they are missing or not what step 1 wrote."""
+    """Read the arrays of step 1; raises `UserError` if they are missing or damaged."""
     artifact = interactions_artifact(paths, dataset)
     names = ("user", "item", "device", "time", "split", "user_ids", "item_ids")
-    reads = dict(in_order(artifact.array, names))  # all of them done, so that no thread is left where one is refused
+    reads = dict(in_order(artifact.array, names))  # wait for all, so that no thread is left running after an error
     return Interactions(artifact, **{name: read.result() for name, read in reads.items()})

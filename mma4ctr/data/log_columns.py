@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.data.row_order import parts_of
+from mma4ctr.data.row_order import row_chunks
 from mma4ctr.datasets.base import MISSING, ColumnChunk, ColumnNames, RawDataset, Values, shown_id
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.console import warn
@@ -107,7 +107,7 @@ def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNa
 
 
 def codes_of(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Codes of raw categories int64 (n,): 0 for missing, else 1 + the place in `known`; of the smallest unsigned type."""
+    """Codes of raw categories int64 (n,): 0 for missing, else 1 + the place in `known`; in the smallest type."""
     codes = np.searchsorted(known, values) + 1
     codes[values == MISSING] = 0
     return codes.astype(np.min_scalar_type(len(known)))
@@ -141,13 +141,13 @@ class ColumnWriter:
         entry: dict[str, Any] = {"name": name, "kind": "category" if category else "number"}
         known = np.empty(0, np.int64)
         if category:
-            for values in parts_of(waiting):
+            for values in row_chunks(waiting):
                 known = np.union1d(known, values[values != MISSING])
             entry |= self._categories("context", name, known)
         stream = self._writer.stream(
             f"context_column_{place}", np.min_scalar_type(len(known)) if category else np.float32
         )
-        for values in parts_of(waiting):
+        for values in row_chunks(waiting):
             stream.append(codes_of(values, known) if category else values)
         stream.close()
         self.entries["context"].append(entry)

@@ -1,4 +1,4 @@
-"""RecBole's atomic files of interactions, `<dataset>.<part>.inter`, already split: its `benchmark_filename`."""
+"""Export to RecBole: atomic files `<dataset>.<split>.inter`, already split (its `benchmark_filename`)."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,20 +13,25 @@ from mma4ctr.data.interactions import SPLIT_NAMES
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.arrays import StoredArray
 
-LINE_BYTES = 64  # what a line has at most, about
+LINE_BYTES = 64  # approximate upper limit of the length of a line
 CHUNK_ROWS = 1_000_000
 _LINES = csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none", quoting_header="none")
 
 
 @dataclass(frozen=True)
 class InterColumn:
-    """The values of a column, or, where there is a table, their positions in it."""
+    """A column of an .inter file.
+
+    Attributes:
+        values: (rows,), the values, or positions in `table`.
+        table: (n,), the distinct values; None if `values` are the values themselves.
+    """
 
     values: np.ndarray | StoredArray
     table: np.ndarray | pa.Array | None = None
 
-    def part(self, start: int) -> np.ndarray | pa.Array:
-        """`CHUNK_ROWS` values from a row on."""
+    def chunk(self, start: int) -> np.ndarray | pa.Array:
+        """Return up to `CHUNK_ROWS` values from row `start` on."""
         values = self.values[start : start + CHUNK_ROWS]
         if isinstance(self.table, pa.Array):
             return self.table.take(pa.array(values))
@@ -35,15 +40,21 @@ class InterColumn:
 
 @dataclass(frozen=True)
 class FormatRows:
-    """From the first of some rows to their lines in the file of each part of the split."""
+    """Formats a chunk of rows, given its first row, as the lines of each split's file.
+
+    Attributes:
+        columns: The columns by name.
+        split: uint8 (rows,).
+    """
 
     columns: Mapping[str, InterColumn]
     split: np.ndarray
 
     def __call__(self, start: int) -> list[memoryview | pa.Buffer]:
+        """Return the lines of each split from row `start` on."""
         split = self.split[start : start + CHUNK_ROWS]
-        values = [column.part(start) for column in self.columns.values()]
-        # The compiled writer takes some tenths of a second to load.
+        values = [column.chunk(start) for column in self.columns.values()]
+        # Importing the compiled writer takes some tenths of a second, so small files do without it.
         if len(self.split) > CHUNK_ROWS and all(isinstance(v, np.ndarray) and v.dtype.kind in "iu" for v in values):
             from mma4ctr.storage.integer_csv import format_columns
 
@@ -60,12 +71,15 @@ class FormatRows:
 
 
 def write_inter(folder: Path, dataset: str, columns: Mapping[str, InterColumn], split: np.ndarray) -> None:
-    """Write the three files.
+    """Write the three .inter files.
 
-    The rows of a file stand in the order of the arrays, so a prediction can be told back to its row.
+    Rows keep the order of the arrays, so predictions can be matched with their rows.
 
     Args:
-        columns: by RecBole's heads, such as `user_id:token`. split: uint8 (rows,).
+        folder: Where to write.
+        dataset: Name of the data set.
+        columns: The columns by RecBole's header, such as `user_id:token`.
+        split: uint8 (rows,).
     """
     with ExitStack() as opened:
         files = [opened.enter_context((folder / f"{dataset}.{name}.inter").open("wb")) for name in SPLIT_NAMES]

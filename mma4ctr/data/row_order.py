@@ -1,4 +1,4 @@
-"""The kept rows in order and without duplicates, in parts of consecutive users that fit in memory."""
+"""Sort the kept rows and drop duplicates, in partitions of consecutive users that fit in memory."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
@@ -9,47 +9,50 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
-from mma4ctr.runtime.console import (
-    progress,
-)
+from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.arrays import StoredArray, write_values
 from mma4ctr.storage.scratch import scratch_folder
 
 RowArray = np.ndarray | StoredArray
 
-
-# RowArray that are sorted in memory at a time: about 150 MB with all that sorting needs.
-PART_ROWS = 1_000_000
-
-
-PARTS_WAITING = 64  # counts of so many parts of a file are added up at a time
+# Rows of a partition: about 150 MB while they are sorted.
+PARTITION_ROWS = 1_000_000
+# Number of chunks of a file whose counts are added up at a time.
+COUNTS_WAITING = 64
 
 
-def count_rows(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Add up (users, rows of each) over the parts of a file: int64 sorted user ids, int64 rows of each."""
+def count_rows(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Count the rows of each user.
+
+    Args:
+        chunks: Distinct user ids and the number of rows of each, for each chunk of a file.
+
+    Returns:
+        int64 (users,) sorted user ids, and int64 (users,) the number of rows of each.
+    """
     waiting = [pa.table({"user": np.empty(0, np.int64), "rows": np.empty(0, np.int64)})]
-    for users, rows in parts:
+    for users, rows in chunks:
         waiting.append(pa.table({"user": users, "rows": rows}))
-        if len(waiting) > PARTS_WAITING:
-            waiting = [_added_up(waiting)]
-    total = _added_up(waiting).sort_by("user")
+        if len(waiting) > COUNTS_WAITING:
+            waiting = [_merge_counts(waiting)]
+    total = _merge_counts(waiting).sort_by("user")
     return total["user"].to_numpy(), total["rows"].to_numpy()
 
 
-def _added_up(tables: list[pa.Table]) -> pa.Table:
+def _merge_counts(tables: list[pa.Table]) -> pa.Table:
     summed = pa.concat_tables(tables).group_by("user").aggregate([("rows", "sum")])
     return summed.rename_columns({"rows_sum": "rows"})
 
 
-def part_starts(rows_of_user: np.ndarray, part_rows: int) -> np.ndarray:
-    """int64 first user of each part of consecutive users, a part having about `part_rows` rows."""
-    part = (np.cumsum(rows_of_user) - 1) // part_rows
-    return np.flatnonzero(np.diff(part, prepend=-1)).astype(np.int64)
+def partition_starts(rows_of_user: np.ndarray, partition_rows: int) -> np.ndarray:
+    """Return the first user of each partition, int64, for partitions of about `partition_rows` rows."""
+    partition = (np.cumsum(rows_of_user) - 1) // partition_rows
+    return np.flatnonzero(np.diff(partition, prepend=-1)).astype(np.int64)
 
 
 def record_type(targets: Iterable[str], context: ColumnNames) -> np.dtype:
-    """The packed record in which rows wait on disk for their part to be sorted, in the order of the raw file."""
+    """Return the packed record in which rows are stored on disk until their partition is sorted."""
     columns = [("user", "<i4"), ("item", "<i8"), ("device", "<i8"), ("time", "<i8"), ("hash", "<u8")]
     columns += [(f"context_{name}", "<i8" if name in context.categories else "<f4") for name in context.names]
     return np.dtype([*columns, *((f"label_{target}", "u1") for target in targets)])
@@ -57,44 +60,54 @@ def record_type(targets: Iterable[str], context: ColumnNames) -> np.dtype:
 
 @dataclass(frozen=True)
 class PackChunk:
-    """From a chunk of rows to the records of each part that it has rows of: the unit of work between reading and
-    writing.
+    """Distributes a chunk of rows over the partitions.
+
+    Attributes:
+        starts: int64 (partitions,), first user of each partition.
+        kind: The record, as `record_type` returns it.
     """
 
     starts: np.ndarray
     kind: np.dtype
 
     def __call__(self, chunk: InteractionChunk) -> list[tuple[int, np.ndarray]]:
-        part = np.searchsorted(self.starts, chunk.user, side="right") - 1
-        # Few parts: as small numbers they are sorted by counting.
-        part = part.astype(np.uint16 if len(self.starts) <= 1 << 16 else np.int64)
-        by_part = np.argsort(part, kind="stable")
+        """Return the records of each partition that the chunk has rows of."""
+        partition = np.searchsorted(self.starts, chunk.user, side="right") - 1
+        # numpy sorts 16-bit integers by counting.
+        partition = partition.astype(np.uint16 if len(self.starts) <= 1 << 16 else np.int64)
+        order = np.argsort(partition, kind="stable")
         records = np.empty(len(chunk.user), self.kind)
         columns = {"user": chunk.user, "item": chunk.item, "device": chunk.device, "time": chunk.time}
         columns |= {"hash": chunk.row_hash, **{f"label_{target}": label for target, label in chunk.labels.items()}}
         columns |= {f"context_{name}": values for name, values in chunk.context.items()}
         for name, values in columns.items():
-            records[name] = values[by_part]
-        filled, begin = np.unique(part[by_part], return_index=True)
+            records[name] = values[order]
+        filled, begin = np.unique(partition[order], return_index=True)
         return list(zip(filled.tolist(), np.split(records, begin[1:]), strict=True))
 
 
 def spill(chunks: Iterable[InteractionChunk], starts: np.ndarray, kind: np.dtype, folder: Path) -> list[Path]:
-    """Write chunks of rows to one file per part."""
-    paths = [folder / f"part{number}" for number in range(len(starts))]
+    """Write chunks of rows to one file for each partition and return the files."""
+    paths = [folder / f"partition{number}" for number in range(len(starts))]
     with ExitStack() as opened:
         files = [opened.enter_context(path.open("wb")) for path in paths]
         for _, future in in_order(PackChunk(starts, kind), chunks):
-            for part, records in future.result():
-                write_values(files[part], records)
+            for partition, records in future.result():
+                write_values(files[partition], records)
     return paths
 
 
 def order_by(*columns: np.ndarray) -> np.ndarray:
-    """int64 (rows,): the order of rows by integer columns, the first counting most; no two rows are equal.
+    """Sort rows by integer columns, the first column being the primary key.
 
-    As many columns as fit are packed into one number, which is sorted many times faster than `np.lexsort` sorts
-    columns one by one; the few rows that tie are then ordered by the rest.
+    As many columns as fit are packed into one integer, which sorts many times faster than `np.lexsort`. The few rows
+    with equal packed keys are then sorted by the remaining columns.
+
+    Args:
+        columns: int (rows,) each; no two rows are equal in all of them.
+
+    Returns:
+        int64 (rows,), the order.
     """
     packed, room, used = np.zeros(len(columns[0]), np.int64), 2**63 - 1, 0
     for column in columns:
@@ -115,8 +128,14 @@ def order_by(*columns: np.ndarray) -> np.ndarray:
 
 
 def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.ndarray]:
-    """From records in the order of the raw file to their columns without exact duplicates, in the order user, time,
-    item; or user, day, place in the file.
+    """Drop exact duplicates and sort.
+
+    Args:
+        records: (rows,) of `record_type`, in the order of the raw file.
+        time_is_day: Sort by user, day and position in the file; otherwise by user, time and item.
+
+    Returns:
+        The columns by name, without the hash.
     """
     # Column by column: numpy moves whole records ten times slower.
     column = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
@@ -125,7 +144,7 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
     order = order_by(user, time, item, row_hash, place)
     hashes = row_hash[order]
     second = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
-    for values in (user, time, item):  # whatever the hash, the few that are left are compared
+    for values in (user, time, item):  # rows with equal hashes are compared, in case of a collision
         second = second[values[order[second]] == values[order[second - 1]]]
     order = np.delete(order, second)
     if time_is_day:
@@ -134,8 +153,14 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
 
 
 def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
-    """float64 time of rows ordered by user and day: the day plus the row's position among its user's rows of that
-    day, as a fraction from 0 to below 1 (design section 6), so that users interleave.
+    """Turn days into times, so that the rows of different users interleave (docs/method.md, Protocols).
+
+    Args:
+        user: int (rows,), sorted.
+        day: int (rows,), sorted within each user.
+
+    Returns:
+        float64 (rows,): the day, plus the row's position among the rows of its user and day as a fraction in [0, 1).
     """
     new = np.ones(len(user), bool)
     new[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
@@ -146,16 +171,26 @@ def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     return day + fraction
 
 
-def parts_of(values: RowArray) -> Iterator[np.ndarray]:
-    """The rows of an array, so many at a time."""
-    return (values[start : start + PART_ROWS] for start in range(0, len(values), PART_ROWS))
+def row_chunks(values: RowArray) -> Iterator[np.ndarray]:
+    """Yield the rows of an array, `PARTITION_ROWS` at a time."""
+    return (values[start : start + PARTITION_ROWS] for start in range(0, len(values), PARTITION_ROWS))
 
 
-def kept_parts(
+def sorted_partitions(
     raw: RawDataset, chunks: Iterable[InteractionChunk], rows_of_user: np.ndarray, temp: Path
 ) -> Generator[dict[str, np.ndarray], None, None]:
-    """The columns of the kept rows without duplicates, in order, one part of users at a time."""
-    starts = part_starts(rows_of_user, PART_ROWS)
+    """Sort the kept rows and drop duplicates.
+
+    Args:
+        raw: The data set.
+        chunks: The rows of the kept users, in the order of the raw file.
+        rows_of_user: int64 (users,), the number of raw rows of each kept user.
+        temp: Folder for temporary files.
+
+    Yields:
+        The columns by name, one partition of users at a time.
+    """
+    starts = partition_starts(rows_of_user, PARTITION_ROWS)
     kind = record_type(raw.targets, raw.columns.get("context", ColumnNames()))
     with scratch_folder(temp, f"{raw.name}-inter-") as folder:
         paths = spill(chunks, starts, kind, folder)

@@ -1,4 +1,4 @@
-"""How rows become training, validation and test rows in the ratio 8 : 1 : 1."""
+"""Split rows into training, validation and test rows in the ratio 8 : 1 : 1."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,33 +7,38 @@ from typing import Any
 import numpy as np
 
 from mma4ctr.data.interactions import SPLIT_NAMES
-from mma4ctr.data.row_order import RowArray, parts_of
+from mma4ctr.data.row_order import RowArray, row_chunks
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, read_artifact
 
 SPLITS = ("chronological", "random", "user")
-
-
+# Bins of a pass over the rows in `order_statistics`.
 HISTOGRAM_BINS = 1 << 16
 
 
 def order_statistics(values: RowArray, ranks: Sequence[int]) -> list[Any]:
-    """The values that would stand at `ranks` if all were sorted; one part of the rows in memory at a time.
+    """Return the values at the given ranks of the sorted array, without sorting it.
+
+    Each pass counts a histogram and narrows the range to one bin. One chunk of the rows is in memory at a time.
 
     Args:
-        values: (rows,) int64 or float64.
+        values: int64 or float64 (rows,).
+        ranks: Ranks, from 0.
+
+    Returns:
+        One value for each rank.
     """
-    ends = [(int(bits.min()), int(bits.max())) for bits in (_ordered_bits(part) for part in parts_of(values))]
+    ends = [(int(bits.min()), int(bits.max())) for bits in (_ordered_bits(chunk) for chunk in row_chunks(values))]
     found = []
     for rank in ranks:
         low, high, before = min(low for low, _ in ends), max(high for _, high in ends), 0
         while True:
             width = -((low - high - 1) // HISTOGRAM_BINS)  # values in one bin, rounded up
             counts = np.zeros(HISTOGRAM_BINS + 1, np.int64)
-            for part in parts_of(values):
-                bits = _ordered_bits(part)
+            for chunk in row_chunks(values):
+                bits = _ordered_bits(chunk)
                 inside = bits[(bits >= low) & (bits <= high)].view(np.uint64)
-                # Without a sign: two numbers of 64 bits can be further apart than one with a sign can tell.
+                # Unsigned: the difference of two int64 can exceed int64.
                 places = (inside - np.uint64(low % 2**64)) // np.uint64(width)
                 counts += np.bincount(places.astype(np.int64), minlength=len(counts))
             upto = before + np.cumsum(counts)
@@ -47,27 +52,34 @@ def order_statistics(values: RowArray, ranks: Sequence[int]) -> list[Any]:
 
 
 def _ordered_bits(values: np.ndarray) -> np.ndarray:
-    """int64 (n,) in the order of the values: themselves, or the bits of float64, of negative ones turned round."""
+    """Map int64 or float64 values (n,) to int64 in the same order; int64 values stay unchanged."""
     bits = values.view(np.int64)
     return bits if values.dtype.kind == "i" else bits ^ ((bits >> 63) & np.int64(2**63 - 1))
 
 
 def _from_ordered_bits(bits: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """The opposite."""
+    """Invert `_ordered_bits`."""
     return bits if kind.kind == "i" else (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(kind)
 
 
 def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndarray:
-    """uint8 (rows,) of TRAIN, VALID, TEST in the ratio 8 : 1 : 1 (design section 6).
+    """Assign each row to TRAIN, VALID or TEST in the ratio 8 : 1 : 1 (docs/method.md, Protocols).
 
-    `chronological` cuts at the times below which 80 % and 90 % of the rows lie; rows of one time stay together.
-    `random` draws rows, `user` whole users, both from `seed`.
+    Args:
+        split: `chronological` cuts at the 80 % and 90 % quantiles of time and keeps rows of equal time together;
+            `random` draws rows, `user` draws whole users.
+        user: int (rows,).
+        time: int64 or float64 (rows,).
+        seed: Seed of `random` and `user`.
+
+    Returns:
+        uint8 (rows,).
     """
     rows = len(user)
     cuts = (8 * rows // 10, 9 * rows // 10)
     if split == "chronological":
         first, second = order_statistics(time, cuts)
-        return np.concatenate([(part >= first).astype(np.uint8) + (part >= second) for part in parts_of(time)])
+        return np.concatenate([(chunk >= first).astype(np.uint8) + (chunk >= second) for chunk in row_chunks(time)])
     generator = np.random.default_rng(seed)
     if split == "random":
         place = generator.permutation(rows)
@@ -77,25 +89,48 @@ def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndar
         drawn = generator.permutation(users)
         sizes = np.bincount(of_row, minlength=users)[drawn]
         place = np.empty(users, np.int64)
-        place[drawn] = np.cumsum(sizes) - sizes  # rows of the users drawn before
+        place[drawn] = np.cumsum(sizes) - sizes  # rows of the users before in the drawn order
         place = place[of_row]
     return ((place >= cuts[0]).astype(np.uint8) + (place >= cuts[1])).astype(np.uint8)
 
 
-def split_sizes(parts: np.ndarray, split: str, source: Path) -> dict[str, int]:
-    """RowArray of each part of the split; raises `UserError` where one has none."""
-    sizes = {name: int((parts == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
+def split_sizes(of_row: np.ndarray, split: str, source: Path) -> dict[str, int]:
+    """Count the training, validation and test rows.
+
+    Args:
+        of_row: uint8 (rows,), as `split_rows` returns it.
+        split: Name of the split, for the message.
+        source: The file of the rows, for the message.
+
+    Returns:
+        Number of rows by name of the split.
+
+    Raises:
+        UserError: One of the three is empty.
+    """
+    sizes = {name: int((of_row == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
     if not all(sizes.values()):
+        shown = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         raise UserError(
-            f"{source}: the {split} split leaves a part empty ({sizes}); too few rows or too few distinct times, "
-            "take another --split or a smaller --min-interactions"
+            f"{source}: the {split} split has no rows in one of its parts ({shown}), because there are too few rows or "
+            "too few distinct times; choose another --split or a smaller --min-interactions"
         )
     return sizes
 
 
 def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) -> Artifact:
-    """The kept rows of `base` under another split, for the sweep: without reading the raw file again, and without
-    .inter files.
+    """Split the kept rows of `base` anew, for the sweep.
+
+    The raw file is not read again, and no .inter files are written.
+
+    Args:
+        base: The output of step 1.
+        folder: Where to write.
+        split: One of `SPLITS`.
+        seed: Seed of `random` and `user`.
+
+    Returns:
+        The new artifact.
     """
     with ArtifactWriter(
         folder,
@@ -105,9 +140,9 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
         inputs={"interactions": base.fingerprint},
         sources=base.manifest["sources"],
     ) as writer:
-        parts = split_rows(split, base.array("user"), base.array("time"), seed)
+        of_row = split_rows(split, base.array("user"), base.array("time"), seed)
         writer.adopt(base, (name for name in base.array_names if name != "split"))
-        writer.array("split", parts)
-        writer.manifest["rows"] = base.manifest["rows"] | split_sizes(parts, split, base.folder)
+        writer.array("split", of_row)
+        writer.manifest["rows"] = base.manifest["rows"] | split_sizes(of_row, split, base.folder)
         writer.manifest["positives"] = base.manifest["positives"]
     return read_artifact(folder, "adjust_hyperparameter.py")

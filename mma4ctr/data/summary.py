@@ -1,26 +1,23 @@
-"""What step 1 says about the rows it kept, and the labels that nothing can be learned from."""
+"""The summary that step 1 prints, and the check for targets of one class."""
 
 from mma4ctr.datasets.base import RawDataset
-from mma4ctr.runtime.console import (
-    note,
-    warn,
-)
+from mma4ctr.runtime.console import note, warn
 from mma4ctr.runtime.errors import UserError
 
 
 def refuse_one_class(raw: RawDataset, positives: dict[str, int], rows: int) -> None:
-    """Raises `UserError` for a rule of the user's own that gives every row the same label."""
+    """Raise `UserError` if a rule of the description gives every kept row the same label."""
     for target, rule in raw.rules.items():
         if positives[target] in (0, rows):
-            hint = ", or draw negatives = 5" if positives[target] else ""
+            hint = ", or add negatives = 5" if positives[target] else ""
             raise UserError(
-                f"{raw.name}_{target}: the rule '{rule}' labels every kept row {int(positives[target] > 0)}, and "
-                f"nothing can be learned from one class; correct it{hint} in the description"
+                f"{raw.name}_{target}: the rule '{rule}' labels every kept row {int(positives[target] > 0)}, so "
+                f"there is nothing to learn; correct the rule{hint} in the description"
             )
 
 
 def describe(raw: RawDataset, manifest: dict) -> None:
-    """Say what was kept, and warn of targets that nothing can be learned from."""
+    """Print the numbers of kept and dropped rows, and warn of targets of one class."""
     rows = manifest["rows"]
     skipped = f"{rows['skipped']:,} bad line{'s' if rows['skipped'] > 1 else ''} skipped; " if rows["skipped"] else ""
     note(
@@ -30,12 +27,12 @@ def describe(raw: RawDataset, manifest: dict) -> None:
     )
     if raw.negatives:
         seen = rows["kept"] - rows["drawn"]
-        fewer = "; users who have met nearly all got fewer" if rows["drawn"] < seen * raw.negatives else ""
-        note(f"{raw.name}: {seen:,} rows are of the log, {rows['drawn']:,} were drawn from unseen items{fewer}")
+        fewer = "; users with rows of nearly all items got fewer" if rows["drawn"] < seen * raw.negatives else ""
+        note(f"{raw.name}: {seen:,} rows are from the log, {rows['drawn']:,} were drawn from unseen items{fewer}")
     shares = []
     for target, positives in manifest["positives"].items():
         if positives in (0, rows["kept"]):
-            warn(f"{raw.name}_{target}: all labels are {int(positives > 0)}; nothing can be learned from one class")
+            warn(f"{raw.name}_{target}: all labels are {int(positives > 0)}; there is nothing to learn")
         else:
             shares.append(f"{target} {(rows['kept'] - positives) / positives:.2f}")
     note(f"{raw.name}: negatives per positive: {', '.join(shares)}")

@@ -1,0 +1,1 @@
+"""Features of items and users, and the feature matrices made from them."""

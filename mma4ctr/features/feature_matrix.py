@@ -1,16 +1,16 @@
-"""The feature matrix of one task and variant, in factors.
+"""The feature matrix of one task and variant, stored as factors.
 
-A row is `[user_part[user], item_part[item], context, pairs]`. Only the parts are kept; rows are put together when a
-batch is made (`FactorMatrix.gather`). The N x width matrix is never written or held.
+A row is `[user_part[user], item_part[item], context, pairs]`. Only the parts are stored. Rows are gathered when a batch
+is made (`FactorMatrix.gather`), so the N x width matrix never exists.
 
-The user part has one block per fold of the user embedding: `user_row = block * users + user` picks the view of
-the user that the row may see.
+The user part has one block for each fold of the user embedding: table row `block * users + user` is the user as seen by
+rows of that fold.
 
-There are two sets of features. `paper` is the study's: the user embedding, and the item's content, without context and
-pairs. `plus` (behavioral/columns.py) is made from the labels of the training rows and the columns beside content. Its
-item part has blocks as the user part has. Its context columns are looked up by codes of the row, recency stands in the
-row itself, and pair columns are inner products of a user's and an item's vectors, made with the batch. The matrix of a
-variant's modalities with these features is called `<variant>.plus`; `<variant>.plus-counts` lacks the group `counts`.
+There are two feature sets. `paper` is the study's: user embedding and item content, without context and pairs. `plus`
+(behavioral/columns.py) is estimated from the training rows and the columns beside content. Its item part has blocks
+too. Its context columns are looked up by codes of the row, recency is stored with the row, and the columns of a pair
+are inner products of user and item vectors, computed with the batch. The matrix of a variant with features plus is
+called `<variant>.plus`; `<variant>.plus-recency` lacks the group `recency`.
 """
 
 from dataclasses import dataclass
@@ -35,17 +35,19 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, check_made_from, read_artifact
 from mma4ctr.storage.paths import Paths
 
-# Rows whose pair columns are made at a time while their scaling is fitted.
-PAIRS_AT_A_TIME = 1 << 16
-
 
 @dataclass(frozen=True)
 class RowGroup:
-    """The rows of one part of the split: int64 tensors of table rows, float32 labels, all (rows,).
+    """The training, validation or test rows.
 
-    `rows` are the positions of these rows among the kept interactions (int64 array). `item_row` is `item` itself if
-    the item part has one block. `codes` are the rows' codes for each lookup of the matrix, of any integer type;
-    `recency` is float16 (rows, r), scaled.
+    Attributes:
+        rows: int64 (rows,), positions among the kept interactions.
+        user_row: int64 (rows,), table rows of the user part.
+        item_row: int64 (rows,), table rows of the item part; equal to `item` if the item part has one block.
+        item: int64 (rows,), items.
+        label: float32 (rows,).
+        codes: Integers (rows,), the code of each row for each lookup of the matrix.
+        recency: float16 (rows, r), scaled; None without recency.
     """
 
     rows: np.ndarray
@@ -62,19 +64,22 @@ class RowGroup:
     def features(
         self, matrix: "FactorMatrix", chosen: torch.Tensor | np.ndarray | slice, out: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """float32 (n, in_features): the feature rows of some of these rows.
+        """Gather the features of some of these rows.
 
-        Only a group knows which block of the tables its rows see, so features are gathered here and nowhere else.
+        Only the group knows which block of the tables its rows use, so features are gathered nowhere else.
 
         Args:
-            matrix: The matrix that the group is a part of.
+            matrix: The matrix that the group belongs to.
             chosen: Positions in the group.
             out: A buffer of at least n rows to write to.
+
+        Returns:
+            float32 (n, in_features).
         """
         return matrix.gather(self.chosen(chosen), out)
 
     def chosen(self, chosen: torch.Tensor | np.ndarray | slice) -> "TableRows":
-        """Where some of these rows find their features."""
+        """Return where some of these rows find their features."""
         recency = None if self.recency is None else self.recency[chosen]
         codes = tuple(one[chosen] for one in self.codes)
         return TableRows(self.user_row[chosen], self.item_row[chosen], codes, recency)
@@ -82,7 +87,7 @@ class RowGroup:
 
 @dataclass(frozen=True)
 class TableRows:
-    """The table rows of a batch; see `RowGroup`."""
+    """The table rows, codes and recency of a batch; see `RowGroup`."""
 
     user_row: torch.Tensor
     item_row: torch.Tensor
@@ -90,24 +95,24 @@ class TableRows:
     recency: torch.Tensor | None
 
 
-def columns_made(variant: str) -> dict[str, int]:
-    """What the settings of a matrix say of its columns: of features plus, whose formulas change, which they are."""
+def column_version(variant: str) -> dict[str, int]:
+    """Return the settings that record the version of the columns; empty for the paper's features, which are fixed."""
     return {"plus_columns": FEATURE_VERSION} if split_variant(variant)[1] == "plus" else {}
 
 
-def drawn(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a protocol says of negatives, given the settings of steps 1 or 4: nothing where they were seen."""
+def negatives_setting(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the setting of negative sampling from those of step 1 or 4; empty if no negatives were drawn."""
     return {"negatives": settings["negatives"]} if settings.get("negatives") else {}
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Columns of a pair, as inner products of vectors of length k.
+    """Columns of a pair of user and item: inner products of vectors of length k.
 
     Attributes:
         user_vectors: float32 (blocks * users, columns, k), divided by the columns' scales.
         item_vectors: float32 (blocks * items, k), or (items, k) for all blocks.
-        shift: float32 (columns,), divided in the same way, subtracted from the products.
+        shift: float32 (columns,), subtracted from the products; divided by the scales too.
     """
 
     user_vectors: torch.Tensor
@@ -116,12 +121,13 @@ class Pairs:
 
     @property
     def width(self) -> int:
+        """Number of columns."""
         return self.user_vectors.shape[1]
 
     def columns(self, user_row: torch.Tensor, item_row: torch.Tensor) -> torch.Tensor:
-        """float32 (batch, columns)."""
+        """Compute the columns of rows, given their table rows: float32 (batch, columns)."""
         items = self.item_vectors.index_select(0, item_row % len(self.item_vectors)).unsqueeze(1)
-        # In less than half the time of a batched product of such small matrices.
+        # Less than half the time of a batched matrix product, because the matrices are small.
         return self.user_vectors.index_select(0, user_row).mul_(items).sum(dim=2).sub_(self.shift)
 
 
@@ -145,15 +151,17 @@ class LookupTable:
 
 @dataclass(frozen=True)
 class FactorMatrix:
-    """Features in factors, scaled, on one device.
+    """A scaled feature matrix, stored as factors, on one device.
 
     Attributes:
-        user_part: float32 (blocks * users, user width). item_part: float32 (items, item width), with features plus
-            (blocks * items, item width).
-        train, valid, test: the rows of the split.
-        settings: task, variant, embedding_length; and of the protocol: split, evidence, folds, scaling.
-        fingerprint: of the artifact on disk.
-        pairs: what the columns of a pair are made from; empty where there are none.
+        user_part: float32 (blocks * users, user width).
+        item_part: float32 (items, item width); with features plus (blocks * items, item width).
+        train: The training rows.
+        valid: The validation rows.
+        test: The test rows.
+        settings: Task, variant and embedding_length, and of the protocol split, evidence, folds and scaling.
+        fingerprint: Fingerprint of the artifact on disk.
+        pairs: The columns of pairs; empty with the paper's features.
         lookups: The tables of context categories and of pairs with them.
         recency: Number of recency columns.
         users: Rows of a block of the user part; 0 if it has one block.
@@ -173,17 +181,20 @@ class FactorMatrix:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """Split, evidence, folds and scaling; without the loss, which belongs to training."""
-        return {key: self.settings[key] for key in ("split", "evidence", "folds", "scaling")} | drawn(self.settings)
+        """Split, evidence, folds and scaling; the loss belongs to training."""
+        return {key: self.settings[key] for key in ("split", "evidence", "folds", "scaling")} | negatives_setting(
+            self.settings
+        )
 
     @property
     def in_features(self) -> int:
+        """Number of features of a row."""
         return self.user_part.shape[1] + self.item_part.shape[1] + self.row_features
 
     @property
     def row_features(self) -> int:
         """Columns that belong neither to the user alone nor to the item alone."""
-        return self.recency + sum(table.width for table in (*self.lookups, *self.pairs))
+        return self.recency + sum(one.width for one in self.lookups) + sum(one.width for one in self.pairs)
 
     def gather(self, rows: TableRows, out: torch.Tensor | None = None) -> torch.Tensor:
         """float32 (batch, in_features): the feature rows of a batch, given its table rows. The hot loop.
@@ -216,14 +227,30 @@ class FactorMatrix:
 
 
 def rows_in_blocks(index: np.ndarray, block: np.ndarray, size: int) -> np.ndarray:
-    """int64 (rows,): the row of a part with blocks of `size` users or items that each interaction sees."""
+    """Return the table row that each interaction uses.
+
+    Args:
+        index: int (rows,), user or item.
+        block: uint8 (rows,), the block that each row uses.
+        size: Number of users or items.
+
+    Returns:
+        int64 (rows,).
+    """
     rows: np.ndarray = block.astype(np.int64) * size + index
     return rows
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What the matrices of one task are made from, checked to belong together."""
+    """The outputs of steps 1 to 3 for one task, which were checked to belong together.
+
+    Attributes:
+        task: The task.
+        data: Output of step 1.
+        modal: Output of step 2.
+        embedding: Output of step 3.
+    """
 
     task: str
     data: Interactions
@@ -232,11 +259,12 @@ class StepInputs:
 
     @property
     def modalities(self) -> list[str]:
+        """Names of the modalities that the user embedding has."""
         return list(self.embedding.manifest["modalities"])
 
 
 def load_step_inputs(paths: Paths, task: str) -> StepInputs:
-    """Steps 1 to 3 of a task; raises `UserError` where one is missing or made from something else."""
+    """Open the outputs of steps 1 to 3; raises `UserError` if one is missing or outdated."""
     dataset, _ = split_task(task)
     data = load_interactions(paths, dataset)
     modal = features_artifact(paths, dataset)
@@ -247,15 +275,46 @@ def load_step_inputs(paths: Paths, task: str) -> StepInputs:
 
 
 def read_matrix(paths: Paths, task: str, variant: str) -> Artifact:
-    """The artifact of a feature matrix; raises `UserError` as `read_artifact` does."""
+    """Open the artifact of a feature matrix; raises `UserError` as `read_artifact` does."""
     made_by = MADE_BY[variant_kind(variant)]
     return read_artifact(paths.matrix / task / variant, made_by, task=task, variant=variant)
+
+
+def load_lookups(artifact: Artifact, device: torch.device) -> tuple[LookupTable, ...]:
+    """Read the lookup tables of a feature matrix onto a device."""
+    return tuple(
+        LookupTable(torch.from_numpy(artifact.array(f"lookup_table_{place}")).to(device), entry["size"])
+        for place, entry in enumerate(artifact.manifest.get("lookups", ()))
+    )
+
+
+def load_pairs(artifact: Artifact, first: int, device: torch.device) -> tuple[Pairs, ...]:
+    """Read the pair columns of a feature matrix onto a device; `first` columns of the rows come before them."""
+    pairs = []
+    for kind in artifact.manifest.get("pairs", ()):
+        user_vectors, item_vectors = (artifact.array(f"{kind}_{of}_vectors") for of in ("user", "item"))
+        columns = slice(first, first + user_vectors.shape[1])
+        shift = artifact.array("row_shift")[columns] / artifact.array("row_scale")[columns]
+        arrays = user_vectors, item_vectors, shift.astype(np.float32)
+        pairs.append(Pairs(*(torch.from_numpy(array).to(device) for array in arrays)))
+        first = columns.stop
+    return tuple(pairs)
 
 
 def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> FactorMatrix:
     """Read a feature matrix and the rows of the split onto a device.
 
-    Raises `UserError` where it is missing, was made from something else, or a part of the split has one class only.
+    Args:
+        paths: Where to read.
+        task: The task.
+        variant: Name of the matrix.
+        device: The device.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        UserError: The matrix is missing or outdated, or all training or validation rows have the same label.
     """
     _, target = split_task(task)
     artifact = read_matrix(paths, task, variant)
@@ -269,32 +328,22 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     user_row = rows_in_blocks(data.user, block, len(data.user_ids))
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
     blocks_of_items = len(item_part) > len(data.item_ids)
-    if not columns_made(variant).items() <= artifact.settings.items():
+    if not column_version(variant).items() <= artifact.settings.items():
         raise UserError(
-            f"{artifact.folder}: made before its columns were changed; "
+            f"{artifact.folder}: made by an earlier version, with other columns; "
             f"run {artifact.manifest['made_by']} --features plus again"
         )
-    lookups, codes = [], []
-    for place, entry in enumerate(artifact.manifest.get("lookups", ())):
-        lookups.append(LookupTable(torch.from_numpy(artifact.array(f"lookup_table_{place}")).to(device), entry["size"]))
-        codes.append(artifact.array(f"lookup_codes_{place}"))
+
+    lookups = load_lookups(artifact, device)
+    codes = [artifact.array(f"lookup_codes_{place}") for place in range(len(lookups))]
     recency = artifact.array("recency") if "recency" in artifact.array_names else None
+    recency_width = 0 if recency is None else recency.shape[1]
 
-    first = sum(one.width for one in lookups) + (0 if recency is None else recency.shape[1])
-    pairs = []
-    for kind in artifact.manifest.get("pairs", ()):
-        user_vectors, item_vectors = (artifact.array(f"{kind}_{of}_vectors") for of in ("user", "item"))
-        columns = slice(first, first + user_vectors.shape[1])
-        shift = artifact.array("row_shift")[columns] / artifact.array("row_scale")[columns]
-        arrays = user_vectors, item_vectors, shift.astype(np.float32)
-        pairs.append(Pairs(*(torch.from_numpy(array).to(device) for array in arrays)))
-        first = columns.stop
-
-    def group(part: int, name: str) -> RowGroup:
-        rows = np.flatnonzero(data.split == part)
+    def group(split: int, name: str) -> RowGroup:
+        rows = np.flatnonzero(data.split == split)
         labels = label[rows]
-        if labels.min() == labels.max() and part != TEST:
-            raise UserError(f"{task}: every {name} row has label {labels[0]}; it takes both to train")
+        if labels.min() == labels.max() and split != TEST:
+            raise UserError(f"{task}: every {name} row has label {labels[0]}; training needs both labels")
         item = torch.from_numpy(data.item[rows].astype(np.int64)).to(device)
         item_row = item
         if blocks_of_items:
@@ -317,8 +366,8 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         test=group(TEST, "test"),
         settings=artifact.settings,
         fingerprint=artifact.fingerprint,
-        pairs=tuple(pairs),
-        lookups=tuple(lookups),
-        recency=0 if recency is None else recency.shape[1],
+        pairs=load_pairs(artifact, recency_width + sum(one.width for one in lookups), device),
+        lookups=lookups,
+        recency=recency_width,
         users=len(data.user_ids),
     )

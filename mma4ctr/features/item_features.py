@@ -1,6 +1,7 @@
-"""Raw features of a modality as one float32 matrix of the kept items: PCA of vectors, TF-IDF and SVD of token bags."""
+"""Features of the kept items, one float32 matrix per modality: PCA of vectors, TF-IDF and SVD of token bags."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,29 @@ from mma4ctr.storage.bad_lines import BadLines
 
 
 class SeenItems:
-    """Which items have come by, and a hash of what they had: an item may stand twice only with the same content."""
+    """The items read so far, with a hash of their content: an item may be repeated only with the same content.
+
+    Attributes:
+        seen: bool (items,).
+    """
 
     def __init__(self, items: int) -> None:
         self.seen = np.zeros(items, bool)
         self._content = np.zeros(items, np.uint64)
 
     def first_time(self, chunk: DenseChunk | BagChunk, item: np.ndarray, content: np.ndarray) -> np.ndarray:
-        """Bool (n,): rows of the chunk that are wanted (item >= 0) and new.
+        """Find the rows of a chunk whose item is read for the first time.
 
-        Raises `UserError` where an item stands again with other content.
+        Args:
+            chunk: The chunk, for the message.
+            item: int32 (n,), -1 for items that are not kept.
+            content: uint64 (n,), hashes of the rows.
+
+        Returns:
+            bool (n,).
+
+        Raises:
+            UserError: An item is repeated with other content.
         """
         order = np.argsort(item, kind="stable")
         repeated = np.zeros(len(item), bool)
@@ -40,7 +54,7 @@ class SeenItems:
             row = int(np.flatnonzero(differs)[0])
             line = chunk.block.line_of(int(chunk.line[row]))
             raise UserError(
-                f"{chunk.block.path}:{line}: item {shown_id(chunk, row)} stands again with other features; "
+                f"{chunk.block.path}:{line}: item {shown_id(chunk, row)} is repeated with other features; "
                 "remove one of the two lines"
             )
         return new
@@ -54,12 +68,21 @@ def dense_features(
     temp: Path,
     fitted: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One PCA over the vectors of all kept items; of all `items` those that are `fitted`, bool (items,), None: all.
+    """Reduce the vectors of the kept items by one PCA.
 
-    The vectors wait in a file, while their covariance is summed, for the projection: memory holds the result and
-    one chunk. Vectors that are no wider than `width` are kept as they are.
+    The vectors are written to a temporary file while their covariance is summed, then projected. Memory contains the
+    result and one chunk. Vectors with at most `width` columns are not reduced.
 
-    Returns: float32 (items, width), bool (items,) present.
+    Args:
+        chunks: The vectors.
+        items: The kept items.
+        modality: The modality.
+        width: Number of columns of the result.
+        temp: Folder for temporary files.
+        fitted: bool (items,), items to fit on; None for all.
+
+    Returns:
+        float32 (items, width) features, and bool (items,) which items have them.
     """
     seen = SeenItems(len(items))
     moments = Moments(modality.raw_width)
@@ -72,27 +95,27 @@ def dense_features(
         return item, (chunk.values.view(np.uint32) * multipliers).sum(axis=1, dtype=np.uint64)
 
     def wanted() -> Iterator[tuple[DenseChunk, np.ndarray, np.ndarray, int]]:
-        """With each chunk its rows that are new, those of them that are fitted, and how many new ones came before."""
+        """Yield each chunk with its new rows, those of them to fit on, and the number of new rows before."""
         rows = 0
         for chunk, future in in_order(identified, chunks):
             item, content = future.result()
             new = np.flatnonzero(seen.first_time(chunk, item, content))
             known = new if fitted is None else new[fitted[item[new]]]
-            moments.start_from(chunk.values[known])
+            moments.set_shift(chunk.values[known])
             order.append(item[new])
             yield chunk, new, known, rows
             rows += len(new)
 
-    def stored(part: tuple[DenseChunk, np.ndarray, np.ndarray, int]) -> tuple[int, np.ndarray, np.ndarray]:
-        chunk, new, known, rows = part
+    def stored(new_rows: tuple[DenseChunk, np.ndarray, np.ndarray, int]) -> tuple[int, np.ndarray, np.ndarray]:
+        chunk, new, known, rows = new_rows
         vectors = chunk.values[new]
         waiting[rows : rows + len(new)] = vectors
-        return moments.of_part(vectors if len(known) == len(new) else chunk.values[known])
+        return moments.sums_of(vectors if len(known) == len(new) else chunk.values[known])
 
-    # One thread for a product: the cores are at work side by side, and threads that wait for them spin.
+    # One BLAS thread: chunks already run in parallel, and waiting BLAS threads would spin.
     with threadpool_limits(1):
-        for _, part in in_order(stored, wanted()):
-            moments.include(part.result())
+        for _, sums in in_order(stored, wanted()):
+            moments.include(sums.result())
         place = np.concatenate(order)
         width = min(width, modality.raw_width)
         reduction = PCA.fit(moments, min(width, moments.rows)) if width < modality.raw_width and moments.rows else None
@@ -111,13 +134,23 @@ def dense_features(
 def bag_features(
     chunks: Iterable[BagChunk], items: IdIndex, width: int, fitted: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """TF-IDF and truncated SVD of the token bags of the kept items; of all `items` those that are `fitted`, bool
-    (items,), None: all. Tokens that none of these has do not count.
+    """Reduce the token bags of the kept items by TF-IDF and truncated SVD.
 
-    Returns: float32 (items, width), bool (items,) present. Items without a token are not present.
+    Args:
+        chunks: The token bags.
+        items: The kept items.
+        width: Number of columns of the result.
+        fitted: bool (items,), items to fit on; None for all. Tokens that none of them has are ignored.
+
+    Returns:
+        float32 (items, width) features, and bool (items,) which items have at least one token.
     """
     seen = SeenItems(len(items))
-    row_parts, token_parts, weight_parts = [np.empty(0, np.int32)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    item_chunks, token_chunks, weight_chunks = (
+        [np.empty(0, np.int32)],
+        [np.empty(0, np.int64)],
+        [np.empty(0, np.float32)],
+    )
     for chunk in chunks:
         item = items.positions(chunk.ids)
         content = np.zeros(len(item), np.uint64)
@@ -125,12 +158,12 @@ def bag_features(
         np.add.at(content, chunk.row, mixed * np.uint64(0xFF51AFD7ED558CCD))
         new = seen.first_time(chunk, item, content)
         wanted = new[chunk.row] & (chunk.weight > 0)
-        row_parts.append(item[chunk.row[wanted]])
-        token_parts.append(chunk.token[wanted])
-        weight_parts.append(chunk.weight[wanted])
-    row, token = np.concatenate(row_parts), np.concatenate(token_parts)
-    weight = np.concatenate(weight_parts).astype(np.float64)
-    # Sorted vocabulary: the result does not depend on the order of lines or files.
+        item_chunks.append(item[chunk.row[wanted]])
+        token_chunks.append(chunk.token[wanted])
+        weight_chunks.append(chunk.weight[wanted])
+    row, token = np.concatenate(item_chunks), np.concatenate(token_chunks)
+    weight = np.concatenate(weight_chunks).astype(np.float64)
+    # The vocabulary is sorted, so the result does not depend on the order of lines or files.
     if fitted is None:
         fitted = np.ones(len(items), bool)
         vocabulary, column = np.unique(token, return_inverse=True)
@@ -152,50 +185,89 @@ def bag_features(
 
 
 def fill_missing(features: np.ndarray, present: np.ndarray, fitted: np.ndarray | None = None) -> None:
-    """Give items without a modality the column mean of those (that are `fitted`) that have it, in place."""
+    """Give items without a modality the column mean of those with it, in place.
+
+    Args:
+        features: float32 (items, width).
+        present: bool (items,), which items have the modality.
+        fitted: bool (items,), items that the mean is taken over; None for all.
+    """
     known = present if fitted is None else present & fitted
     features[~present] = features[known].mean(axis=0, dtype=np.float64)
 
 
+def feature_files(raw: RawDataset) -> list[Path]:
+    """Return the files of all modalities."""
+    return [path for modality in raw.modalities for path in raw.feature_files(modality.name)]
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Where the features of some items are read from.
+
+    Attributes:
+        raw: The data set.
+        items: The items.
+        bad: Collects bad lines.
+        temp: Folder for temporary files.
+    """
+
+    raw: RawDataset
+    items: IdIndex
+    bad: BadLines
+    temp: Path
+
+
 def reduced_features(
-    raw: RawDataset,
-    modality: Modality,
-    width: int,
-    items: IdIndex,
-    bad: BadLines,
-    temp: Path,
-    fitted: np.ndarray | None = None,
+    source: FeatureSource, modality: Modality, width: int, fitted: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and presence of one modality, as `dense_features` and `bag_features` give them."""
-    chunks = raw.read_features(modality.name, bad)
+    """Read and reduce one modality.
+
+    Args:
+        source: The items and their files.
+        modality: The modality.
+        width: Number of columns of the result.
+        fitted: bool (items,), items to fit on; None for all.
+
+    Returns:
+        float32 (items, width) features, and bool (items,) which items have them.
+    """
+    chunks = source.raw.read_features(modality.name, source.bad)
     if modality.kind == "dense":
         dense = (chunk for chunk in chunks if isinstance(chunk, DenseChunk))
-        return dense_features(dense, items, modality, width, temp, fitted)
-    return bag_features((chunk for chunk in chunks if isinstance(chunk, BagChunk)), items, width, fitted)
+        return dense_features(dense, source.items, modality, width, source.temp, fitted)
+    return bag_features((chunk for chunk in chunks if isinstance(chunk, BagChunk)), source.items, width, fitted)
 
 
 def modality_features(
-    raw: RawDataset, modality: Modality, width: int, items: IdIndex, names: np.ndarray, bad: BadLines, temp: Path
+    source: FeatureSource, modality: Modality, width: int, names: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Features and presence of one modality; None, with a word on why, where no item has it.
+    """Read and reduce one modality, fill in missing items, and print a summary.
 
     Args:
-        names: the items' ids as the raw files write them.
+        source: The items and their files.
+        modality: The modality.
+        width: Number of columns of the result.
+        names: (items,), ids as the raw files write them.
+
+    Returns:
+        As `reduced_features`; None, after a warning, if no item has the modality.
     """
-    if not raw.feature_files(modality.name):
-        tell = note if modality.optional else warn
-        tell(f"{raw.name}: {modality.name} is left out, no file of it in {raw.folder}")
+    raw, name = source.raw, modality.name
+    if not raw.feature_files(name):
+        report = note if modality.optional else warn
+        report(f"{raw.name}: {name} is left out: no {name} file in {raw.folder}")
         return None
-    features, present = reduced_features(raw, modality, width, items, bad, temp)
-    few = raw.few_have_it(modality.name, present, names)
+    features, present = reduced_features(source, modality, width)
+    few = raw.few_have_it(name, present, names)
     if few:
         warn(few)
     if not present.any():
-        warn(f"{raw.name}: {modality.name} is left out, no kept item has it")
+        warn(f"{raw.name}: {name} is left out: no kept item has it")
         return None
     fill_missing(features, present)
-    if features.shape[1] < width and not (modality.at_most and width == modality.width):
-        warn(f"{raw.name}: {modality.name} has {features.shape[1]} columns, the data give no {width}")
-    share = present.mean()
-    note(f"{raw.name}: {modality.name} {features.shape[1]} columns, {share:.1%} of {len(items):,} items have it")
+    columns = features.shape[1]
+    if columns < width and not (modality.at_most and width == modality.width):
+        warn(f"{raw.name}: {name} has {columns} columns instead of {width}, because the data allow no more")
+    note(f"{raw.name}: {name} {columns} columns, {present.mean():.1%} of {len(source.items):,} items have it")
     return features, present

@@ -15,7 +15,7 @@ from mma4ctr.features.behavioral.columns import GROUPS, INPUT_GROUPS, Lookup, Pa
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.features.behavioral.signals import TrainingRows
-from mma4ctr.features.feature_matrix import Pairs, StepInputs, columns_made, drawn, rows_in_blocks
+from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
 from mma4ctr.features.scaling import Scaling, fit_scaling
 from mma4ctr.features.variants import MADE_BY, variant_kind
 from mma4ctr.runtime.console import unknown_name
@@ -28,9 +28,14 @@ PAIRS_AT_A_TIME = 1 << 16
 
 
 def user_part(inputs: StepInputs, modalities: tuple[str, ...]) -> np.ndarray:
-    """float32 (blocks * users, width): the user embeddings of the modalities side by side.
+    """Concatenate the user embeddings of the modalities; with embedding length 0, use the user's index instead.
 
-    With embedding length 0 it is one column, the user's index.
+    Args:
+        inputs: The outputs of steps 1 to 3.
+        modalities: The modalities of the variant.
+
+    Returns:
+        float32 (blocks * users, width).
     """
     users = len(inputs.data.user_ids)
     if not inputs.embedding.settings["length"]:
@@ -119,13 +124,23 @@ def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], block: np.ndarr
 
 
 def vectors_of(table: PairTable) -> tuple[np.ndarray, np.ndarray]:
-    """A table's vectors with their blocks one below the other, as `Pairs` has them."""
+    """Stack the blocks of a table's vectors, in the shapes of `Pairs`."""
     user, item = table.user, table.item
     return user.reshape(-1, *user.shape[2:]), item.reshape(-1, item.shape[2])
 
 
 def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, method: str) -> Scaling:
-    """`fit_scaling` for the columns of pairs on the training rows (rows,), which are made in parts."""
+    """Fit the scaling of pair columns on the training rows, computed in chunks.
+
+    Args:
+        pairs: The unscaled columns.
+        user_row: int64 (rows,), table rows of the users of the training rows.
+        item_row: int64 (rows,), table rows of their items.
+        method: `zscore` or `minmax`.
+
+    Returns:
+        The scaling.
+    """
     count, columns = 0, pairs.width
     total, squares = np.zeros(columns), np.zeros(columns)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
@@ -137,7 +152,7 @@ def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, m
         squares += (made**2).sum(axis=0)
         low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
     mean = total / count
-    return Scaling.between(low, high) if method == "minmax" else Scaling.about(mean, squares / count - mean**2)
+    return Scaling.between(low, high) if method == "minmax" else Scaling.standard(mean, squares / count - mean**2)
 
 
 @dataclass
@@ -251,8 +266,8 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
             "split": data.artifact.settings["split"],
             "evidence": inputs.embedding.settings["evidence"],
             "folds": inputs.embedding.settings["folds"],
-            **drawn(data.artifact.settings),
-            **columns_made(variant),
+            **negatives_setting(data.artifact.settings),
+            **column_version(variant),
         },
         inputs={
             "interactions": data.artifact.fingerprint,

@@ -1,8 +1,7 @@
-"""From raw item features to a few columns: PCA, TF-IDF with truncated SVD, min-max scaling; and modalities side by side
-or crossed.
+"""Reduce raw item features: PCA, TF-IDF with truncated SVD, and modalities concatenated or crossed.
 
-No function here sees a label. Where rows are `fitted`, a number, the first so many say how all of them are reduced:
-those after them came later.
+No function here uses a label. If `fitted` is given, the reduction is fitted on the first `fitted` rows and applied to
+all; the rows after them are items that came later.
 """
 
 from dataclasses import dataclass
@@ -12,14 +11,18 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg.blas import dsyrk
 
-# The study reduces every item part that is wider to this many columns.
+# Upper limit of the width of the item part, as in the study.
 WIDEST_ITEM_PART = 128
-# Rows that are worked on at a time: what they need in float64 stays in the cache.
+# Rows that are processed at a time; in float64 they stay in the cache.
 ROWS_AT_A_TIME = 1024
 
 
 class Moments:
-    """Column means and covariance of rows that are seen once, in parts, in float64."""
+    """Column means and covariance in float64, computed in one pass over chunks of rows.
+
+    Attributes:
+        rows: Number of rows so far.
+    """
 
     def __init__(self, width: int) -> None:
         self.rows = 0
@@ -29,36 +32,47 @@ class Moments:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Self:
-        """Those of an array (n, width)."""
+        """Compute the moments of an array (n, width)."""
         moments = cls(values.shape[1])
         moments.add(values)
         return moments
 
-    def add(self, part: np.ndarray) -> None:
-        """Take in rows: any float (n, width)."""
-        self.start_from(part)
-        self.include(self.of_part(part))
+    def add(self, chunk: np.ndarray) -> None:
+        """Add rows: any float (n, width)."""
+        self.set_shift(chunk)
+        self.include(self.sums_of(chunk))
 
-    def start_from(self, part: np.ndarray) -> None:
-        """Rows to be near to, the first that there are: products of deviations from a near-mean lose far fewer digits
-        than products of the values.
+    def set_shift(self, chunk: np.ndarray) -> None:
+        """Use the mean of the first rows as the origin of the sums.
+
+        Products of deviations from a near mean lose far fewer digits than products of the values.
+
+        Args:
+            chunk: float (n, width).
         """
-        if self._shift is None and len(part):
-            self._shift = part.mean(axis=0, dtype=np.float64)
+        if self._shift is None and len(chunk):
+            self._shift = chunk.mean(axis=0, dtype=np.float64)
 
-    def of_part(self, part: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-        """What rows (n, width) add, for `include`. Any thread may work it out once `start_from` has been called."""
+    def sums_of(self, chunk: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+        """Compute the sums that a chunk contributes; thread-safe after `set_shift`.
+
+        Args:
+            chunk: float (n, width).
+
+        Returns:
+            The argument of `include`.
+        """
         shift = 0.0 if self._shift is None else self._shift
         total, products = np.zeros_like(self._sum), np.zeros_like(self._products)
-        for start in range(0, len(part), ROWS_AT_A_TIME):
-            deviation = part[start : start + ROWS_AT_A_TIME] - shift
+        for start in range(0, len(chunk), ROWS_AT_A_TIME):
+            deviation = chunk[start : start + ROWS_AT_A_TIME] - shift
             total += deviation.sum(axis=0)
             dsyrk(1.0, deviation.T, beta=1.0, c=products, overwrite_c=True)
-        return len(part), total, products
+        return len(chunk), total, products
 
-    def include(self, part: tuple[int, np.ndarray, np.ndarray]) -> None:
-        """Add up; the last digits depend on the order."""
-        rows, total, products = part
+    def include(self, sums: tuple[int, np.ndarray, np.ndarray]) -> None:
+        """Add the sums of a chunk; the last digits depend on the order of the chunks."""
+        rows, total, products = sums
         self.rows += rows
         self._sum += total
         self._products += products
@@ -79,14 +93,19 @@ class Moments:
 
 @dataclass(frozen=True)
 class PCA:
-    """Principal components: mean float64 (d,), components float64 (width, d), largest variance first."""
+    """Principal component analysis.
+
+    Attributes:
+        mean: float64 (d,).
+        components: float64 (width, d), by decreasing variance.
+    """
 
     mean: np.ndarray
     components: np.ndarray
 
     @classmethod
     def fit(cls, moments: Moments, width: int) -> Self:
-        """At most `width` components. The sign is fixed: a component's largest entry is positive."""
+        """Fit at most `width` components; the entry of each with the largest absolute value is positive."""
         _, vectors = np.linalg.eigh(moments.covariance)
         components = vectors.T[::-1][:width]
         largest = np.abs(components).argmax(axis=1)
@@ -94,26 +113,51 @@ class PCA:
         return cls(moments.mean, np.ascontiguousarray(components * signs[:, None]))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
-        """float32 (n, width) coordinates of rows (n, d)."""
+        """Return the coordinates of rows (n, d): float32 (n, width)."""
         projected: np.ndarray = ((values - self.mean) @ self.components.T).astype(np.float32)
         return projected
 
 
 def at_most(values: np.ndarray, width: int, fitted: int | None = None) -> np.ndarray:
-    """An array (n, d) as it is where d <= width, else its first principal components: float32 (n, width)."""
+    """Reduce an array to its first principal components if it has more than `width` columns.
+
+    Args:
+        values: float32 (n, d).
+        width: Upper limit of the number of columns.
+        fitted: Number of first rows to fit on; None for all.
+
+    Returns:
+        float32 (n, min(d, width)).
+    """
     if values.shape[1] <= width:
         return values
     return PCA.fit(Moments.of(values[:fitted]), width).transform(values)
 
 
 def concat(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray:
-    """float32 (items, at most 128): the modalities, each float32 (items, width), side by side."""
+    """Concatenate modalities.
+
+    Args:
+        modalities: float32 (items, width) each.
+        fitted: Number of first items to fit PCA on; None for all.
+
+    Returns:
+        float32 (items, at most 128).
+    """
     parts = [at_most(values, WIDEST_ITEM_PART, fitted) for values in modalities]
     return at_most(np.concatenate(parts, axis=1), WIDEST_ITEM_PART, fitted)
 
 
 def cross(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray:
-    """float32 (items, shortest width): the element-wise product of the modalities, PCA'd to the shortest width."""
+    """Multiply modalities element by element, after PCA to the shortest width.
+
+    Args:
+        modalities: float32 (items, width) each.
+        fitted: Number of first items to fit PCA on; None for all.
+
+    Returns:
+        float32 (items, shortest width).
+    """
     shortest = min(min(values.shape[1] for values in modalities), WIDEST_ITEM_PART)
     product = at_most(modalities[0], shortest, fitted)
     for values in modalities[1:]:
@@ -122,15 +166,18 @@ def cross(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray
 
 
 def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0, fitted: int | None = None) -> np.ndarray:
-    """TF-IDF (smoothed idf, rows of length 1), then truncated SVD.
+    """Compute TF-IDF (smoothed idf, rows of length 1), then a truncated SVD.
 
     Args:
-        counts: weights of tokens, (items, vocabulary); every row has a token, of those that are fitted.
-        width: columns of the result; fewer where items or vocabulary give no more.
+        counts: (items, vocabulary), weights of tokens; every row that is fitted has a token.
+        width: Upper limit of the number of columns.
+        seed: Seed of the randomized SVD.
+        fitted: Number of first items to fit on; None for all.
 
-    Returns: float32 (items, at most width).
+    Returns:
+        float32 (items, min(width, fitted items, vocabulary)).
     """
-    # Half a second to import, which the processes that parse features need not spend.
+    # Importing sklearn takes half a second, which processes that only parse features save.
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfTransformer
 
@@ -138,21 +185,16 @@ def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0, fitted: int 
     weights = TfidfTransformer()
     weighted = weights.fit_transform(known)
     width = min(width, *known.shape)
-    if width == min(known.shape):  # no truncation left: the exact decomposition of a small matrix
+    if width == min(known.shape):  # nothing to truncate: decompose the small matrix exactly
         left, values, directions = np.linalg.svd(weighted.toarray(), full_matrices=False)
         reduced: np.ndarray = left * values
     else:
         decomposition = TruncatedSVD(width, random_state=seed)
-        with np.errstate(divide="ignore", invalid="ignore"):  # shares of a variance of zero, where all rows are equal
+        with np.errstate(
+            divide="ignore", invalid="ignore"
+        ):  # the explained variance ratio is 0 / 0 if all rows are equal
             reduced = decomposition.fit_transform(weighted)
         directions = decomposition.components_
     if later is not None:
         reduced = np.concatenate([reduced, weights.transform(later) @ directions.T])
     return reduced.astype(np.float32)
-
-
-def column_range(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 lowest value of each column and the span of its values; 1 where that is 0."""
-    low, high = values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64)
-    span = high - low
-    return low, np.where(span > 0, span, 1.0)

@@ -1,4 +1,4 @@
-"""Scaling of the columns of a feature matrix: z-score, or min-max as published; fitted on training rows."""
+"""Scaling of the columns of a feature matrix, fitted on the training rows: z-score, or min-max as published."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -10,42 +10,57 @@ SCALINGS = ("zscore", "minmax")
 
 @dataclass(frozen=True)
 class Scaling:
-    """A column's `shift` is subtracted, then it is divided by its `scale`: float64 (width,) each."""
+    """A linear scaling of columns: `(values - shift) / scale`. A constant column is only shifted.
+
+    Attributes:
+        shift: float64 (width,).
+        scale: float64 (width,), without zeros.
+    """
 
     shift: np.ndarray
     scale: np.ndarray
 
     @classmethod
-    def between(cls, low: np.ndarray, high: np.ndarray) -> Self:
-        """From the least and the largest value of each column to 0 ... 1."""
-        spread = high - low
-        return cls(low, np.where(spread > 0, spread, 1.0))
+    def _of(cls, shift: np.ndarray, scale: np.ndarray, constant: np.ndarray) -> Self:
+        return cls(shift, np.where(constant, 1.0, scale))
 
     @classmethod
-    def about(cls, mean: np.ndarray, variance: np.ndarray) -> Self:
-        """To mean 0 and variance 1."""
-        # Rounding leaves a constant column a variance of about its square times 1e-16, not zero.
-        constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
-        return cls(mean, np.sqrt(np.where(constant, 1.0, variance)))
+    def between(cls, low: np.ndarray, high: np.ndarray) -> Self:
+        """Scale columns to 0 ... 1, given their minimum and maximum, float64 (width,) each."""
+        return cls._of(low, high - low, high == low)
 
-    def apply(self, part: np.ndarray) -> np.ndarray:
-        scaled: np.ndarray = ((part - self.shift) / self.scale).astype(np.float32)
+    @classmethod
+    def min_max(cls, values: np.ndarray) -> Self:
+        """Scale the columns of an array, float (rows, width), to 0 ... 1."""
+        return cls.between(values.min(axis=0).astype(np.float64), values.max(axis=0).astype(np.float64))
+
+    @classmethod
+    def standard(cls, mean: np.ndarray, variance: np.ndarray) -> Self:
+        """Scale columns to mean 0 and variance 1, given both, float64 (width,) each."""
+        # Rounding gives a constant column a variance of about its square times 1e-16 instead of 0.
+        constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
+        return cls._of(mean, np.sqrt(np.maximum(variance, 0)), constant)
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """Scale an array (rows, width); returns float32."""
+        scaled: np.ndarray = ((values - self.shift) / self.scale).astype(np.float32)
         return scaled
 
 
-def fit_scaling(part: np.ndarray, times: np.ndarray, method: str) -> Scaling:
-    """Fit on training rows without making them: table row i stands for `times[i]` of them.
+def fit_scaling(table: np.ndarray, times: np.ndarray, method: str) -> Scaling:
+    """Fit a scaling on the training rows without gathering them from the table.
 
     Args:
-        part: float (table rows, width).
-        times: int64 (table rows,), training rows that use each table row.
+        table: float (table rows, width).
+        times: int64 (table rows,), number of training rows that use each table row.
         method: `zscore`, or `minmax` as published.
 
-    A column that is constant on the training rows is only shifted.
+    Returns:
+        The scaling.
     """
     used = times > 0
     if method == "minmax":
-        return Scaling.between(part[used].min(axis=0).astype(np.float64), part[used].max(axis=0).astype(np.float64))
-    values, weights = part[used].astype(np.float64), times[used] / times.sum()
+        return Scaling.min_max(table[used])
+    values, weights = table[used].astype(np.float64), times[used] / times.sum()
     mean = weights @ values
-    return Scaling.about(mean, weights @ (values - mean) ** 2)
+    return Scaling.standard(mean, weights @ (values - mean) ** 2)

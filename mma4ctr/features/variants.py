@@ -1,8 +1,8 @@
-"""Variants: which item features a matrix holds.
+"""Variants: the item features that a matrix contains.
 
-A data set's variants follow from its modalities: each alone, and all pairs, all triples and all of them together,
-concatenated or crossed. This is the one place that makes their names: the modalities' first letters where no two are
-the same (`vat_concat`, `va_cross`), else their names with + between them (`title+tags_cross`); all of more than three
+The variants of a data set follow from its modalities: each alone, and all pairs, all triples and all modalities
+together, concatenated or crossed. Only this module makes their names: first letters of the modalities if these are
+distinct (`vat_concat`, `va_cross`), else the names joined by + (`title+tags_cross`). All of more than three modalities
 are `all_concat` and `all_cross`.
 """
 
@@ -16,14 +16,21 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import Paths
 
 CORE_MODALITIES = ("visual", "acoustic", "textual")
-# What stands for the widest concatenation: of the study's data sets it is vat_concat.
+# Option value for the widest concatenation, which is vat_concat for the study's data sets.
 DEFAULT_VARIANT = "default"
 MIXED = ("concat", "cross")
 
 
 @dataclass(frozen=True)
 class Variants:
-    """The variants of one data set by name, each with its modalities."""
+    """The variants of one data set.
+
+    Attributes:
+        single: Modalities of each single variant, by name.
+        concat: Modalities of each concatenation, by name.
+        cross: Modalities of each cross, by name.
+        optional: Modalities that no concatenation or cross uses.
+    """
 
     single: dict[str, tuple[str, ...]]
     concat: dict[str, tuple[str, ...]]
@@ -32,28 +39,35 @@ class Variants:
 
     @property
     def mixed(self) -> dict[str, tuple[str, ...]]:
+        """Concatenations and crosses."""
         return self.concat | self.cross
 
     @property
     def all(self) -> dict[str, tuple[str, ...]]:
+        """All variants."""
         return self.single | self.mixed
 
     def widest(self, modalities: Iterable[str]) -> str | None:
-        """The concatenation of most of these modalities, the first of equals; where the data set has one modality
-        only, that one; None where nothing can be made.
+        """Find the widest concatenation that the given modalities allow.
+
+        Args:
+            modalities: The modalities that have features.
+
+        Returns:
+            The first of the widest; the single variant if the data set has only one modality; None if none is possible.
         """
-        there = set(modalities)
-        made = [name for name in (self.concat or self.single) if set(self.all[name]) <= there]
-        return max(made, key=lambda name: len(self.all[name])) if made else None
+        available = set(modalities)
+        possible = [name for name in (self.concat or self.single) if set(self.all[name]) <= available]
+        return max(possible, key=lambda name: len(self.all[name])) if possible else None
 
     @property
     def default(self) -> str:
-        """The variant that is taken where none is named."""
+        """The variant that is used if none is named."""
         return str(self.widest(name for names in self.all.values() for name in names))
 
 
 def variants_of(modalities: Sequence[str], optional: Sequence[str] = ()) -> Variants:
-    """The variants of a data set with these modalities; `optional` ones are used alone."""
+    """Return the variants of a data set with these modalities; `optional` ones are single variants only."""
     letters = {name[0].lower() for name in modalities}
 
     def name_of(names: tuple[str, ...]) -> str:
@@ -72,7 +86,7 @@ SINGLE, CONCAT, CROSS = STUDY.single, STUDY.concat, STUDY.cross
 
 
 def variants_for(paths: Paths, task: str) -> Variants:
-    """The variants of a task's data set; raises `UserError` where path.json does not know it."""
+    """Return the variants of a task's data set; raises `UserError` if path.json does not name the data set."""
     dataset, _ = split_task(task)
     if dataset in BUILT_IN:
         return STUDY
@@ -83,16 +97,26 @@ def variants_for(paths: Paths, task: str) -> Variants:
 def chosen_variants(
     asked: list[str], known: Variants, variants: dict[str, tuple[str, ...]], modalities: list[str], task: str
 ) -> list[str]:
-    """The variants of a step that are asked for and whose modalities are there.
+    """Choose the variants that a step makes.
 
-    Variants that lack one are skipped by name; where the default one lacks one, the widest concatenation that can
-    be made takes its place. Raises `UserError` for an unknown name, and where nothing is left.
+    A variant with a missing modality is skipped with a note. If the default variant is skipped, the widest possible
+    concatenation replaces it.
 
     Args:
-        known: all variants of the data set. variants: those of the step.
+        asked: The names that the user gave, `all` or `default` included.
+        known: All variants of the data set.
+        variants: The variants that the step can make.
+        modalities: The modalities that have features.
+        task: The task, for messages.
+
+    Returns:
+        Names of variants.
+
+    Raises:
+        UserError: A name is unknown, or no variant is left.
     """
     if not variants:
-        note(f"{task}: has one modality, so there is nothing to mix")
+        note(f"{task}: has only one modality, so there is nothing to concatenate or cross")
         return []
     if DEFAULT_VARIANT in asked:
         asked = [known.default if name == DEFAULT_VARIANT else name for name in asked]
@@ -105,46 +129,54 @@ def chosen_variants(
         if not missing:
             found.append(name)
         elif "all" not in asked or not set(missing) & set(known.optional):
-            note(f"{task}: {name} is skipped, there is no {' and no '.join(missing)} modality")
+            note(f"{task}: {name} is skipped, because there is no {' and no '.join(missing)} modality")
     if not found and asked == [known.default] and (other := known.widest(modalities)):
         found = [other]
-        note(f"{task}: {other} takes its place")
+        note(f"{task}: using {other} instead")
     if not found:
         raise UserError(
-            f"{task}: {', '.join(asked)}: not to be made from {', '.join(modalities)}; take another --variant"
+            f"{task}: cannot make {', '.join(asked)} from {', '.join(modalities)}; choose another --variant"
         )
     return found
 
 
-def content_modalities(known: Variants, variant: str, there: Sequence[str]) -> tuple[str, ...]:
-    """The modalities that features plus see of a variant: its own; of the widest, the optional ones that are there too,
-    which no concatenation holds.
+def content_modalities(known: Variants, variant: str, available: Sequence[str]) -> tuple[str, ...]:
+    """Return the modalities of the items' content for features plus.
+
+    Args:
+        known: All variants of the data set.
+        variant: The variant.
+        available: The modalities that have features.
+
+    Returns:
+        The modalities of the variant; for the widest variant the optional modalities too.
     """
     modalities = known.all[variant]
-    if variant == known.widest(there):
-        modalities += tuple(other for other in known.optional if other in there)
+    if variant == known.widest(available):
+        modalities += tuple(other for other in known.optional if other in available)
     return modalities
 
 
 FEATURES = ("paper", "plus")
-
-
 MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
 
 
 def split_variant(variant: str) -> tuple[str, str, str]:
-    """`vat_concat.plus-counts` -> (`vat_concat`, `plus`, `counts`); `vat_concat` -> (`vat_concat`, `paper`, ``)."""
+    """Split the name of a matrix into variant, features, and the group that is left out.
+
+    `vat_concat.plus-counts` gives (`vat_concat`, `plus`, `counts`), and `vat_concat` gives (`vat_concat`, `paper`, ``).
+    """
     modalities, dot, features = variant.rpartition(".")
     name, _, without = features.partition("-")
     return (modalities, name, without) if dot and name == "plus" else (variant, "paper", "")
 
 
 def with_features(variant: str, features: str) -> str:
-    """The matrix of a variant with features `paper`, `plus`, or `plus-<group>`: its name."""
+    """Return the name of the matrix of a variant with features `paper`, `plus` or `plus-<group>`."""
     return variant if features == "paper" else f"{variant}.{features}"
 
 
 def variant_kind(variant: str) -> str:
-    """`single`, `concat` or `cross`."""
+    """Return `single`, `concat` or `cross`."""
     kind = split_variant(variant)[0].rpartition("_")[2]
     return kind if kind in MADE_BY else "single"

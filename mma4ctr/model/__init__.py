@@ -1,0 +1,1 @@
+"""The network: training, on one or several processes, and prediction."""

@@ -1,12 +1,11 @@
-"""Items that came after the training rows: no kept row has them, and their features say what they are.
+"""Cold start of items: feature rows for new items, which have features but no kept row.
 
-Step 2 reduces their features as it did those of step 1's items (`--new-items`). What the tables of a matrix would say
-of them follows from these: the item part of the paper's features, and of features plus the content, with the biases and
-counts of an item that nobody has met.
+`preprocess_multimodal.py --new-items` reduces their features. They determine the item part of the paper's features.
+With features plus they determine the content bias and the content factors; the item bias and the counts are those of an
+item without rows.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -14,26 +13,22 @@ from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import item_content
 from mma4ctr.features.behavioral.content_factors import projected
 from mma4ctr.features.feature_matrix import StepInputs
+from mma4ctr.features.new_items import new_items_folder
 from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
 from mma4ctr.features.variants import content_modalities, split_variant, variants_for
 from mma4ctr.runtime.console import warn
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
-from mma4ctr.storage.paths import NEW_ITEMS, Paths
-
-
-def new_items_folder(paths: Paths, dataset: str) -> Path:
-    """Where step 2 leaves their features."""
-    return paths.modal / NEW_ITEMS / dataset
+from mma4ctr.storage.paths import Paths
 
 
 @dataclass(frozen=True)
 class NewItems:
-    """Rows for new items.
+    """Feature rows of new items.
 
     Attributes:
-        names: (n,) ids as the raw files write them.
-        item_part: float32 (n, width), scaled as the matrix is. vectors: by kind of pair table, float32 (n, k);
-            those that their content tells.
+        names: (n,), ids as the raw files write them.
+        item_part: float32 (n, width), scaled as in the matrix.
+        vectors: float32 (n, k) by kind of pair table, for the kinds that content determines.
     """
 
     names: np.ndarray
@@ -42,16 +37,27 @@ class NewItems:
 
 
 def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewItems | None:
-    """The new items that step 2 was asked for, None where there are none; raises `UserError` for damaged ones.
+    """Compute the feature rows of the new items that step 2 has reduced.
 
-    Those of other features than there are now are passed over with a warning.
+    New items that belong to other features than the current ones are ignored with a warning.
+
+    Args:
+        paths: Where to read.
+        inputs: The outputs of steps 1 to 3.
+        matrix: The feature matrix.
+
+    Returns:
+        The new items, or None if there are none.
+
+    Raises:
+        UserError: The features of the new items are damaged.
     """
     folder = new_items_folder(paths, split_task(inputs.task)[0])
     if not (folder / MANIFEST).is_file():
         return None
     artifact = read_artifact(folder, "preprocess_multimodal.py --new-items", dataset=folder.name)
     if artifact.manifest["inputs"]["modalities"] != inputs.modal.fingerprint:
-        warn(f"{folder}: passed over, step 2 has run since; run preprocess_multimodal.py --new-items again")
+        warn(f"{folder}: passed over, because step 2 has run since; run preprocess_multimodal.py --new-items again")
         return None
     names = np.char.decode(artifact.array("item_names"), "utf-8")
     if not len(names):
@@ -71,12 +77,11 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
         return NewItems(names, part, {})
     content = item_content(values, fitted)
     columns = np.zeros((len(names), len(scale)))
-    last = matrix.array("item_part")[-fitted:]
+    last_block = matrix.array("item_part")[-fitted:]
     for place, name in enumerate(matrix.manifest["item_columns"]):
-        if (
-            name.partition(":")[0] == "content-bias"
-        ):  # linear in the content, so the items that have it give the coefficients
-            of_known = last[:, place] * scale[place] + shift[place]
+        if name.partition(":")[0] == "content-bias":
+            # Linear in the content, so least squares on the known items recovers the coefficients.
+            of_known = last_block[:, place] * scale[place] + shift[place]
             coefficients, *_ = np.linalg.lstsq(content[:fitted].astype(np.float64), of_known, rcond=None)
             columns[:, place] = content[fitted:] @ coefficients
     vectors = {}

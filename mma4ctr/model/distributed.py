@@ -1,8 +1,8 @@
-"""One training on several processes, started by torchrun: every rank has the tables, takes its share of each batch, and
-the gradients are summed.
+"""Data-parallel training on several processes, started by torchrun.
 
-The network's gradient is one flat vector, so one all-reduce a step is all that torch's DistributedDataParallel would
-do. Weights and optimizer stay equal on all processes, because they start equal and see the same sums.
+Every rank has the tables and takes its share of each batch; the gradients are summed. The network's gradient is one
+flat vector, so one all-reduce per step does all that torch's DistributedDataParallel would do. Weights and optimizer
+remain equal on all ranks, because they start equal and use the same sums.
 """
 
 import atexit
@@ -19,50 +19,73 @@ from mma4ctr.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train together; alone unless torchrun says otherwise."""
+    """The processes that train together, as seen from one of them.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world: Number of processes.
+    """
 
     rank: int = 0
     world: int = 1
 
     @property
     def first(self) -> bool:
-        """The one that tests, writes and speaks."""
+        """Whether this process evaluates, writes and prints."""
         return self.rank == 0
 
     def share(self, start: int, stop: int) -> slice:
-        """This rank's rows of a batch."""
+        """Return the rows of a batch, from `start` to `stop`, that belong to this rank."""
         cuts = [start + (stop - start) * rank // self.world for rank in (self.rank, self.rank + 1)]
         return slice(*cuts)
 
     def sum_(self, values: torch.Tensor) -> torch.Tensor:
-        """Add up over the processes, in place."""
+        """Sum a tensor over all ranks, in place."""
         if self.world > 1:
             distributed.all_reduce(values)
         return values
 
     def broadcast(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """The numbers that the first rank has; what the others pass counts only as their number."""
+        """Return the first rank's numbers on every rank.
+
+        Args:
+            values: The numbers; on other ranks only their count is used.
+            device: The device of the process group.
+
+        Returns:
+            The numbers of the first rank.
+        """
         if self.world == 1:
             return list(values)
-        told = torch.tensor(values, dtype=torch.float64, device=device)
-        distributed.broadcast(told, src=0)
-        return list(told.tolist())
+        numbers = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.broadcast(numbers, src=0)
+        return list(numbers.tolist())
 
 
 SINGLE_PROCESS = ProcessGroup()
 
 
 def join_process_group(device: torch.device) -> ProcessGroup:
-    """The processes that torchrun has started, connected (nccl on GPUs, gloo on CPUs); alone where it has not."""
-    world = _whole("WORLD_SIZE", 1, 1)
+    """Connect to the processes that torchrun started, by nccl on GPUs and gloo on CPUs.
+
+    Args:
+        device: The device of this process.
+
+    Returns:
+        The process group; a single process if torchrun did not start this one.
+
+    Raises:
+        UserError: The environment variables of torchrun are incomplete or invalid.
+    """
+    world = _integer("WORLD_SIZE", 1, 1)
     if world == 1:
         return SINGLE_PROCESS
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]:
         raise UserError(
-            f"WORLD_SIZE is {world} in the environment, and {' and '.join(missing)} not set; start with torchrun, or "
-            "unset WORLD_SIZE to train alone"
+            f"WORLD_SIZE is {world} in the environment, with {' and '.join(missing)} not set; start with torchrun, or "
+            "unset WORLD_SIZE to train on one process"
         )
-    if _whole("RANK", 0, 0) >= world:
+    if _integer("RANK", 0, 0) >= world:
         raise UserError(
             f"RANK {os.environ['RANK']} is not below WORLD_SIZE {world}; start with torchrun, or unset both"
         )
@@ -75,18 +98,31 @@ def join_process_group(device: torch.device) -> ProcessGroup:
     return processes
 
 
-def _whole(name: str, least: int, default: int) -> int:
-    """A whole number that torchrun sets in the environment; raises `UserError` for anything else there."""
+def _integer(name: str, least: int, default: int) -> int:
+    """Read an integer that torchrun sets in the environment.
+
+    Args:
+        name: The variable.
+        least: Smallest valid value.
+        default: Value if the variable is not set.
+
+    Returns:
+        The integer.
+
+    Raises:
+        UserError: The variable has another value.
+    """
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
         raise UserError(
-            f"{name} is {text!r} in the environment, where torchrun sets a whole number from {least} on; unset it"
+            f"{name} is {text!r} in the environment, but must be an integer of at least {least}; start with torchrun, "
+            "or unset it"
         )
     return int(text)
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Of several GPUs the one of this rank."""
+    """Return this rank's GPU if there are several; otherwise the device itself."""
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", _whole("LOCAL_RANK", 0, 0))
+        return torch.device("cuda", _integer("LOCAL_RANK", 0, 0))
     return device

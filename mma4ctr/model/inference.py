@@ -1,4 +1,4 @@
-"""A trained network at work: test rows for step 5, and any pairs of users and items for whoever uses the model."""
+"""Prediction with a trained network: test rows for step 5, and any pairs of users and items for `--predict`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,19 +27,27 @@ from mma4ctr.storage.delimited import read_tsv
 from mma4ctr.storage.paths import Paths
 from mma4ctr.storage.unchanged import unchanged
 
-# Rows that are scored at a time by one network: on a CPU 4 MB of first-layer outputs, which stay in its cache.
+# Rows that one network scores at a time. On a CPU they have 4 MB of first-layer outputs, which stay in the cache.
 SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
-# Pairs of users and all items that are scored at a time.
+# Pairs that `top_items` scores at a time.
 PAIRS_AT_A_TIME = 1 << 20
 HEADER = b"user\titem\tscore\n"
 
 
 @torch.no_grad()
 def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (rows,), of several networks their mean, and the last hidden layers (rows, networks x width).
+    """Predict rows.
 
-    The first layer is linear in the two parts, so it is multiplied once per user and once per item, not per row; only
-    the columns of a pair are made for each row.
+    The first layer is linear in the two parts, so it is computed once per user and once per item instead of once per
+    row. Only the columns of pairs are computed for each row.
+
+    Args:
+        network: One or several networks.
+        matrix: The feature matrix.
+        rows: The rows.
+
+    Returns:
+        float32 (rows,) logits, the mean over the networks, and float32 (rows, networks * width) last hidden layers.
     """
     weight, device = network.weights[0].flatten(0, 1), rows.label.device
     user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
@@ -58,7 +66,7 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     def score(start: int) -> None:
         chunk = slice(start, start + step)
         both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
-        # Looks ahead in the table and adds while it reads: half the time of two gathers and a sum.
+        # embedding_bag prefetches and adds while it reads: half the time of two gathers and a sum.
         first_layer = functional.embedding_bag(both, halves, mode="sum")
         if matrix.row_features:
             columns = weight.new_empty(len(first_layer), matrix.row_features)
@@ -76,10 +84,17 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
 
 
 def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The rows of a part that `index` is about, an index into them, and what is to be subtracted from it.
+    """Select the rows of a part that an index refers to.
 
-    The range of rows that occur, as test rows see one block of the user part; the rows themselves where that range is
-    far longer than `index`.
+    This is a range of rows, since test rows use one block of the user part. If the range is far longer than the index,
+    it is the distinct rows.
+
+    Args:
+        part: (table rows, width).
+        index: int64 (rows,).
+
+    Returns:
+        The selected rows, an index into them, and an offset to subtract from that index.
     """
     low, high = (int(index.min()), int(index.max())) if len(index) else (0, -1)
     if high - low < 2 * len(index):
@@ -89,18 +104,26 @@ def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def _one_core_each(work: Callable[[int], None], items: Iterable[int]) -> None:
-    """Spread items over threads that use one core each.
+    """Process items in threads that use one core each.
 
-    torch splits every operation over the cores and waits for them; whole chunks need no waiting, and numpy's tanh
-    would leave all cores but one idle.
+    torch would split every operation over the cores and wait for all of them, and numpy's tanh uses only one core.
+    Threads that process whole chunks do not wait for each other.
     """
-    with torch_threads(1) as cores, ThreadPoolExecutor(cores) as pool:  # the threads started here take them over
+    with torch_threads(1) as cores, ThreadPoolExecutor(cores) as pool:  # threads started here inherit the setting
         list(pool.map(work, items))
 
 
-def _stand_in(rows: torch.Tensor, artifact: Artifact, part: str) -> torch.Tensor:
-    """(1, width): the row of a user or an item of whom nothing is known. Of features plus, it is that of one without
-    any training row, whose columns were 0 before they were scaled; else the mean of the `rows`.
+def _unknown_row(rows: torch.Tensor, artifact: Artifact, part: str) -> torch.Tensor:
+    """Return the features of an unknown user or item.
+
+    Args:
+        rows: float32 (n, width), the part of the known ones.
+        artifact: The feature matrix.
+        part: `user` or `item`.
+
+    Returns:
+        float32 (1, width): with features plus those of one without training rows, whose unscaled columns are 0; with
+        the paper's features the mean of `rows`.
     """
     if split_variant(artifact.settings["variant"])[1] == "paper":
         return rows.mean(dim=0, keepdim=True)
@@ -110,12 +133,13 @@ def _stand_in(rows: torch.Tensor, artifact: Artifact, part: str) -> torch.Tensor
 
 @dataclass(frozen=True)
 class Scorer:
-    """A run of mlp.py, ready for pairs.
+    """A trained run of mlp.py that can score any pairs.
 
     Attributes:
-        network: its weights. matrix: what all training rows say of each user and item, one block, and after the last
-            user and the last item one who stands for whoever is not known.
-        users, items: their ids as the raw files write them, those of new items after the others.
+        network: The network.
+        matrix: The last block of the feature matrix, followed by one row for unknown users and one for unknown items.
+        users: Ids of the users, as the raw files write them.
+        items: Ids of the items, likewise, new items last.
     """
 
     network: Network
@@ -124,8 +148,8 @@ class Scorer:
     items: pa.Array
 
     def score(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """float32 (pairs,): probabilities for int64 positions of users and items."""
-        # One user after the other finds the user's vectors in the cache: a tenth to a fifth more pairs a second.
+        """Predict the probabilities of pairs, float32 (pairs,), given int64 positions of users and items."""
+        # Sorted by user, so that the user's vectors stay in the cache: 10 to 20 % more pairs a second.
         users, order = torch.from_numpy(user).sort()
         items = torch.from_numpy(item)[order]
         rows = RowGroup(order.numpy(), users, items, items, torch.empty(len(user)))
@@ -135,24 +159,24 @@ class Scorer:
 
 
 def positions(ids: pa.Array, known: pa.Array) -> np.ndarray:
-    """int64 (n,): the place of each id among the known ones, their number for one that is not known."""
+    """Return the position of each id among the known ones, int64 (n,); `len(known)` for unknown ids."""
     found: np.ndarray = pc.fill_null(pc.index_in(ids, value_set=known), len(known)).to_numpy(zero_copy_only=False)
     return found.astype(np.int64)
 
 
 def load_network(run: Artifact) -> Network:
-    """The weights of a run; raises `UserError` where they are gone, or not those that were written."""
+    """Load the network of a run; raises `UserError` if its file is missing or damaged."""
     return Network(load_file(run.file("model.safetensors")))
 
 
 def load_scorer(paths: Paths, run: Artifact) -> Scorer:
-    """The network and the tables of a run of mlp.py; raises `UserError` where the matrix has been made anew since."""
+    """Load the network and the tables of a run of mlp.py; raises `UserError` if the matrix has changed since."""
     task, variant = run.settings["task"], run.settings["variant"]
     matrix = load_matrix(paths, task, variant, torch.device("cpu"))
     if run.manifest["inputs"]["matrix"] != matrix.fingerprint:
         raise UserError(
-            f"--run {run.folder.name}: was trained on another matrix than the one now in "
-            f"{paths.matrix / task / variant}; train again with mlp.py, or name a newer run"
+            f"--run {run.folder.name}: was not trained on the matrix that is now in "
+            f"{paths.matrix / task / variant}; train again with mlp.py, or choose a newer run"
         )
     inputs = load_step_inputs(paths, task)
     artifact = read_matrix(paths, task, variant)
@@ -164,8 +188,8 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
         names = pa.concat_arrays([pc.cast(names, pa.string()), pa.array(new.names, pa.string())])
         new_part, vectors_of_new = torch.from_numpy(new.item_part), new.vectors
 
-    def with_others(kind: str, one: Pairs) -> Pairs:
-        """New items have the vectors that their content tells; else they, and who is not known, have vectors of 0."""
+    def extended(kind: str, one: Pairs) -> Pairs:
+        """Append the vectors of new items, 0 if content does not determine them, and vectors of 0 for unknown ids."""
         item_vectors = one.item_vectors[-items:]
         if kind in vectors_of_new:
             item_vectors = torch.cat([item_vectors, torch.from_numpy(vectors_of_new[kind])])
@@ -177,37 +201,46 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
         )
 
     whole = FactorMatrix(
-        torch.cat([user_part, _stand_in(user_part, artifact, "user")]),
-        torch.cat([item_part, new_part, _stand_in(item_part, artifact, "item")]),
+        torch.cat([user_part, _unknown_row(user_part, artifact, "user")]),
+        torch.cat([item_part, new_part, _unknown_row(item_part, artifact, "item")]),
         matrix.train,
         matrix.valid,
         matrix.test,
         matrix.settings,
         matrix.fingerprint,
-        tuple(map(with_others, artifact.manifest.get("pairs", ()), matrix.pairs)),
+        tuple(map(extended, artifact.manifest.get("pairs", ()), matrix.pairs)),
     )
     return Scorer(load_network(run), whole, pa.array(inputs.data.user_names), names)
 
 
 def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
-    """Score a TSV with the columns `user` and `item`, block by block, into a TSV `user item score` in its order.
+    """Score the pairs of a TSV, chunk by chunk, into a TSV with the columns user, item and score.
 
-    Returns: pairs, and how many of them have a user or an item that is not known. Raises `UserError`.
+    Args:
+        scorer: The trained run.
+        pairs: A TSV with the columns `user` and `item`.
+        file: Where to write, in the order of `pairs`.
+
+    Returns:
+        Number of pairs, and number of pairs with an unknown user or item.
+
+    Raises:
+        UserError: The TSV cannot be read.
     """
 
-    def asked(table: pa.Table) -> tuple[Asked, Asked]:
-        return asked_for(table["user"], scorer.users, "user"), asked_for(table["item"], scorer.items, "item")
+    def ids_in(table: pa.Table) -> tuple[IdColumn, IdColumn]:
+        return id_column(table["user"], scorer.users, "user"), id_column(table["item"], scorer.items, "item")
 
     def scored() -> Iterator[tuple[pa.Table, int]]:
-        for user, item in read_tsv(pairs, ("user", "item"), asked, description="scoring"):
+        for user, item in read_tsv(pairs, ("user", "item"), ids_in, description="scoring"):
             missing = int(((user.place == len(scorer.users)) | (item.place == len(scorer.items))).sum())
             yield _scores(user.text, item.text, scorer.score(user.place, item.place)), missing
 
     count = unknown = 0
     with unchanged(lambda: [pairs]) as check:
         file.write(HEADER)
-        # A block is turned into text while the next one is scored.
-        for (table, missing), text in in_order(lambda block: _text(block[0]), scored()):
+        # A chunk is formatted while the next one is scored.
+        for (table, missing), text in in_order(lambda chunk: _text(chunk[0]), scored()):
             file.write(text.result())
             count += len(table)
             unknown += missing
@@ -216,28 +249,39 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Ids of one column of a file: `text` (n,) as they are written, without quotes and blanks around them, and `place`
-    int64 (n,), as `positions` tells it.
+class IdColumn:
+    """The ids in one column of a file.
+
+    Attributes:
+        text: (n,), as in the file, without quotes and surrounding blanks.
+        place: int64 (n,), as `positions` returns it.
     """
 
     text: pa.Array
     place: np.ndarray
 
 
-def asked_for(column: pa.ChunkedArray, known: pa.Array, name: str) -> Asked:
-    """A column of texts as ids, alike where they are written alike: `001` is not 1, and no word is a number.
+def id_column(column: pa.ChunkedArray, known: pa.Array, name: str) -> IdColumn:
+    """Look up a column of ids. Ids are equal only if they are written the same way: `001` is not `1`.
 
     Args:
-        known: integers or strings. Raises `BadLine` for what can be no id.
+        column: strings (n,).
+        known: The known ids, integers or strings.
+        name: Name of the column, for messages.
+
+    Returns:
+        The ids.
+
+    Raises:
+        BadLine: A cell cannot be an id.
     """
     text = pc.utf8_trim_whitespace(column.combine_chunks())
     ids = ids_of(text, name)
     if not pa.types.is_integer(known.type):
-        return Asked(text, positions(text, known))
+        return IdColumn(text, positions(text, known))
     place = positions(pa.array(ids.values), known)
     place[ids.named] = len(known)
-    return Asked(text, place)
+    return IdColumn(text, place)
 
 
 def _scores(user: pa.Array, item: pa.Array, score: np.ndarray) -> pa.Table:
@@ -245,8 +289,10 @@ def _scores(user: pa.Array, item: pa.Array, score: np.ndarray) -> pa.Table:
 
 
 def _text(table: pa.Table) -> pa.Buffer:
-    """The lines of a TSV. A quote within an id stands as it is; an id that starts with one is put in quotes, so that no
-    reader takes it for the beginning of a quoted cell.
+    """Format a table as TSV lines.
+
+    A quote within an id is written unchanged. An id that starts with a quote is quoted, because readers would take the
+    quote for the start of a quoted cell.
     """
     texts = [column for column in table.columns if pa.types.is_string(column.type)]
     if any(pc.any(pc.match_substring(column, '"')).as_py() for column in texts):
@@ -263,19 +309,29 @@ def _cell(text: str) -> str:
 
 
 def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[int, int]:
-    """For each user of a TSV with the column `user` the `count` best of all items, best first, as `score_pairs` writes.
+    """Find the best items for each user of a TSV, best first, and write them as `score_pairs` does.
 
-    Returns: users, and how many of them are not known. Raises `UserError`.
+    Args:
+        scorer: The trained run.
+        users: A TSV with the column `user`.
+        count: Items per user.
+        file: Where to write.
+
+    Returns:
+        Number of users, and number of unknown users.
+
+    Raises:
+        UserError: The TSV cannot be read.
     """
 
-    def asked_users(table: pa.Table) -> Asked:
-        return asked_for(table["user"], scorer.users, "user")
+    def users_in(table: pa.Table) -> IdColumn:
+        return id_column(table["user"], scorer.users, "user")
 
     with unchanged(lambda: [users]) as check:
-        blocks = list(read_tsv(users, ("user",), asked_users, description="users"))
+        columns = list(read_tsv(users, ("user",), users_in, description="users"))
         check()
-    asked = pa.chunked_array([block.text for block in blocks], pa.string()).combine_chunks()
-    place = np.concatenate([np.empty(0, np.int64), *(block.place for block in blocks)])
+    names = pa.chunked_array([column.text for column in columns], pa.string()).combine_chunks()
+    place = np.concatenate([np.empty(0, np.int64), *(column.place for column in columns)])
     items = len(scorer.items)
     count = min(count, items)
     at_a_time = max(1, PAIRS_AT_A_TIME // items)
@@ -286,7 +342,7 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
             score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one))).reshape(-1, items)
             best = np.argsort(-score, axis=1, kind="stable")[:, :count]
             item = scorer.items.take(pa.array(best.ravel()))
-            user = asked[chosen.start : chosen.stop].take(pa.array(np.repeat(np.arange(len(one)), count)))
+            user = names[chosen.start : chosen.stop].take(pa.array(np.repeat(np.arange(len(one)), count)))
             file.write(_text(_scores(user, item, np.take_along_axis(score, best, axis=1).ravel())))
             advance(len(one))
     return len(place), int((place == len(scorer.users)).sum())

@@ -1,5 +1,5 @@
 """A simulated world: raw files in the formats of the real data sets, and the probabilities behind them.
 
-`law` says who sees what and acts on it, `views` what the features show of an item, `wechat` and `tiktok` write
-the raw files. The command is `python -m mma4ctr.simulation`.
+`law` defines users, items, exposures and actions. `views` derives raw features from items. `wechat` and `tiktok` define
+the raw files, and `rows` streams them. The command is `python -m mma4ctr.simulation`.
 """

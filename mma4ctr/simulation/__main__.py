@@ -3,14 +3,15 @@
     python -m mma4ctr.simulation demo --dataset tiktok --rows 400000 --users 1200 --items 8000 --seed 1
 
 writes demo/dataset/TikTok2019ICME/track1/ and demo/path.json. The files have the formats and the quirks of the real
-ones; see mma4ctr/world/law.py for the law behind them. The true probabilities lie in truth/ beside the raw files.
-No step reads them; they tell the best AUC that any model could reach (the oracle AUC).
+ones; see mma4ctr/simulation/law.py for the law behind them. The true probabilities are written to truth/ beside the raw
+files. No step reads them. They give the best AUC that any model could reach, the oracle AUC.
 
-Rows are streamed: memory does not grow with them.
+Rows are streamed, so memory does not grow with their number.
 """
 
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -42,35 +43,59 @@ PATHS = {
 }
 
 
-def write_world(
-    dataset: str,
-    folder: Path,
-    *,
-    rows: int,
-    users: int,
-    items: int,
-    seed: int,
-    real_rates: bool = False,
-    track: str = "track1",
-    features: bool = True,
-) -> int:
-    """Write the raw files of one simulated data set into `folder`; returns the items that have features.
+@dataclass(frozen=True)
+class WorldSettings:
+    """What is to be simulated.
 
-    The folder appears under its name when everything is written. Raises `UserError` where something that is no
-    simulated world stands there.
+    Attributes:
+        dataset: `wechat` or `tiktok`.
+        rows: Number of interactions.
+        users: Number of users.
+        items: Number of items that are shown.
+        seed: Seed of the world.
+        real_rates: Make WeChat actions as rare as in the real data, instead of five times as frequent.
+        track: TikTok's `track1`, or `track2` with faces.
+        features: Write feature files too.
     """
+
+    dataset: str
+    rows: int
+    users: int
+    items: int
+    seed: int
+    real_rates: bool = False
+    track: str = "track1"
+    features: bool = True
+
+
+def write_world(settings: WorldSettings, folder: Path) -> int:
+    """Write the raw files of one simulated data set.
+
+    The folder gets its name only when everything is written.
+
+    Args:
+        settings: What to simulate.
+        folder: Where to write.
+
+    Returns:
+        Number of items with features.
+
+    Raises:
+        UserError: The folder contains anything else than a simulated world.
+    """
+    dataset, users, items, seed = settings.dataset, settings.users, settings.items, settings.seed
     check_simulated(folder)
     module = wechat if dataset == "wechat" else tiktok
-    ratios = module.REAL_NEGATIVES_PER_POSITIVE if real_rates else module.NEGATIVES_PER_POSITIVE
+    ratios = module.REAL_NEGATIVES_PER_POSITIVE if settings.real_rates else module.NEGATIVES_PER_POSITIVE
     law = make_world(ratios, users=users, items=items, seed=seed)
-    world = wechat.WeChatWorld(law, seed) if dataset == "wechat" else tiktok.TikTokWorld(law, seed, track)
+    world = wechat.WeChatWorld(law, seed) if dataset == "wechat" else tiktok.TikTokWorld(law, seed, settings.track)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         building = start_building(folder, remove_simulated)
         try:
-            write_rows(world, building, rows, "," if dataset == "wechat" else "\t")
-            with_features = world.write_features(building) if features else 0
-            made = {"dataset": dataset, "rows": rows, "users": users, "items": items, "seed": seed}
+            write_rows(world, building, settings.rows, "," if dataset == "wechat" else "\t")
+            with_features = world.write_features(building) if settings.features else 0
+            made = {"dataset": dataset, "rows": settings.rows, "users": users, "items": items, "seed": seed}
             made |= {"ratios": dict(ratios), "files": sorted(_files_in(building) - {UNDER_CONSTRUCTION})}
             write_file(building / TRUTH / MARK, orjson.dumps(made, option=orjson.OPT_INDENT_2))
             check_simulated(folder)
@@ -81,16 +106,16 @@ def write_world(
 
 
 def _files_in(folder: Path) -> set[str]:
-    """The files and links below a folder, from it on."""
+    """Return the files and links below a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
 
 
 def check_simulated(folder: Path) -> None:
-    """Demand that nothing but a simulated world is in a folder; raises `UserError`."""
+    """Raise `UserError` if a folder contains anything else than a simulated world."""
     if not folder.exists() and not folder.is_symlink():
         return
     if folder.is_symlink() or not folder.is_dir():
-        raise UserError(f"{folder}: is no folder, and the simulated files go there; name another folder")
+        raise UserError(f"{folder}: not a folder, so no files can be written there; choose another")
     try:
         known = {*orjson.loads((folder / TRUTH / MARK).read_bytes())["files"], f"{TRUTH}/{MARK}"}
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
@@ -98,35 +123,38 @@ def check_simulated(folder: Path) -> None:
     other = _files_in(folder) - known
     if other:
         raise UserError(
-            f"{folder}: holds {min(other)!r}, which is no file of the simulated world there; move it, or name another "
-            "folder"
+            f"{folder}: contains {min(other)!r}, which is not a file of the simulated world; move it, or choose "
+            "another folder"
         )
 
 
 def remove_simulated(folder: Path) -> None:
-    """Remove a simulated world that was replaced; where other files are in its folder, nothing."""
+    """Remove a simulated world that was replaced, unless its folder contains other files."""
     with suppress(UserError):
         check_simulated(folder)
         shutil.rmtree(folder)
 
 
 def main() -> None:
+    """Run the command."""
     options = parser(__doc__, paths=False)
-    options.add_argument("folder", type=Path, help="where to write; made where it is not there")
+    options.add_argument("folder", type=Path, help="where to write; created if missing")
     options.add_argument(
-        "--dataset", nargs="+", choices=("wechat", "tiktok"), default=["wechat", "tiktok"], help="which"
+        "--dataset", nargs="+", choices=("wechat", "tiktok"), default=["wechat", "tiktok"], help="data sets to simulate"
     )
-    options.add_argument("--rows", type=whole_number(1000), default=400_000, help="interactions")
-    options.add_argument("--users", type=whole_number(10), default=1200, help="users")
-    options.add_argument("--items", type=whole_number(50), default=8000, help="items that are shown")
-    options.add_argument("--seed", type=seed_number, default=0, help="another seed is another world")
+    options.add_argument("--rows", type=whole_number(1000), default=400_000, help="number of interactions")
+    options.add_argument("--users", type=whole_number(10), default=1200, help="number of users")
+    options.add_argument("--items", type=whole_number(50), default=8000, help="number of items that are shown")
+    options.add_argument("--seed", type=seed_number, default=0, help="seed of the simulated world")
     options.add_argument(
         "--real-rates",
         action="store_true",
-        help="WeChat actions as rare as in life; without it they are five times as frequent, so that few rows do",
+        help="make WeChat actions as rare as in the real data; the default is five times as frequent",
     )
-    options.add_argument("--track", choices=("track1", "track2"), default="track1", help="TikTok; track2 has faces")
-    options.add_argument("--no-features", action="store_true", help="interactions only")
+    options.add_argument(
+        "--track", choices=("track1", "track2"), default="track1", help="TikTok track; track2 has faces"
+    )
+    options.add_argument("--no-features", action="store_true", help="write interactions only")
     arguments = options.parse_args()
 
     watch = Stopwatch()
@@ -136,9 +164,8 @@ def main() -> None:
     for dataset in arguments.dataset:
         where = folder / PATHS["dataset_path"]
         where = where / wechat.FOLDER if dataset == "wechat" else where / tiktok.FOLDER / arguments.track
-        items = write_world(
+        settings = WorldSettings(
             dataset,
-            where,
             rows=arguments.rows,
             users=arguments.users,
             items=arguments.items,
@@ -147,6 +174,7 @@ def main() -> None:
             track=arguments.track,
             features=not arguments.no_features,
         )
+        items = write_world(settings, where)
         note(
             f"simulated {where}: {arguments.rows:,} rows, features of {items:,} items, {watch.seconds:.1f} s, "
             f"peak memory {peak_memory_mb():,.0f} MB"

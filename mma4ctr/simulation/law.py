@@ -1,10 +1,10 @@
-"""The law of the simulated world: who is shown what, and with which probability they act on it.
+"""The law of the simulated world: which items users are shown, and the probability that they act on them.
 
-    P(action) = sigmoid(target offset + user rate + item quality + user taste(t) . item taste)
+    P(action) = sigmoid(target offset + user bias + item quality + user factors(t) . item factors)
 
-Tastes have 16 dimensions and come from a mixture of topics. Time t runs from 0 to 1; a user's taste drifts along a
-straight line with it. What is shown depends on popularity (Zipf) and taste, so shown items are biased. A tenth of
-the items appears only in the last tenth of the time.
+The 16 factors come from a mixture of topics. Time t runs from 0 to 1, and a user's factors drift along a straight line.
+Exposure depends on popularity (Zipf) and on the factors, so the shown items are a biased sample. A tenth of the items
+appears only in the last tenth of the time.
 """
 
 from collections.abc import Mapping
@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-TASTE_WIDTH = 16
+FACTORS_WIDTH = 16
 TOPICS = 40
-# Spread of the parts of the logit over users or items.
-RATE_SPREAD = 1.0
-OWN_RATE_SPREAD = 0.4  # of one target, beside the rate that a user has for all of them
+# Standard deviations of the terms of the logit over users or items.
+BIAS_SPREAD = 1.0
+TARGET_BIAS_SPREAD = 0.4  # of a user's bias for one target, added to the bias that all targets share
 QUALITY_SPREAD = 0.6
-DRIFT = 0.35  # of a taste component, from t = 0 to 1, relative to the component's own spread
-# Exposure: so many candidates by popularity, of which taste chooses one.
+DRIFT = 0.35  # of a user factor, from t = 0 to 1, relative to its standard deviation
+# Exposure: candidates drawn by popularity, one of which the factors choose.
 CANDIDATES = 3
-TASTE_IN_EXPOSURE = 0.7
+FACTORS_IN_EXPOSURE = 0.7
 ACTIVITY_SPREAD = 0.8
 ZIPF = 0.8
-LATE = 0.1
+LATE = 0.1  # share of the items that appears only in the last share of the time
 CALIBRATION_ROWS = 200_000
 
 
@@ -34,18 +34,24 @@ class World:
     """Everything that is drawn once, before any row.
 
     Attributes:
-        taste, drift: float32 (users, 16), at t = 0.5, and its change from t = 0 to 1.
-        rate: float32 (targets, users), with the target's offset in it.
-        item_taste: float32 (items, 16). quality: float32 (items,). topic: int64 (items,). late: bool (items,).
-        user_table, item_table: int32, a draw of an entry is a draw of a user by activity, an item by popularity.
-        early: entries of `item_table` from the front that are no late items.
+        targets: Names of the targets.
+        user_factors: float32 (users, 16), at t = 0.5.
+        drift: float32 (users, 16), change of the user factors from t = 0 to 1.
+        user_bias: float32 (targets, users), including the target's offset.
+        item_factors: float32 (items, 16).
+        quality: float32 (items,).
+        topic: int64 (items,).
+        late: bool (items,), items that appear only in the last tenth of the time.
+        user_table: int32; a uniformly drawn entry is a user drawn by activity.
+        item_table: int32; a uniformly drawn entry is an item drawn by popularity. Late items are at the end.
+        early: Number of entries of `item_table` before the late items.
     """
 
     targets: tuple[str, ...]
-    taste: np.ndarray
+    user_factors: np.ndarray
     drift: np.ndarray
-    rate: np.ndarray
-    item_taste: np.ndarray
+    user_bias: np.ndarray
+    item_factors: np.ndarray
     quality: np.ndarray
     topic: np.ndarray
     late: np.ndarray
@@ -55,32 +61,44 @@ class World:
 
 
 def drawing_table(weights: np.ndarray) -> np.ndarray:
-    """int32: each index as often as its share of the weights, so that one random number draws by weight."""
+    """Return an int32 table in which each index has its share of the weights, so a uniform draw is a weighted draw."""
     size = min(1 << 26, max(1 << 20, 1 << int(8 * len(weights)).bit_length()))
     bounds = np.cumsum(weights)
     return np.searchsorted(bounds / bounds[-1], (np.arange(size) + 0.5) / size).astype(np.int32)
 
 
 def make_world(negatives_per_positive: Mapping[str, float], *, users: int, items: int, seed: int) -> World:
-    """Draw users and items, and find the offset that gives each target its negatives per positive."""
+    """Draw users and items, and find the offset that gives each target its negatives per positive.
+
+    Args:
+        negatives_per_positive: By target.
+        users: Number of users.
+        items: Number of items.
+        seed: Seed of the world.
+
+    Returns:
+        The world.
+    """
     rng = np.random.default_rng([seed, 0])
-    centres = rng.standard_normal((TOPICS, TASTE_WIDTH))
+    centres = rng.standard_normal((TOPICS, FACTORS_WIDTH))
     topic = rng.choice(TOPICS, items, p=rng.dirichlet(np.full(TOPICS, 3.0)))
-    item_taste = 0.5 * (0.8 * centres[topic] + 0.6 * rng.standard_normal((items, TASTE_WIDTH)))
+    item_factors = 0.5 * (0.8 * centres[topic] + 0.6 * rng.standard_normal((items, FACTORS_WIDTH)))
     liked = centres[rng.integers(TOPICS, size=(users, 3))].mean(axis=1) * np.sqrt(3)
-    taste = 0.5 * (0.8 * liked + 0.6 * rng.standard_normal((users, TASTE_WIDTH)))
+    user_factors = 0.5 * (0.8 * liked + 0.6 * rng.standard_normal((users, FACTORS_WIDTH)))
     late = np.zeros(items, bool)
     late[rng.permutation(items)[: round(LATE * items)]] = True
     popularity = rng.permutation(1.0 / np.arange(1, items + 1) ** ZIPF)
-    order = np.argsort(late, kind="stable")  # late items stand at the end of the table
+    order = np.argsort(late, kind="stable")  # late items at the end of the table
     item_table = order[drawing_table(popularity[order])].astype(np.int32)
-    base = RATE_SPREAD * rng.standard_normal(users)
+    base = BIAS_SPREAD * rng.standard_normal(users)
     world = World(
         targets=tuple(negatives_per_positive),
-        taste=taste.astype(np.float32),
-        drift=(DRIFT * 0.5 * rng.standard_normal((users, TASTE_WIDTH))).astype(np.float32),
-        rate=(base + OWN_RATE_SPREAD * rng.standard_normal((len(negatives_per_positive), users))).astype(np.float32),
-        item_taste=item_taste.astype(np.float32),
+        user_factors=user_factors.astype(np.float32),
+        drift=(DRIFT * 0.5 * rng.standard_normal((users, FACTORS_WIDTH))).astype(np.float32),
+        user_bias=(base + TARGET_BIAS_SPREAD * rng.standard_normal((len(negatives_per_positive), users))).astype(
+            np.float32
+        ),
+        item_factors=item_factors.astype(np.float32),
         quality=(QUALITY_SPREAD * rng.standard_normal(items)).astype(np.float32),
         topic=topic,
         late=late,
@@ -93,21 +111,21 @@ def make_world(negatives_per_positive: Mapping[str, float], *, users: int, items
     for number, (logit, ratio) in enumerate(
         zip(logits(world, user, item, t), negatives_per_positive.values(), strict=True)
     ):
-        world.rate[number] += offset_for(logit, 1 / (1 + ratio))
+        world.user_bias[number] += offset_for(logit, 1 / (1 + ratio))
     return world
 
 
 def draw_exposures(world: World, t: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Who is shown what at each time t (rows,): int32 users and items (rows,)."""
+    """Draw an int32 user and item (rows,) for each time t (rows,)."""
     rows = len(t)
     user = world.user_table[rng.integers(len(world.user_table), size=rows)]
-    taste = taste_at(world, user, t)
+    factors = user_factors_at(world, user, t)
     reachable = np.where(t < 1 - LATE, world.early, len(world.item_table))
     best, item = np.full(rows, -np.inf, np.float32), np.zeros(rows, np.int32)
     for _ in range(CANDIDATES):
         candidate = world.item_table[(rng.random(rows) * reachable).astype(np.int64)]
-        probability = TASTE_IN_EXPOSURE * dot(taste, world.item_taste[candidate])
-        # Gumbel noise: a draw by softmax. A float32 exponential can be zero.
+        probability = FACTORS_IN_EXPOSURE * dot(factors, world.item_factors[candidate])
+        # Adding Gumbel noise and taking the maximum draws by softmax. A float32 exponential can be zero.
         probability -= np.log(np.maximum(rng.standard_exponential(rows, np.float32), np.float32(1e-9)))
         better = probability > best
         np.copyto(best, probability, where=better)
@@ -115,29 +133,29 @@ def draw_exposures(world: World, t: np.ndarray, rng: np.random.Generator) -> tup
     return user, item
 
 
-def taste_at(world: World, user: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """float32 (rows, 16): the users' tastes at their times."""
-    taste = world.drift[user]
-    taste *= (t - 0.5).astype(np.float32)[:, None]
-    taste += world.taste[user]
-    return taste
+def user_factors_at(world: World, user: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Return the factors of the users at the given times: float32 (rows, 16)."""
+    factors = world.drift[user]
+    factors *= (t - 0.5).astype(np.float32)[:, None]
+    factors += world.user_factors[user]
+    return factors
 
 
 def dot(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Row by row inner products of two float32 (rows, k)."""
+    """Return the inner products of the rows of two arrays (rows, k): float32 (rows,)."""
     product: np.ndarray = np.einsum("ij,ij->i", left, right)
     return product
 
 
 def logits(world: World, user: np.ndarray, item: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """float32 (targets, rows): the logit of each target's probability."""
-    shared = dot(taste_at(world, user, t), world.item_taste[item]) + world.quality[item]
-    made: np.ndarray = world.rate[:, user] + shared
+    """Return the logit of each target's probability: float32 (targets, rows)."""
+    shared = dot(user_factors_at(world, user, t), world.item_factors[item]) + world.quality[item]
+    made: np.ndarray = world.user_bias[:, user] + shared
     return made
 
 
 def offset_for(logit: np.ndarray, share: float) -> float:
-    """The number to add to all logits so that their mean probability is `share`, by bisection."""
+    """Return the number that, added to all logits, makes their mean probability `share`; found by bisection."""
     low, high = -40.0, 40.0
     for _ in range(60):
         middle = (low + high) / 2

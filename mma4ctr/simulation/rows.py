@@ -1,4 +1,4 @@
-"""Interaction files and the truth beside them, streamed in chunks that several threads draw."""
+"""Write interaction files and the true probabilities, in chunks that several threads draw."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,35 +15,44 @@ from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.parallel import in_order
 
 CHUNK_ROWS = 1 << 17
-COPIED = 0.001
+COPIED = 0.001  # share of rows that are exact copies of the row before
 
-# The true probabilities lie beside the raw files; no step reads them.
+# Folder of the true probabilities, beside the raw files. No step reads it.
 TRUTH = "truth"
 FILE_NAME = "probabilities.parquet"
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows: the raw columns, what identifies them, and the true probability of each target."""
+    """Some rows of the interaction file.
+
+    Attributes:
+        columns: The raw columns by name.
+        keys: The columns that identify a row: user, item and time.
+        probability: The true probability of each target.
+    """
 
     columns: dict[str, np.ndarray]
     keys: dict[str, np.ndarray]
     probability: dict[str, np.ndarray]
 
 
-class Rows(Protocol):
-    """A simulated data set, as `write_rows` needs it."""
+class SimulatedLog(Protocol):
+    """The interface that `write_rows` needs of a simulated data set."""
 
     header: list[str] | None
 
-    def rows(self, number: int, start: int, stop: int, total: int) -> Chunk: ...
-    def file_name(self) -> str: ...
+    def rows(self, number: int, start: int, stop: int, total: int) -> Chunk:
+        """Draw rows `start` to `stop` of `total`, which are chunk `number`."""
+
+    def file_name(self) -> str:
+        """Return the name of the interaction file."""
 
 
 def copy_some_rows(
     columns: dict[str, np.ndarray], probability: dict[str, np.ndarray], rng: np.random.Generator
 ) -> None:
-    """Make a few rows exact copies of the rows before them, as real logs have them; in place."""
+    """Make a few rows exact copies of the rows before them, as in real logs; in place."""
     rows = len(next(iter(columns.values())))
     copies = np.flatnonzero(rng.random(rows) < COPIED)
     copies = copies[copies > 0]
@@ -52,7 +61,7 @@ def copy_some_rows(
             values[copies] = values[copies - 1]
 
 
-def write_rows(simulated: Rows, folder: Path, rows: int, delimiter: str) -> None:
+def write_rows(simulated: SimulatedLog, folder: Path, rows: int, delimiter: str) -> None:
     """Write the interaction file and `truth/probabilities.parquet`."""
     bounds = range(0, rows, CHUNK_ROWS)
 

@@ -1,4 +1,4 @@
-"""Simulated TikTok files: `final_<track>_train.txt`, video and audio vectors, titles, faces (track2)."""
+"""Simulated TikTok files: `final_<track>_train.txt`, video and audio vectors, titles, and faces (track2)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +18,10 @@ NEGATIVES_PER_POSITIVE = {"like": 61.28, "finish": 2.53}
 REAL_NEGATIVES_PER_POSITIVE = NEGATIVES_PER_POSITIVE
 FOLDER = "TikTok2019ICME"
 VECTOR_WIDTH = 128
-VIDEO_PARTS, AUDIO_PARTS = 11, 4
+VIDEO_FILES, AUDIO_FILES = 11, 4
 ITEMS_AT_A_TIME = 8192
 FIRST_TIME, SPAN = 53_000_000_000, 60 * 86_400
-# Shares of the items: shown without features, with an empty and with a cut vector, with features but never shown.
+# Shares of the items: shown without features, empty vector, truncated vector, features but never shown.
 NO_FEATURES, EMPTY, SHORT, UNSEEN = 0.01, 0.02, 0.01, 0.5
 
 
@@ -32,10 +32,10 @@ class TikTokWorld:
 
     def __init__(self, world: World, seed: int, track: str) -> None:
         rng = np.random.default_rng([seed, 1])
-        users, items = len(world.taste), len(world.item_taste)
+        users, items = len(world.user_factors), len(world.item_factors)
         self.world, self.seed, self.track = world, seed, track
         self.user_ids = rng.permutation(users).astype(np.int64)
-        # Ids from a wider range than there are items, as in life.
+        # Ids from a range wider than the number of items, as in the real data.
         self.all_items = rng.permutation(round(items * (1 + UNSEEN)) * 2)[: round(items * (1 + UNSEEN))].astype(
             np.int64
         )
@@ -48,10 +48,11 @@ class TikTokWorld:
         self.device = rng.integers(75_000, size=users)
 
     def file_name(self) -> str:
+        """Return the name of the interaction file."""
         return f"final_{self.track}_train.txt"
 
     def rows(self, number: int, start: int, stop: int, total: int) -> Chunk:
-        """Rows `start` to `stop` of the file, in no order of time, with their true probabilities."""
+        """Draw rows `start` to `stop` of the file, in random order of time, with their true probabilities."""
         rng = np.random.default_rng([self.seed, 2, number])
         count = stop - start
         second = rng.integers(SPAN, size=count)
@@ -81,7 +82,7 @@ class TikTokWorld:
         )
 
     def write_features(self, folder: Path) -> int:
-        """Write every feature file; returns the number of items with features."""
+        """Write every feature file and return the number of items with features."""
         rng = np.random.default_rng([self.seed, 3])
         catalogue = make_catalogue(self.world, self.all_items, rng, without=NO_FEATURES)
         views = {
@@ -89,48 +90,50 @@ class TikTokWorld:
             "acoustic": VectorView([self.seed, 5], VECTOR_WIDTH, directions=6, noise=1.5),
         }
         title = TextView([self.seed, 6], 130_000, directions=8)
-        parts = {"visual": VIDEO_PARTS, "acoustic": AUDIO_PARTS} if self.track == "track1" else {}
+        counts = {"visual": VIDEO_FILES, "acoustic": AUDIO_FILES} if self.track == "track1" else {}
         items = len(catalogue.ids)
         with progress("tiktok: features", items) as advance:
             files = {
-                modality: _PartFiles(folder, self.track, FILE_STEMS[modality], parts.get(modality, 0), items)
+                modality: _NumberedFiles(folder, self.track, FILE_STEMS[modality], counts.get(modality, 0), items)
                 for modality in (*VECTOR_KEYS, "textual", *(("face",) if self.track == "track2" else ()))
             }
-            for part, start in enumerate(range(0, items, ITEMS_AT_A_TIME)):
+            for chunk, start in enumerate(range(0, items, ITEMS_AT_A_TIME)):
                 here = slice(start, start + ITEMS_AT_A_TIME)
-                ids, taste = catalogue.ids[here], catalogue.taste[here]
+                ids, factors = catalogue.ids[here], catalogue.factors[here]
                 for modality, key in VECTOR_KEYS.items():
-                    files[modality].send(vector_lines(ids, views[modality].vectors(taste, part), key, rng))
-                files["textual"].send(title_lines(ids, title.bags(taste, 8, part, longest=60, empty=0.1)))
+                    files[modality].write(vector_lines(ids, views[modality].vectors(factors, chunk), key, rng))
+                files["textual"].write(title_lines(ids, title.bags(factors, 8, chunk, longest=60, empty=0.1)))
                 if "face" in files:
-                    files["face"].send(face_lines(ids, taste, rng))
+                    files["face"].write(face_lines(ids, factors, rng))
                 advance(len(ids))
             for file in files.values():
                 file.close()
         return items
 
 
-class _PartFiles:
-    """Lines that go to one file, or in equal shares to files numbered from 1."""
+class _NumberedFiles:
+    """Writes lines to one file, or in equal shares to files numbered from 1."""
 
-    def __init__(self, folder: Path, track: str, stem: str, parts: int, lines: int) -> None:
-        names = [f"{track}_{stem}_part{n}.txt" for n in range(1, parts + 1)] or [f"{track}_{stem}.txt"]
+    def __init__(self, folder: Path, track: str, stem: str, files: int, lines: int) -> None:
+        names = [f"{track}_{stem}_part{n}.txt" for n in range(1, files + 1)] or [f"{track}_{stem}.txt"]
         self._files = [(folder / name).open("wb") for name in names]
         self._per_file = -(-lines // len(names))
         self._written = 0
 
-    def send(self, lines: pa.Array) -> None:
+    def write(self, lines: pa.Array) -> None:
+        """Write lines, moving on to the next file when one is full."""
         for line in lines.to_pylist():
             self._files[self._written // self._per_file].write(line.encode() + b"\n")
             self._written += 1
 
     def close(self) -> None:
+        """Close all files."""
         for file in self._files:
             file.close()
 
 
 def vector_lines(ids: np.ndarray, vectors: np.ndarray, key: str, rng: np.random.Generator) -> pa.Array:
-    """JSON lines; some arrays are empty, some short, and the order of the keys varies."""
+    """Format vectors as JSON lines; some arrays are empty or truncated, and the order of the keys varies."""
     count, width = vectors.shape
     kind = rng.random(count)
     length = np.where(kind < EMPTY, 0, np.where(kind < EMPTY + SHORT, rng.integers(1, width, count), width))
@@ -145,7 +148,7 @@ def vector_lines(ids: np.ndarray, vectors: np.ndarray, key: str, rng: np.random.
 
 
 def title_lines(ids: np.ndarray, titles: Bags) -> pa.Array:
-    """`{"item_id": 5, "title_features": {"12": 1, "7": 2}}` lines."""
+    """Format titles as lines such as `{"item_id": 5, "title_features": {"12": 1, "7": 2}}`."""
     row = np.repeat(np.arange(len(ids)), np.diff(titles.offsets))
     pairs, counts = np.unique(np.stack([row, titles.tokens], axis=1), axis=0, return_counts=True)
     cells = pc.binary_join_element_wise(
@@ -157,12 +160,12 @@ def title_lines(ids: np.ndarray, titles: Bags) -> pa.Array:
     return pc.binary_join_element_wise('{"item_id": ', item, ', "title_features": {', words, "}}", "")
 
 
-def face_lines(ids: np.ndarray, taste: np.ndarray, rng: np.random.Generator) -> pa.Array:
-    """`face_attrs` lines; how many faces there are and what they look like depends on the taste a little."""
-    faces = np.minimum(rng.poisson(np.exp(0.8 * taste[:, 0] - 0.3)), 8)
+def face_lines(ids: np.ndarray, factors: np.ndarray, rng: np.random.Generator) -> pa.Array:
+    """Draw `face_attrs` lines; number and attributes of the faces depend weakly on the item factors."""
+    faces = np.minimum(rng.poisson(np.exp(0.8 * factors[:, 0] - 0.3)), 8)
 
     def lines() -> Iterator[str]:
-        for item, count, vector in zip(ids.tolist(), faces.tolist(), taste.tolist(), strict=True):
+        for item, count, vector in zip(ids.tolist(), faces.tolist(), factors.tolist(), strict=True):
             found = []
             for _ in range(count):
                 x, y, noise, size = rng.random(4).tolist()

@@ -1,7 +1,7 @@
-"""What the raw features show of the items: noisy, partly non-linear views of their taste vectors.
+"""Raw features of the items: noisy, partly non-linear views of the item factors.
 
-Quality is in none of them. Each modality sees other directions of the taste, and text sees it only through the
-topics from whose word distributions its tokens are drawn.
+No feature depends on the item quality. Each modality sees other directions of the factors. Text sees them only through
+the topics whose word distributions its tokens are drawn from.
 """
 
 from dataclasses import dataclass
@@ -10,64 +10,80 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.simulation.law import TASTE_WIDTH, World
+from mma4ctr.simulation.law import FACTORS_WIDTH, World
 
 VIEW_TOPICS = 48
 WORDS_OF_TOPIC = 150
 BACKGROUND_WORDS = 400
 BACKGROUND_SHARE = 0.3
-# How a text divides among the three topics of its item.
+# Shares of a text that come from the three topics of its item.
 TOPIC_SHARES = (0.6, 0.3, 0.1)
 
 
 @dataclass(frozen=True)
 class Bags:
-    """Token lists of some rows: `tokens` (all tokens one after the other), `offsets` (rows + 1,)."""
+    """Token lists of some rows.
+
+    Attributes:
+        tokens: int64 (tokens,), all tokens, row after row.
+        offsets: int64 (rows + 1,), where each row starts.
+    """
 
     tokens: np.ndarray
     offsets: np.ndarray
 
     def lists(self) -> pa.ListArray:
-        """The same as strings in a pyarrow list array."""
+        """Return the tokens as strings in a pyarrow list array."""
         return pa.ListArray.from_arrays(pa.array(self.offsets, pa.int32()), pc.cast(pa.array(self.tokens), pa.string()))
 
 
 class VectorView:
-    """Dense vectors: one half linear in some directions of the taste, one half bent by tanh, both with noise."""
+    """Dense vectors: one half linear in some directions of the factors, one half bent by tanh, both with noise."""
 
     def __init__(self, seed: list[int], width: int, *, directions: int, noise: float) -> None:
         rng = np.random.default_rng(seed)
-        basis = np.linalg.qr(rng.standard_normal((TASTE_WIDTH, TASTE_WIDTH)))[0][:, :directions]
+        basis = np.linalg.qr(rng.standard_normal((FACTORS_WIDTH, FACTORS_WIDTH)))[0][:, :directions]
         self._linear = basis @ rng.standard_normal((directions, width // 2))
         self._bent = basis @ rng.standard_normal((directions, width - width // 2))
         self._noise = noise
         self._seed = seed
 
-    def vectors(self, taste: np.ndarray, part: int) -> np.ndarray:
-        """float32 (rows, width) for taste vectors (rows, 16); `part` numbers the calls, for the noise."""
-        rng = np.random.default_rng([*self._seed, part])
-        straight = taste @ self._linear
-        bent = 2 * np.tanh(taste @ self._bent + 0.5) ** 2 + 0.5 * np.tanh(taste @ self._bent)
+    def vectors(self, factors: np.ndarray, chunk: int) -> np.ndarray:
+        """Return float32 (rows, width) vectors of factors (rows, 16); the noise is seeded by `chunk`."""
+        rng = np.random.default_rng([*self._seed, chunk])
+        straight = factors @ self._linear
+        bent = 2 * np.tanh(factors @ self._bent + 0.5) ** 2 + 0.5 * np.tanh(factors @ self._bent)
         seen = np.concatenate([straight, bent], axis=1)
         made: np.ndarray = (seen + self._noise * rng.standard_normal(seen.shape)).astype(np.float32)
         return made
 
 
 class TextView:
-    """Bags of word ids from topic word distributions; the topics of an item follow from its taste."""
+    """Bags of word ids, drawn from the word distributions of topics that an item's factors determine."""
 
     def __init__(self, seed: list[int], vocabulary: int, *, directions: int, sharpness: float = 3.0) -> None:
         rng = np.random.default_rng(seed)
-        basis = np.linalg.qr(rng.standard_normal((TASTE_WIDTH, TASTE_WIDTH)))[0][:, :directions]
+        basis = np.linalg.qr(rng.standard_normal((FACTORS_WIDTH, FACTORS_WIDTH)))[0][:, :directions]
         self._centres = sharpness * basis @ rng.standard_normal((directions, VIEW_TOPICS)) / np.sqrt(directions)
         self._words = rng.integers(1, vocabulary, (VIEW_TOPICS + 1, max(WORDS_OF_TOPIC, BACKGROUND_WORDS)))
         self._seed = seed
 
-    def bags(self, taste: np.ndarray, mean_length: float, part: int, *, longest: int, empty: float = 0.0) -> Bags:
-        """Draw a text for each taste vector (rows, 16): log-normal lengths, a share of them empty."""
-        rng = np.random.default_rng([*self._seed, part])
-        rows = len(taste)
-        noisy = taste @ self._centres + rng.gumbel(size=(rows, VIEW_TOPICS))
+    def bags(self, factors: np.ndarray, mean_length: float, chunk: int, *, longest: int, empty: float = 0.0) -> Bags:
+        """Draw a text for each item.
+
+        Args:
+            factors: (rows, 16), item factors.
+            mean_length: Mean of the log-normal length.
+            chunk: Seeds the draws of this call.
+            longest: Upper limit of the length.
+            empty: Share of empty texts.
+
+        Returns:
+            The texts.
+        """
+        rng = np.random.default_rng([*self._seed, chunk])
+        rows = len(factors)
+        noisy = factors @ self._centres + rng.gumbel(size=(rows, VIEW_TOPICS))
         topics = np.argsort(-noisy, axis=1)[:, : len(TOPIC_SHARES)]
         spread = 1.0
         length = np.ceil(rng.lognormal(np.log(mean_length) - spread**2 / 2, spread, rows)).astype(np.int64)
@@ -85,7 +101,7 @@ class TextView:
 
 
 def characters_of(words: Bags, vocabulary: int) -> Bags:
-    """The same texts by characters: one or two for each word, always the same for the same word."""
+    """Return the texts as characters: one or two for each word, always the same for one word."""
     first, second = words.tokens * 7 % vocabulary, words.tokens * 13 % vocabulary
     count = 1 + words.tokens % 2
     place = np.cumsum(count) - count
@@ -97,25 +113,37 @@ def characters_of(words: Bags, vocabulary: int) -> Bags:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items that have features: raw ids, tastes and topics; the world's own and some that nobody is shown."""
+    """The items with features: those of the world, and some that are never shown.
+
+    Attributes:
+        ids: int64 (items,), raw ids.
+        factors: float32 (items, 16).
+        topic: int64 (items,).
+    """
 
     ids: np.ndarray
-    taste: np.ndarray
+    factors: np.ndarray
     topic: np.ndarray
 
 
 def make_catalogue(world: World, ids: np.ndarray, rng: np.random.Generator, *, without: float) -> Catalogue:
-    """Features for the world's items but a share `without`, and for the items of `ids` beyond them, shuffled.
+    """Collect the items that get features, in random order.
 
     Args:
-        ids: int64 raw ids; the world's items first.
+        world: The world.
+        ids: int64 raw ids: those of the world's items, then those of items that are never shown.
+        rng: Random generator.
+        without: Share of the world's items that get no features.
+
+    Returns:
+        The items.
     """
-    items = len(world.item_taste)
-    like = rng.integers(items, size=len(ids) - items)  # the taste of unseen items is that of some other item, nearly
-    taste = np.concatenate(
-        [world.item_taste, world.item_taste[like] + 0.3 * rng.standard_normal((len(like), TASTE_WIDTH))]
+    items = len(world.item_factors)
+    like = rng.integers(items, size=len(ids) - items)  # an item that is never shown resembles some shown one
+    factors = np.concatenate(
+        [world.item_factors, world.item_factors[like] + 0.3 * rng.standard_normal((len(like), FACTORS_WIDTH))]
     )
     topic = np.concatenate([world.topic, world.topic[like]])
     kept = rng.permutation(len(ids))
     kept = kept[(kept >= items) | (rng.random(len(ids)) >= without)]
-    return Catalogue(ids[kept], taste[kept].astype(np.float32), topic[kept])
+    return Catalogue(ids[kept], factors[kept].astype(np.float32), topic[kept])

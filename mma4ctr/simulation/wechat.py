@@ -1,4 +1,4 @@
-"""Simulated WeChat files: `user_action.csv`, `feed_info.csv`, `feed_embeddings.csv`."""
+"""Simulated WeChat files: `user_action.csv`, `feed_info.csv` and `feed_embeddings.csv`."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ REAL_NEGATIVES_PER_POSITIVE = {
     "comment": 2406.0,
     "follow": 1355.0,
 }
-# Actions are five times as frequent as in life, so that a small sample has enough of each.
+# Actions are five times as frequent as in the real data, so that a small sample has enough of each.
 NEGATIVES_PER_POSITIVE = {action: ratio / 5 for action, ratio in REAL_NEGATIVES_PER_POSITIVE.items()}
 FOLDER = "wechat"
 DAYS = 14
@@ -35,9 +35,15 @@ WORDS, CHARACTERS, TAGS, KEYWORDS = 60_000, 8_000, 350, 20_000
 
 
 def click_probability(probability: dict[str, np.ndarray]) -> np.ndarray:
-    """Float (rows,): the probability of a weighted click from those of the actions, which are independent.
+    """Compute the probability of a weighted click from those of the independent actions.
 
     The distribution of the weighted sum is built up action by action.
+
+    Args:
+        probability: float (rows,) of each action.
+
+    Returns:
+        float (rows,).
     """
     total = sum(CLICK_WEIGHTS.values())
     rows = len(next(iter(probability.values())))
@@ -57,7 +63,7 @@ class WeChatWorld:
 
     def __init__(self, world: World, seed: int) -> None:
         rng = np.random.default_rng([seed, 1])
-        users, items = len(world.taste), len(world.item_taste)
+        users, items = len(world.user_factors), len(world.item_factors)
         self.world, self.seed = world, seed
         self.user_ids = rng.permutation(users * 12)[:users].astype(np.int64)
         every = round(items * (1 + UNSEEN))
@@ -67,10 +73,11 @@ class WeChatWorld:
         self.seconds = np.maximum(3, rng.lognormal(3.2, 0.6, every)).astype(np.int64)
 
     def file_name(self) -> str:
+        """Return the name of the interaction file."""
         return "user_action.csv"
 
     def rows(self, number: int, start: int, stop: int, total: int) -> Chunk:
-        """Rows `start` to `stop` of the file, which is in order of time; taste drifts from day to day."""
+        """Draw rows `start` to `stop` of the file, which is in order of time; user factors drift from day to day."""
         rng = np.random.default_rng([self.seed, 2, number])
         place = np.arange(start, stop) / total
         day = (1 + np.floor(place * DAYS)).astype(np.int64)
@@ -100,7 +107,7 @@ class WeChatWorld:
         )
 
     def write_features(self, folder: Path) -> int:
-        """Write `feed_info.csv` and `feed_embeddings.csv`; returns the number of items with features."""
+        """Write `feed_info.csv` and `feed_embeddings.csv` and return the number of items with features."""
         rng = np.random.default_rng([self.seed, 3])
         catalogue = make_catalogue(self.world, self.all_items, rng, without=NO_FEATURES)
         ocr = TextView([self.seed, 4], WORDS, directions=10)
@@ -112,13 +119,13 @@ class WeChatWorld:
         items = len(catalogue.ids)
         info, embedding = folder / "feed_info.csv", folder / "feed_embeddings.csv"
         with progress("wechat: features", items) as advance, info.open("wb") as text, embedding.open("wb") as vectors:
-            for part, start in enumerate(range(0, items, ITEMS_AT_A_TIME)):
+            for chunk, start in enumerate(range(0, items, ITEMS_AT_A_TIME)):
                 here = slice(start, start + ITEMS_AT_A_TIME)
-                options = csv.WriteOptions(include_header=part == 0, quoting_style="none", quoting_header="none")
-                ids, taste, topic = catalogue.ids[here], catalogue.taste[here], catalogue.topic[here]
-                on_screen = ocr.bags(taste, 60, part, longest=5198, empty=0.2)
-                spoken = asr.bags(taste, 50, part, longest=3000, empty=0.3)
-                written = description.bags(taste, 15, part, longest=600, empty=0.05)
+                options = csv.WriteOptions(include_header=chunk == 0, quoting_style="none", quoting_header="none")
+                ids, factors, topic = catalogue.ids[here], catalogue.factors[here], catalogue.topic[here]
+                on_screen = ocr.bags(factors, 60, chunk, longest=5198, empty=0.2)
+                spoken = asr.bags(factors, 50, chunk, longest=3000, empty=0.3)
+                written = description.bags(factors, 15, chunk, longest=600, empty=0.05)
                 columns = {
                     "feedid": pa.array(ids),
                     "authorid": pa.array(topic * 40 + rng.integers(40, size=len(ids))),
@@ -126,14 +133,14 @@ class WeChatWorld:
                     **_texts(on_screen, spoken, written, rng),
                     "bgm_song_id": _some_as_float(topic * 300 + rng.integers(60, size=len(ids)), rng),
                     "bgm_singer_id": _some_as_float(topic * 200 + rng.integers(20, size=len(ids)), rng),
-                    "manual_keyword_list": _joined(keywords.bags(taste, 3, part, longest=12, empty=0.4), ";"),
-                    "machine_keyword_list": _joined(keywords.bags(taste, 5, part, longest=16, empty=0.2), ";"),
-                    "manual_tag_list": _joined(tags.bags(taste, 2, part, longest=11, empty=0.3), ";"),
-                    "machine_tag_list": _machine_tags(tags.bags(taste, 5, part, longest=14, empty=0.1), rng),
+                    "manual_keyword_list": _joined(keywords.bags(factors, 3, chunk, longest=12, empty=0.4), ";"),
+                    "machine_keyword_list": _joined(keywords.bags(factors, 5, chunk, longest=16, empty=0.2), ";"),
+                    "manual_tag_list": _joined(tags.bags(factors, 2, chunk, longest=11, empty=0.3), ";"),
+                    "machine_tag_list": _machine_tags(tags.bags(factors, 5, chunk, longest=14, empty=0.1), rng),
                 }
                 table = pa.table(columns)
                 csv.write_csv(table, text, options)
-                cells = np.round(fused.vectors(taste, part), 4)
+                cells = np.round(fused.vectors(factors, chunk), 4)
                 numbers = pc.cast(pa.array(cells.ravel()), pa.string())
                 offsets = np.arange(len(ids) + 1) * EMBEDDING_WIDTH
                 joined = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), numbers), " ")
@@ -149,7 +156,7 @@ def _joined(bags: Bags, separator: str) -> pa.Array:
 
 
 def _texts(on_screen: Bags, spoken: Bags, written: Bags, rng: np.random.Generator) -> dict[str, pa.Array]:
-    """Words and characters of each text; of some only the characters are known."""
+    """Return words and characters of each text; some texts have characters only."""
     made: dict[str, pa.Array] = {}
     for name, words in (("description", written), ("ocr", on_screen), ("asr", spoken)):
         no_words = pa.array(rng.random(len(words.offsets) - 1) < 0.1)
@@ -159,14 +166,14 @@ def _texts(on_screen: Bags, spoken: Bags, written: Bags, rng: np.random.Generato
 
 
 def _some_as_float(ids: np.ndarray, rng: np.random.Generator) -> pa.Array:
-    """Ids as text: half of them with `.0`, some empty."""
+    """Format ids as text: half of them with `.0`, some empty."""
     text = pc.cast(pa.array(ids), pa.string())
     text = pc.if_else(pa.array(rng.random(len(ids)) < 0.5), pc.binary_join_element_wise(text, "0", "."), text)
     return pc.if_else(pa.array(rng.random(len(ids)) < 0.4), "", text)
 
 
 def _machine_tags(bags: Bags, rng: np.random.Generator) -> pa.Array:
-    """`id probability;id probability`."""
+    """Format tags with random probabilities as `id probability;id probability`."""
     sure = np.round(rng.beta(2, 1.2, len(bags.tokens)), 6)
     cells = pc.binary_join_element_wise(
         pc.cast(pa.array(bags.tokens), pa.string()), pc.cast(pa.array(sure), pa.string()), " "

@@ -222,6 +222,94 @@ def row_codes(rows: TrainingRows, inputs: LogInputs, user: np.ndarray, item: np.
     return found
 
 
+class _Blocks:
+    """The tables of all blocks, while they are made one after the other."""
+
+    def __init__(
+        self,
+        rows: TrainingRows,
+        labels: Mapping[str, np.ndarray],
+        modalities: Sequence[np.ndarray],
+        inputs: LogInputs,
+    ) -> None:
+        self.rows, self.labels, self.inputs = rows, labels, inputs
+        self.content = item_content(modalities)
+        item = inputs.item.categories
+        self.sides = Side(rows.users, inputs.user.categories), Side(rows.items, item, self.content)
+        self.context = {name: codes[rows.place] for name, codes in inputs.context.items()}
+        self.codes = row_codes(rows, inputs, rows.all_users, rows.all_items)
+        self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
+        self.effects: dict[str, list[Effects]] = {target: [] for target in labels}
+        self.rates: dict[str, list[np.ndarray]] = {name: [] for name in ("user", "item", *self.rated)}
+        self.looked_up: list[list[np.ndarray]] = [[] for _ in self.codes]
+        self.content_vectors: list[Vectors] = []
+        self.label_vectors: list[Vectors] = []
+        self.exposure_vectors: list[Vectors] = []
+
+    def make(self, block: int) -> np.ndarray:
+        """Make the tables of one block; returns how content determines its vectors, see `PairTable.of_content`."""
+        rows = self.rows
+        seen = rows.without(block)
+        pair = rows.user[seen], rows.item[seen]
+        context = {name: values[seen] for name, values in self.context.items()}
+        labels = {target: label[seen].astype(np.float64) for target, label in self.labels.items()}
+        logits: dict[str, np.ndarray] = {}
+        for target, label in labels.items():
+            found, logits[target] = fit_effects(pair, context, label, self.sides)
+            self.effects[target].append(found)
+        self._rates(seen, list(labels.values()), rows.folds / (rows.folds - 1) if block < rows.folds else 1.0)
+        signals = signals_of(rows, block, self.labels, logits)
+        self.exposure_vectors.append(exposure_factors(signals))
+        if not labels:
+            return np.zeros((0, 0))
+        fitted = ContentFactors(signals, self.content)
+        self.content_vectors.append((fitted.user[:, None], fitted.item))
+        self.label_vectors.append(label_factors(signals))
+        return fitted.directions.of_content
+
+    def _rates(self, seen: np.ndarray, labels: list[np.ndarray], scale: float) -> None:
+        """Make the rates, and the effects that rows look up by context category."""
+        user, item = self.rows.user[seen], self.rows.item[seen]
+        self.rates["user"].append(rates_and_counts(user, self.rows.users, labels, scale))
+        self.rates["item"].append(rates_and_counts(item, self.rows.items, labels, scale))
+        for name in self.rated:
+            category = self.inputs.item.categories[name]
+            table = rates_and_counts(category[item], int(category.max()) + 1, labels, scale)
+            self.rates[name].append(table[category])
+        for one, tables in zip(self.codes, self.looked_up, strict=True):
+            if len(one.keys):
+                codes = one.codes[self.rows.place[seen]].astype(np.int64)
+                tables.append(rates_and_counts(codes, one.size, labels, scale))
+            else:
+                effects = [_padded(found[-1].context[one.name], one.size) for found in self.effects.values()]
+                made = np.stack(effects, axis=1) if effects else np.zeros((one.size, 0))
+                tables.append(made.astype(np.float32))
+
+    def named(self, group: str) -> list[str]:
+        """The names of a group with a column for each target."""
+        return [f"{group}:{target}" for target in self.labels]
+
+    def named_rates(self, group: str, name: str) -> list[str]:
+        """The names of rates and their count."""
+        return [*self.named(f"{group}:{name}"), f"counts:{name}"]
+
+    def stacked(self, part: Callable[[Effects], np.ndarray]) -> list[np.ndarray]:
+        """A column float32 (blocks, size, 1) of each target's effects."""
+        return [np.stack(list(map(part, found)))[:, :, None].astype(np.float32) for found in self.effects.values()]
+
+    def repeated(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers (size, k), the same in all blocks."""
+        return np.broadcast_to(numbers, (self.rows.folds + 1, *numbers.shape))
+
+    def lookups(self) -> list[Lookup]:
+        """The columns that rows look up."""
+        found = []
+        for one, tables in zip(self.codes, self.looked_up, strict=True):
+            names = self.named_rates("pair-rates", one.name) if len(one.keys) else self.named(f"context:{one.name}")
+            found.append(Lookup(one, np.stack(tables), names))
+        return found
+
+
 # With the many small matrices here, two BLAS threads took over three times the processor time of one, and longer.
 @threadpool_limits.wrap(1, user_api="blas")
 def plus_tables(
@@ -238,107 +326,48 @@ def plus_tables(
     Returns:
         The tables of all blocks.
     """
-    content = item_content(modalities)
-    sides = [Side(rows.users, inputs.user.categories), Side(rows.items, inputs.item.categories, content)]
-    context = {name: codes[rows.place] for name, codes in inputs.context.items()}
     used = {name: label for name, label in labels.items() if FEW_POSITIVES <= label.sum() <= len(label) - FEW_POSITIVES}
-    codes = row_codes(rows, inputs, rows.all_users, rows.all_items)
-    looked_up: list[list[np.ndarray]] = [[] for _ in codes]
-    many = [name for name in inputs.item.rated if inputs.item.categories[name].max(initial=0) >= RATES_FROM]
-    rates: dict[str, list[np.ndarray]] = {name: [] for name in ("user", "item", *many)}
-    effects: dict[str, list[Effects]] = {target: [] for target in used}
-    content_vectors: list[Vectors] = []
-    label_vectors: list[Vectors] = []
-    exposure_vectors: list[Vectors] = []
+    blocks = _Blocks(rows, used, modalities, inputs)
     for block in range(rows.folds + 1):
-        seen = rows.without(block)
-        of_block = {name: values[seen] for name, values in context.items()}
-        logits: dict[str, np.ndarray] = {}
-        for target, label in used.items():
-            pair = rows.user[seen], rows.item[seen]
-            found, logits[target] = fit_effects(pair, of_block, label[seen].astype(np.float64), sides)
-            effects[target].append(found)
-        signals = signals_of(rows, block, used, logits)
-        if used:
-            fitted = ContentFactors(signals, content)
-            content_vectors.append((fitted.user[:, None], fitted.item))
-            label_vectors.append(label_factors(signals))
-        exposure_vectors.append(exposure_factors(signals))
-        scale = rows.folds / (rows.folds - 1) if block < rows.folds else 1.0
-        of_labels = [label[seen].astype(np.float64) for label in used.values()]
-        rates["user"].append(rates_and_counts(rows.user[seen], rows.users, of_labels, scale))
-        rates["item"].append(rates_and_counts(rows.item[seen], rows.items, of_labels, scale))
-        for name in many:
-            category = inputs.item.categories[name]
-            table = rates_and_counts(category[rows.item[seen]], int(category.max()) + 1, of_labels, scale)
-            rates[name].append(table[category])
-        for place, one in enumerate(codes):
-            here = one.codes[rows.place[seen]].astype(np.int64)
-            if len(one.keys):
-                looked_up[place].append(rates_and_counts(here, one.size, of_labels, scale))
-            else:
-                columns = [
-                    _padded(effects[target][-1].context[one.name], one.size).astype(np.float32) for target in used
-                ]
-                looked_up[place].append(np.stack(columns, axis=1) if columns else np.zeros((one.size, 0), np.float32))
-
-    def stacked(part: Callable[[Effects], np.ndarray]) -> list[np.ndarray]:
-        return [np.stack([part(one) for one in effects[t]])[:, :, None].astype(np.float32) for t in used]
-
-    def named(group: str) -> list[str]:
-        return [f"{group}:{target}" for target in used]
-
-    def named_rates(group: str, name: str) -> list[str]:
-        return [*named(f"{group}:{name}"), f"counts:{name}"]
-
+        of_content = blocks.make(block)  # new items are scored by the last block
     pairs = []
     if used:
-        table = joined_blocks("content_factors", content_vectors, ["content-factors"])
-        # New items are scored by the last block.
-        pairs.append(replace(table, of_content=fitted.directions.of_content))
-        pairs.append(joined_blocks("label_svd", label_vectors, named("label-svd")))
-    pairs.append(joined_blocks("exposure_svd", exposure_vectors, ["exposure-svd"]))
-    blocks = rows.folds + 1
-
-    def repeated(numbers: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(numbers, (blocks, *numbers.shape))
-
+        table = joined_blocks("content_factors", blocks.content_vectors, ["content-factors"])
+        pairs.append(replace(table, of_content=of_content))
+        pairs.append(joined_blocks("label_svd", blocks.label_vectors, blocks.named("label-svd")))
+    pairs.append(joined_blocks("exposure_svd", blocks.exposure_vectors, ["exposure-svd"]))
     user_columns = [
-        *stacked(lambda one: one.user.total),
-        *stacked(lambda one: one.user.own),
-        np.stack(rates["user"]),
-        repeated(inputs.user.numbers),
+        *blocks.stacked(lambda one: one.user.total),
+        *blocks.stacked(lambda one: one.user.own),
+        np.stack(blocks.rates["user"]),
+        blocks.repeated(inputs.user.numbers),
     ]
     item_columns = [
-        *stacked(lambda one: one.item.total - one.item.content),
-        *stacked(lambda one: one.item.content),
-        *(np.stack(rates[name]) for name in ("item", *many)),
-        repeated(inputs.item.numbers),
+        *blocks.stacked(lambda one: one.item.total - one.item.content),
+        *blocks.stacked(lambda one: one.item.content),
+        *(np.stack(blocks.rates[name]) for name in ("item", *blocks.rated)),
+        blocks.repeated(inputs.item.numbers),
     ]
-    lookups = []
-    for one, tables in zip(codes, looked_up, strict=True):
-        names = named_rates("pair-rates", one.name) if len(one.keys) else named(f"context:{one.name}")
-        lookups.append(Lookup(one, np.stack(tables), names))
     return PlusTables(
         user_columns=np.concatenate(user_columns, axis=2),
         item_columns=np.concatenate(item_columns, axis=2),
         pairs=pairs,
-        lookups=lookups,
+        lookups=blocks.lookups(),
         recency=inputs.recency,
         user_names=[
-            *named("user-bias"),
-            *named("user-own-bias"),
-            *named_rates("rates", "user"),
+            *blocks.named("user-bias"),
+            *blocks.named("user-own-bias"),
+            *blocks.named_rates("rates", "user"),
             *inputs.user.number_names,
         ],
         item_names=[
-            *named("item-bias"),
-            *named("content-bias"),
-            *(name for one in ("item", *many) for name in named_rates("rates", one)),
+            *blocks.named("item-bias"),
+            *blocks.named("content-bias"),
+            *(name for one in ("item", *blocks.rated) for name in blocks.named_rates("rates", one)),
             *inputs.item.number_names,
         ],
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
-        item_effects={target: effects[target][-1] for target in used},
+        item_effects={target: found[-1] for target, found in blocks.effects.items()},
     )
 
 

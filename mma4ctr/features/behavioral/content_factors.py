@@ -32,9 +32,9 @@ FACTORS_WIDTH = 24
 TYPICAL_VARIANCE = 0.05
 # Prior variance of an item's own deviation, where content has variance 1. 0.1 to 0.3 gave the same AUC within 0.0005.
 ITEM_VARIANCE = 0.25
-# At most so many users are used for the directions; the covariance to be estimated has 2,080 entries.
+# Upper limit of the number of users that the directions are estimated from; the covariance has 2,080 entries.
 USERS_FOR_DIRECTIONS = 1 << 14
-# Users or items whose products are in memory at a time (19 MB), and rows.
+# Users or items whose products (19 MB) are in memory at a time, and rows that are processed at a time.
 AT_A_TIME = 1 << 13
 ROWS_AT_A_TIME = 1 << 16
 
@@ -67,15 +67,23 @@ class Directions:
         return np.concatenate([self.axes, -(self.mean @ self.axes)[None]]).astype(np.float32)
 
     def of(self, content: np.ndarray) -> np.ndarray:
-        """float32 (items, k)."""
+        """Return the vectors of items, given their content: float32 (items, k)."""
         return projected(content, self.of_content)
 
 
 def _pair_products(
     sums: tuple[np.ndarray, np.ndarray], weight: np.ndarray, with_themselves: np.ndarray, scale: np.ndarray
 ) -> np.ndarray:
-    """Over users the weighted products of sums (users, width) less those of rows with themselves, in units of `scale`
-    (users,): an estimate of the covariance (width, width) of the user factors.
+    """Estimate the covariance of the user factors from products of different rows of one user.
+
+    Args:
+        sums: float64 (users, width) twice, sums over the rows of each user.
+        weight: float64 (users,), weight of each user.
+        with_themselves: float64 (width, width), weighted products of rows with themselves.
+        scale: float64 (users,), what the products of a user are proportional to.
+
+    Returns:
+        float64 (width, width).
     """
     total = float((weight * scale).sum())
     products = (sums[0].T * weight) @ sums[1] - with_themselves
@@ -83,7 +91,7 @@ def _pair_products(
 
 
 def _moments(vectors: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float64 mean (k,) and covariance (k, k) of vectors float32 (m, k) that stand `times` (m,) each."""
+    """Return mean (k,) and covariance (k, k) in float64 of vectors, float32 (m, k), repeated `times` (m,) each."""
     weight = times / max(times.sum(), 1)
     mean = weighted_sum(vectors, weight)
     return mean, weighted_products(vectors, weight) - np.outer(mean, mean)
@@ -126,7 +134,7 @@ def find_directions(signals: Signals, content: np.ndarray) -> Directions:
     exposure = min(max(together / strength, 0.0), 1.0) if strength > 0 else 0.0
 
     def precision(weight: np.ndarray, scale: np.ndarray) -> float:
-        """One over the variance of an entry of the estimate."""
+        """Return one over the variance of an entry of the estimate."""
         return float((weight * scale**2).sum() ** 2 / max((weight**2 * scale**2).sum(), 1e-300))
 
     sure, sure_of_shown = precision(by_acts**2, known), exposure**4 * precision(by_shown**2, shown)
@@ -144,10 +152,17 @@ def find_directions(signals: Signals, content: np.ndarray) -> Directions:
 
 
 def products_by_index(index: np.ndarray, other: np.ndarray, vectors: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Sums of v v' over the rows of each index from `first` to `last` - 1: float32 (last - first, k, k).
+    """Sum the products v v' over the rows of each index.
 
     Args:
-        index: int64 (n,), in order. other: int64 (n,): which of the vectors, float32 (m, k), a row has.
+        index: int64 (n,), sorted, the user (or item) of each row.
+        other: int64 (n,), the item (or user) of each row.
+        vectors: float32 (m, k), the vectors v of `other`.
+        first: First index.
+        last: One past the last index.
+
+    Returns:
+        float32 (last - first, k, k).
     """
     width = vectors.shape[1]
     start, stop = np.searchsorted(index, [first, last])
@@ -161,36 +176,59 @@ def products_by_index(index: np.ndarray, other: np.ndarray, vectors: np.ndarray,
     return sums
 
 
-def posterior_means(
-    index: np.ndarray,
-    other: np.ndarray,
-    vectors: np.ndarray,
-    *,
-    weight: np.ndarray,
-    gradients: np.ndarray,
-    shown: np.ndarray,
-    covariance: np.ndarray,
-    spread: np.ndarray,
-) -> np.ndarray:
-    """Posterior means of a regression for each index: float32 (size, k).
+@dataclass(frozen=True)
+class Regression:
+    """A Bayesian linear regression for each user (or item): what is known besides the vectors of its rows.
+
+    Attributes:
+        weight: float64 (size,), weight of the products of the rows.
+        gradients: float64 (size, k), gradients of the log-likelihood at 0.
+        exposure_weight: float64 (size,), weight of the exposures.
+        covariance: float64 (k, k), covariance of the vectors that are shown.
+        prior_variance: float64 (k,), variances of the prior, which has mean 0.
+    """
+
+    weight: np.ndarray
+    gradients: np.ndarray
+    exposure_weight: np.ndarray
+    covariance: np.ndarray
+    prior_variance: np.ndarray
+
+
+def posterior_means(index: np.ndarray, other: np.ndarray, vectors: np.ndarray, given: Regression) -> np.ndarray:
+    """Compute the posterior mean of the regression of each user (or item).
 
     Args:
-        index, other, vectors: rows as `products_by_index` takes them.
-        weight: (size,), what a row's product counts for. gradients: (size, k), the log-likelihood's at 0.
-        shown: (size,), what the covariance (k, k) of what is shown counts for.
-        spread: (k,), variances of the prior about 0.
+        index: int64 (n,), sorted, the user (or item) of each row.
+        other: int64 (n,), the item (or user) of each row.
+        vectors: float32 (m, k), the vectors of `other`.
+        given: Weights, gradients and prior.
+
+    Returns:
+        float32 (size, k).
     """
-    means = np.zeros(gradients.shape, np.float32)
-    for first in range(0, len(gradients), AT_A_TIME):
-        last = min(first + AT_A_TIME, len(gradients))
-        precision = products_by_index(index, other, vectors, first, last) * weight[first:last, None, None]
-        precision = precision + shown[first:last, None, None] * covariance + np.diag(1 / spread)
-        means[first:last] = np.linalg.solve(precision, gradients[first:last, :, None])[:, :, 0]
+    means = np.zeros(given.gradients.shape, np.float32)
+    for first in range(0, len(means), AT_A_TIME):
+        last = min(first + AT_A_TIME, len(means))
+        precision = products_by_index(index, other, vectors, first, last) * given.weight[first:last, None, None]
+        precision = precision + given.exposure_weight[first:last, None, None] * given.covariance
+        precision = precision + np.diag(1 / given.prior_variance)
+        means[first:last] = np.linalg.solve(precision, given.gradients[first:last, :, None])[:, :, 0]
     return means
 
 
 def inner_products(left: np.ndarray, right: np.ndarray, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """float64 (n,) of vectors (users, k) and (items, k), for rows (n,)."""
+    """Compute the inner products of user and item vectors.
+
+    Args:
+        left: (users, k).
+        right: (items, k).
+        user: int64 (n,).
+        item: int64 (n,).
+
+    Returns:
+        float64 (n,).
+    """
     made = np.empty(len(user))
     for start in range(0, len(user), ROWS_AT_A_TIME):
         rows = slice(start, start + ROWS_AT_A_TIME)
@@ -216,7 +254,7 @@ class ContentFactors:
         self.directions = find_directions(signals, content)
         of_content = self.directions.of(content)
         self.user = self._users(of_content)
-        self.item = of_content + self._own_of_items(of_content)
+        self.item = of_content + self._deviations(of_content)
         self.user = self._users(self.item)
 
     def _users(self, items: np.ndarray) -> np.ndarray:
@@ -225,18 +263,16 @@ class ContentFactors:
         mean, covariance = _moments(items, self._rows_of_item)
         surplus = self._once @ items - np.outer(self._rows_of_user, mean)
         known = np.bincount(signals.user, signals.hessian_weight, signals.users)
-        return posterior_means(
-            signals.user,
-            signals.item,
-            items,
+        given = Regression(
             weight=known / np.maximum(self._rows_of_user, 1),
             gradients=self._residual @ items + exposure * surplus,
-            shown=exposure**2 * self._rows_of_user,
+            exposure_weight=exposure**2 * self._rows_of_user,
             covariance=covariance,
-            spread=self.directions.variance,
+            prior_variance=self.directions.variance,
         )
+        return posterior_means(signals.user, signals.item, items, given)
 
-    def _own_of_items(self, of_content: np.ndarray) -> np.ndarray:
+    def _deviations(self, of_content: np.ndarray) -> np.ndarray:
         """Deviations of the items from their content, given the user factors."""
         signals, exposure = self._signals, self.directions.exposure
         score = inner_products(self.user, of_content, signals.user, signals.item)
@@ -253,13 +289,11 @@ class ContentFactors:
         order = np.argsort(signals.item, kind="stable")
         known = np.bincount(signals.item, weight, signals.items) / signals.overdispersion
         gradients = signals.table((residual / signals.overdispersion).astype(np.float32)).T @ self.user
-        return posterior_means(
-            signals.item[order],
-            signals.user[order],
-            self.user,
+        given = Regression(
             weight=known / np.maximum(self._rows_of_item, 1),
             gradients=gradients + exposure * surplus,
-            shown=exposure**2 * self._rows_of_item,
+            exposure_weight=exposure**2 * self._rows_of_item,
             covariance=covariance,
-            spread=np.full(self.user.shape[1], ITEM_VARIANCE),
+            prior_variance=np.full(self.user.shape[1], ITEM_VARIANCE),
         )
+        return posterior_means(signals.item[order], signals.user[order], self.user, given)

@@ -92,8 +92,8 @@ class _Effect:
     """One random effect while it is fitted."""
 
     def __init__(self, size: int) -> None:
-        self.value = np.zeros(size)
-        self.weight = np.zeros(size)
+        self.value: np.ndarray = np.zeros(size)
+        self.weight: np.ndarray = np.zeros(size)
         self.variance = FIRST_VARIANCE
 
     def change(self, gradient: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ class _SideFit:
 
     def start_step(self, weight: np.ndarray) -> None:
         """Take the Hessian weights of the rows, float64 (n,)."""
-        self.own.weight = np.bincount(self.index, weight, self.side.size)
+        self.own.weight = np.bincount(self.index, weight, self.side.size).astype(np.float64)
         for name, effect in self.effects.items():
             effect.weight = np.bincount(self.codes[name], self.own.weight, len(effect.value))
         if self.side.content is not None:
@@ -149,7 +149,7 @@ class _SideFit:
 
     def change(self, gradient: np.ndarray) -> np.ndarray:
         """One round over the side's effects, given the rows' gradient float64 (n,); returns each total's change."""
-        sums = np.bincount(self.index, gradient, self.side.size)
+        sums: np.ndarray = np.bincount(self.index, gradient, self.side.size)
         total = np.zeros(self.side.size)
 
         def moved(change: np.ndarray) -> None:
@@ -172,6 +172,7 @@ class _SideFit:
         return total
 
     def result(self) -> SideEffects:
+        """The effects as they stand."""
         total = self.own.value + self.content
         for name, effect in self.effects.items():
             total = total + effect.value[self.codes[name]]
@@ -179,13 +180,32 @@ class _SideFit:
         return SideEffects(self.own.value, values, self.content, self.coefficients, total)
 
 
+class _Rows:
+    """Logit, Hessian weight and gradient of the rows while effects move."""
+
+    def __init__(self, label: np.ndarray, base: float) -> None:
+        self.label = label
+        self.logit = np.full(len(label), base)
+
+    def start_step(self) -> None:
+        """Take weight and gradient at the present logits."""
+        probability = expit(self.logit)
+        self.weight = np.maximum(probability * (1 - probability), SMALLEST_HESSIAN_WEIGHT)
+        self.gradient = self.label - probability
+
+    def move(self, change: np.ndarray | float) -> None:
+        """Change the logits; the gradient follows to first order."""
+        self.logit += change
+        self.gradient -= self.weight * change
+
+
 def fit_effects(
-    rows: tuple[np.ndarray, np.ndarray], context: Mapping[str, np.ndarray], label: np.ndarray, sides: Sequence[Side]
+    index: tuple[np.ndarray, np.ndarray], context: Mapping[str, np.ndarray], label: np.ndarray, sides: Sequence[Side]
 ) -> tuple[Effects, np.ndarray]:
     """Fit all effects.
 
     Args:
-        rows: int (n,) users and int (n,) items.
+        index: int (n,) users and int (n,) items of the rows.
         context: By name, int (n,) codes from 0.
         label: 0/1 (n,).
         sides: The users and the items.
@@ -195,32 +215,23 @@ def fit_effects(
     """
     share = (label.sum() + 0.5) / (len(label) + 1)
     base = float(np.log(share / (1 - share)))
-    logit = np.full(len(label), base)
-    fits = [_SideFit(side, index) for side, index in zip(sides, rows, strict=True)]
+    rows = _Rows(label, base)
+    fits = [_SideFit(side, of_side) for side, of_side in zip(sides, index, strict=True)]
     of_context = {name: _Effect(int(codes.max(initial=0)) + 1) for name, codes in context.items()}
     for _ in range(STEPS):
-        probability = expit(logit)
-        weight = np.maximum(probability * (1 - probability), SMALLEST_HESSIAN_WEIGHT)
-        gradient = label - probability
+        rows.start_step()
         for fit in fits:
-            fit.start_step(weight)
+            fit.start_step(rows.weight)
         for name, effect in of_context.items():
-            effect.weight = np.bincount(context[name], weight, len(effect.value))
-        weights = float(weight.sum())
-
-        def moved(change: np.ndarray) -> None:
-            nonlocal gradient, logit
-            logit += change
-            gradient -= weight * change
-
+            effect.weight = np.bincount(context[name], rows.weight, len(effect.value))
         for _ in range(ROUNDS):
-            step = float(gradient.sum()) / weights
+            step = float(rows.gradient.sum() / rows.weight.sum())
             base += step
-            moved(np.full(len(label), step))
+            rows.move(step)
             for fit in fits:
-                moved(fit.change(gradient)[fit.index])
+                rows.move(fit.change(rows.gradient)[fit.index])
             for name, effect in of_context.items():
-                codes = context[name]
-                moved(effect.change(np.bincount(codes, gradient, len(effect.value)))[codes])
+                sums = np.bincount(context[name], rows.gradient, len(effect.value))
+                rows.move(effect.change(sums)[context[name]])
     user, item = (fit.result() for fit in fits)
-    return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()}), logit
+    return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()}), rows.logit

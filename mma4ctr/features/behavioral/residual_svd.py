@@ -48,16 +48,25 @@ ValuesAndWeights = Callable[[], tuple[np.ndarray, np.ndarray]]
 
 
 def _factors(
-    parts: Sequence[ValuesAndWeights], user: np.ndarray, item: np.ndarray, size: tuple[int, int], skipped: int = 0
+    targets: Sequence[ValuesAndWeights], user: np.ndarray, item: np.ndarray, size: tuple[int, int], skipped: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """float32 vectors of users (users, parts, k) and items (items, k) whose inner products approximate the values of
-    rows (n,).
+    """Compute user and item vectors whose inner products approximate the values of rows.
+
+    Args:
+        targets: Values and weights of the rows for each target.
+        user: int64 (n,).
+        item: int64 (n,).
+        size: Numbers of users and items.
+        skipped: Number of leading singular vectors to leave out.
+
+    Returns:
+        float32 (users, targets, k), and float32 (items, k).
     """
     users, items = size
-    of_item: np.ndarray = FACTORS_PRIOR + np.mean([np.bincount(item, part()[1], items) for part in parts], axis=0)
+    of_item: np.ndarray = FACTORS_PRIOR + np.mean([np.bincount(item, target()[1], items) for target in targets], axis=0)
     tables, of_users = [], []
-    for part in parts:
-        value, weight = part()
+    for target in targets:
+        value, weight = target()
         of_user = FACTORS_PRIOR + np.bincount(user, weight, users)
         tables.append(sparse.csr_matrix((value / np.sqrt(of_user[user] * of_item[item]), (user, item)), shape=size))
         of_users.append(of_user)
@@ -77,10 +86,10 @@ def label_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 (users, targets, k), and float32 (items, k), which the targets share.
     """
-    parts = [
+    targets = [
         partial(logistic_residuals, label, logit) for label, logit in zip(signals.labels, signals.logits, strict=True)
     ]
-    return _factors(parts, signals.user, signals.item, (signals.users, signals.items))
+    return _factors(targets, signals.user, signals.item, (signals.users, signals.items))
 
 
 def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
