@@ -326,8 +326,8 @@ def tokens_of(array: Column, name: str, *, words: bool) -> Tokens:
         return NO_TOKENS
     if is_list(array.type):
         row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-        place, token = _tokens_of_cells(pc.list_flatten(array), name, words=words)
-        return row[place], token
+        cell, token = _tokens_of_cells(pc.list_flatten(array), name, words=words)
+        return row[cell], token
     if pa.types.is_integer(array.type):
         array = pc.cast(array, pa.string())
     if not is_text(array.type):
@@ -337,8 +337,8 @@ def tokens_of(array: Column, name: str, *, words: bool) -> Tokens:
         array = pc.replace_substring_regex(array, _SEPARATORS, " ")
     array = pc.utf8_split_whitespace(array)
     row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-    place, token = _tokens_of_cells(pc.list_flatten(array), name, words=False)
-    return row[place], token
+    cell, token = _tokens_of_cells(pc.list_flatten(array), name, words=False)
+    return row[cell], token
 
 
 @column_reader("tokens", _joined_tokens)

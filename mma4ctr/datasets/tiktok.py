@@ -1,4 +1,4 @@
-"""TikTok (ICME 2019 short video understanding challenge), track1 and track2."""
+"""Reader of TikTok (ICME 2019 short video understanding challenge), track1 and track2."""
 
 import json
 import re
@@ -22,19 +22,21 @@ from mma4ctr.datasets.base import (
     RawDataset,
     hash_rows,
 )
+from mma4ctr.datasets.columns import binary_labels
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Processes, Threads
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import DelimitedText, integer_text
 from mma4ctr.storage.paths import Paths
-from mma4ctr.storage.text_blocks import MANY_BYTES, Block, find_raw_file, parse_blocks
+from mma4ctr.storage.text_blocks import MANY_BYTES, Block, TextLayout, find_raw_file, parse_blocks
 
 COLUMNS = ["uid", "user_city", "item_id", "author_id", "item_city", "channel", "finish", "like", "music_id"]
 COLUMNS += ["device", "time", "duration_time"]
 UNKNOWN = -1
 
-# File stem and key of each dense modality. The study reduces 128 columns to 71 and 10, titles to 22.
+# JSON keys and file names of the modalities. The study reduces visual and acoustic vectors of 128 columns to 71 and 10,
+# and titles to 22.
 VECTOR_KEYS = {"visual": "video_feature_dim_128", "acoustic": "audio_feature_128_dim"}
 FILE_STEMS = {
     "visual": "video_features",
@@ -42,8 +44,10 @@ FILE_STEMS = {
     "textual": "title",
     "face": "face_attrs",
 }
-# Per item: faces, mean gender, mean and largest beauty, mean relative position (x, y, width, height).
+# Per item: number of faces, mean gender, mean and maximum beauty, mean relative position (x, y, width, height).
 FACE_WIDTH = 8
+TRAIN_LAYOUT = TextLayout()
+JSON_LAYOUT = TextLayout(closed_by_newline=False)  # truncated JSON does not parse
 
 
 class TikTok(RawDataset):
@@ -63,8 +67,18 @@ class TikTok(RawDataset):
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
-        """The data set that path.json names: the folder of the tracks, or of the files of one track; None where the
-        folder is not there. Raises `UserError` where it is another one."""
+        """Find the folder of a track: a subfolder of the path in path.json, or that folder itself.
+
+        Args:
+            paths: the folders.
+            track: name of the track; None: the first one found.
+
+        Returns:
+            The data set, or None if the folder does not exist.
+
+        Raises:
+            UserError: The folder has no files of a track.
+        """
         if not paths.tiktok.is_dir():
             return None
         names = (track,) if track else cls.tracks
@@ -79,6 +93,7 @@ class TikTok(RawDataset):
         raise UserError(f"{paths.tiktok}: has no folder {wanted} and no {files}; put the TikTok files of a track there")
 
     def interaction_files(self) -> list[Path]:
+        """See `RawDataset`."""
         name = _interaction_file(self.track or self.tracks[0])
         path = find_raw_file(self.folder, name)
         if path is None:
@@ -89,6 +104,7 @@ class TikTok(RawDataset):
         return integer_text(self.interaction_files()[0], COLUMNS, columns, delimiter="\t", quoted=False)
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `RawDataset`."""
         text = self._rows_of(["uid"])
 
         def parse(data: bytes, _block: Block) -> tuple[np.ndarray, np.ndarray]:
@@ -98,18 +114,16 @@ class TikTok(RawDataset):
             return users[known], rows[known]
 
         yield from parse_blocks(
-            self.interaction_files()[0], parse, bad, description="tiktok: counting", workers=self.workers
+            self.interaction_files()[0], parse, bad, TRAIN_LAYOUT, description="tiktok: counting", workers=self.workers
         )
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
+        """See `RawDataset`."""
         text = self._rows_of(COLUMNS)
 
         def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
-            for target in self.targets:
-                low, high = pc.min_max(table[target]).as_py().values()
-                if low is not None and (low < 0 or high > 1):
-                    raise BadLine(f"column {target}: {low if low < 0 else high} where 0 or 1 is expected")
+            labels = {target: binary_labels(table[target].to_numpy(), target) for target in self.targets}
             user = kept.positions(table["uid"].to_numpy())
             rows = np.flatnonzero((user >= 0) & (table["item_id"].to_numpy() != UNKNOWN))
             column = {name: table[name].to_numpy()[rows] for name in COLUMNS}
@@ -118,15 +132,16 @@ class TikTok(RawDataset):
                 item=column["item_id"],
                 device=column["device"],
                 time=column["time"],
-                labels={target: column[target].astype(np.uint8) for target in self.targets},
+                labels={target: label[rows] for target, label in labels.items()},
                 row_hash=hash_rows(list(column.values())),
             )
 
         yield from parse_blocks(
-            self.interaction_files()[0], parse, bad, description="tiktok: reading", workers=self.workers
+            self.interaction_files()[0], parse, bad, TRAIN_LAYOUT, description="tiktok: reading", workers=self.workers
         )
 
     def feature_files(self, modality: str) -> list[Path]:
+        """See `RawDataset`."""
         stem = f"{self.track}_{FILE_STEMS[modality]}"
         single = find_raw_file(self.folder, f"{stem}.txt")
         if single:
@@ -136,21 +151,22 @@ class TikTok(RawDataset):
         return [path for name in numbered if (path := find_raw_file(self.folder, name))]
 
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
+        """See `RawDataset`."""
         files = self.feature_files(modality)
         with ExitStack() as opened:
             workers = self.workers
             large = sum(path.stat().st_size for path in files) > MANY_BYTES
             if large and modality not in VECTOR_KEYS and isinstance(workers, Threads):
-                # Titles and faces are taken apart in Python, which threads do not speed up.
+                # Titles and faces are parsed in Python, which threads do not speed up.
                 workers = opened.enter_context(Processes())
             for path in files:
                 yield from parse_blocks(
                     path,
                     _feature_parser(modality, compiled=large),
                     bad,
+                    JSON_LAYOUT,
                     description=f"tiktok: {modality}",
                     workers=workers,
-                    closed_by_newline=False,  # JSON that was cut does not parse
                 )
 
 
@@ -168,16 +184,24 @@ _thread = threading.local()
 
 
 def _parser() -> Any:
-    """This thread's parser: simdjson's is not to be shared."""
+    """Return this thread's parser; a simdjson parser cannot be shared between threads."""
     if not hasattr(_thread, "parser"):
         _thread.parser = simdjson.Parser()
     return _thread.parser
 
 
 def parse_vectors(data: bytes, block: Block, key: str, width: int, *, compiled: bool = False) -> DenseChunk:
-    """JSON lines with one array of numbers each; raises `BadLine`.
+    """Parse JSON lines with one array of numbers each.
 
-    `compiled`: try the usual lines with the compiled parser first, which takes some tenths of a second to load.
+    Args:
+        data: whole lines.
+        block: the block that they are from.
+        key: the key of the array.
+        width: maximum length of an array.
+        compiled: try the compiled parser of `json_vectors` first; it takes some tenths of a second to load.
+
+    Raises:
+        BadLine: A line is malformed, or an array is too long or contains something else than numbers.
     """
     found = None
     if compiled:
@@ -188,18 +212,25 @@ def parse_vectors(data: bytes, block: Block, key: str, width: int, *, compiled: 
     if found is None:
         return _line_by_line(data, block, key, width)
     ids, values, length = found
-    if not np.isfinite(values).all():
-        raise BadLine(f"{key} holds a number that float32 cannot hold")
+    _check_finite(values, key)
     return DenseChunk(block, ids, values, length, np.arange(len(ids)))
 
 
+def _check_finite(values: np.ndarray, key: str) -> None:
+    if not np.isfinite(values).all():
+        raise BadLine(f"{key} contains a number beyond the range of float32")
+
+
 def _all_at_once(data: bytes, key: str, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Ids, values and lengths of lines that are as they should be, parsed as one array of objects; None where any is
-    not, for `_line_by_line` to say what is wrong."""
+    """Parse well-formed lines as one JSON array of objects.
+
+    Returns:
+        Ids, values and lengths, or None if a line is not well-formed; `_line_by_line` then finds the error.
+    """
     text = np.frombuffer(b"[" + data.rstrip(b"\n") + b"]", np.uint8).copy()
     breaks = text == ord("\n")
     lines = int(np.count_nonzero(breaks)) + 1
-    if int(np.count_nonzero(text == ord("["))) != lines + 1:  # an array in each line, and ours
+    if int(np.count_nonzero(text == ord("["))) != lines + 1:  # one array per line, and the enclosing one
         return None
     text[breaks] = ord(",")
     ids, arrays = [], []
@@ -214,80 +245,84 @@ def _all_at_once(data: bytes, key: str, width: int) -> tuple[np.ndarray, np.ndar
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         return None
     finally:
-        item = objects = None  # the parser is free again only when nothing refers to its document
+        item = objects = None  # the parser can be reused only when no reference to its document is left
     if len(ids) != lines or any(type(item_id) is not int for item_id in ids):
         return None
     length = np.fromiter((memoryview(array).nbytes // 8 for array in arrays), np.int32, lines)
     if length.max() > width or not -(2**63) <= min(ids) <= max(ids) < 2**63:
         return None
     values = np.zeros((lines, width), np.float32)
-    with np.errstate(over="ignore"):  # looked for by the caller
+    with np.errstate(over="ignore"):  # checked by the caller
         values[np.arange(width) < length[:, None]] = np.frombuffer(b"".join(arrays))
     return np.array(ids, np.int64), values, length
 
 
 def _line_by_line(data: bytes, block: Block, key: str, width: int) -> DenseChunk:
-    """The same for lines of which one may be wrong; raises `BadLine`."""
-    parser = _parser()
+    """Parse lines one by one; raises `BadLine` for the first that is malformed."""
     lines = list(_numbered_lines(data))
     ids = np.zeros(len(lines), np.int64)
     values = np.zeros((len(lines), width), np.float32)
     length = np.zeros(len(lines), np.int32)
     for row, (_, line) in enumerate(lines):
-        try:
-            item = parser.parse(line)
-            if not isinstance(item, simdjson.Object):
-                raise BadLine("not a JSON object")
-            # Two keys and one opening bracket: the usual line. Anything else is looked at more closely.
-            if len(item) != 2 or line.count(b"[") != 1:
-                _check_object(orjson.loads(line), len(item), key)
-            ids[row] = _item_id(item["item_id"])
-            array = item[key]
-            if not isinstance(array, simdjson.Array):
-                raise BadLine(f"{key} is not an array")
-            vector = np.frombuffer(array.as_buffer(of_type="d"))
-            if len(vector) > width:
-                raise BadLine(f"{key} has {len(vector)} numbers, at most {width} are expected")
-            with np.errstate(over="ignore"):  # looked for below, for all lines at once
-                values[row, : len(vector)] = vector
-            length[row] = len(vector)
-        except KeyError:
-            raise BadLine(f"needs the keys item_id and {key}") from None
-        except TypeError:
-            raise BadLine(f"{key} holds something that is not a number") from None
-        except BadLine:
-            raise
-        except (ValueError, RuntimeError):
-            raise BadLine("broken JSON") from None
-        finally:
-            item = array = None  # the parser is free again only when nothing refers to its document
-    if not np.isfinite(values).all():
-        raise BadLine(f"{key} holds a number that float32 cannot hold")
+        ids[row], vector = _item_vector(line, key)
+        if len(vector) > width:
+            raise BadLine(f"{key} has {len(vector)} numbers, at most {width} are expected")
+        with np.errstate(over="ignore"):  # checked below, for all lines at once
+            values[row, : len(vector)] = vector
+        length[row] = len(vector)
+    _check_finite(values, key)
     return DenseChunk(block, ids, values, length, np.array([number for number, _ in lines], np.int64))
 
 
+def _item_vector(line: bytes, key: str) -> tuple[int, np.ndarray]:
+    """Parse one JSON line; returns its item id and float64 vector, or raises `BadLine`."""
+    item = array = None
+    try:
+        item = _parser().parse(line)
+        if not isinstance(item, simdjson.Object):
+            raise BadLine("not a JSON object")
+        # A normal line has two keys and one opening bracket; any other line needs further checks.
+        if len(item) != 2 or line.count(b"[") != 1:
+            _check_object(orjson.loads(line), len(item), key)
+        item_id = _item_id(item["item_id"])
+        array = item[key]
+        if not isinstance(array, simdjson.Array):
+            raise BadLine(f"{key} is not an array")
+        return item_id, np.frombuffer(array.as_buffer(of_type="d"))
+    except KeyError:
+        raise BadLine(f"needs the keys item_id and {key}") from None
+    except TypeError:
+        raise BadLine(f"{key} contains something that is not a number") from None
+    except BadLine:
+        raise
+    except (ValueError, RuntimeError):
+        raise BadLine("broken JSON") from None
+    finally:
+        item = array = None  # the parser can be reused only when no reference to its document is left
+
+
 def _numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(number from 0, line) of the lines that are not blank."""
+    """Yield (number from 0, line) for the lines that are not blank."""
     return ((number, line) for number, line in enumerate(data.splitlines()) if line.strip())
 
 
 def _check_object(item: Any, keys: int, key: str) -> None:
     if len(item) != keys:
-        raise BadLine("a key stands twice")
+        raise BadLine("duplicate key")
     if any(isinstance(value, list | dict) for value in item.get(key) or ()):
-        raise BadLine(f"{key} holds something that is not a number")
+        raise BadLine(f"{key} contains something that is not a number")
 
 
 def _item_id(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        # simdjson's arrays and objects know the text they stand for.
+        # simdjson's arrays and objects have their JSON text in `mini`.
         shown = value.mini.decode(errors="replace") if hasattr(value, "mini") else str(value)
         raise BadLine(f"item_id: '{shown[:40]}' is not a whole number")
     return value
 
 
 def _objects(data: bytes, key: str, kind: type) -> Iterator[tuple[int, int, Any]]:
-    """(line number, item id, value of `key`) of each JSON line; raises `BadLine`."""
+    """Yield (line number, item id, value of `key`) for each JSON line; raises `BadLine`."""
     for number, line in _numbered_lines(data):
         try:
             item = orjson.loads(line)
@@ -297,7 +332,7 @@ def _objects(data: bytes, key: str, kind: type) -> Iterator[tuple[int, int, Any]
             raise BadLine(f"needs the keys item_id and {key}")
         if not isinstance(item[key], kind):
             raise BadLine(f"{key} is not {'an object' if kind is dict else 'an array'}")
-        # Of a key that stands twice orjson keeps the last. In the usual line every text is a key, with two quotes.
+        # orjson keeps the last of duplicate keys. In a normal line every text is a key, so the quotes can be counted.
         inner = [item[key]] if kind is dict else [one for one in item[key] if isinstance(one, dict)]
         if line.count(b'"') != 2 * sum(map(len, [item, *inner])):
             _check_keys(line)
@@ -305,21 +340,21 @@ def _objects(data: bytes, key: str, kind: type) -> Iterator[tuple[int, int, Any]
 
 
 def _check_keys(line: bytes) -> None:
-    """Raises `BadLine` where an object in a JSON line has a key twice."""
+    """Raise `BadLine` if an object in a JSON line has duplicate keys."""
     try:
-        json.loads(line, object_pairs_hook=_refuse_repeated_keys, parse_int=str)  # str: of any number of digits
+        json.loads(line, object_pairs_hook=_refuse_duplicate_keys, parse_int=str)  # str: int() limits the digits
     except RecursionError:
         raise BadLine("broken JSON") from None
 
 
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
-        raise BadLine("a key stands twice")
+        raise BadLine("duplicate key")
     return dict(pairs)
 
 
 def parse_titles(data: bytes, block: Block) -> BagChunk:
-    """`{"item_id": ..., "title_features": {"token": count}}` lines; raises `BadLine`."""
+    """Parse lines `{"item_id": ..., "title_features": {"token": count}}`; raises `BadLine`."""
     ids: list[int] = []
     row: list[int] = []
     tokens: list[str] = []
@@ -332,13 +367,13 @@ def parse_titles(data: bytes, block: Block) -> BagChunk:
         weight.extend(title.values())
         ids.append(item_id)
     try:
-        if re.search("[^0-9-]", "".join(tokens)):  # int() reads 1_000, " 5" and digits of other scripts too
+        if re.search("[^0-9-]", "".join(tokens)):  # int() also accepts 1_000, " 5" and digits of other scripts
             raise ValueError
         token = np.array([int(text) for text in tokens], np.int64)
     except (ValueError, OverflowError):
         raise BadLine("title_features: a token that is not a whole number") from None
     if not all(type(count) in (int, float) and 0 <= count < 1e9 for count in weight):
-        raise BadLine("title_features: a count that is not a number from 0 on")
+        raise BadLine("title_features: a count that is not a number from 0 to 1e9")
     return BagChunk(
         block,
         np.array(ids, np.int64),
@@ -350,7 +385,7 @@ def parse_titles(data: bytes, block: Block) -> BagChunk:
 
 
 def parse_faces(data: bytes, block: Block) -> DenseChunk:
-    """`face_attrs` lines as `FACE_WIDTH` numbers an item; an item without faces has none; raises `BadLine`."""
+    """Parse `face_attrs` lines to `FACE_WIDTH` numbers per item, none for an item without faces; raises `BadLine`."""
     found = list(_objects(data, "face_attrs", list))
     values = np.zeros((len(found), FACE_WIDTH), np.float32)
     length = np.zeros(len(found), np.int32)

@@ -14,7 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.datasets.arrow import Column, column_reader, described_type, is_text, plain_array, scatter_rows, shown_value
+from mma4ctr.datasets.arrow import (
+    Column,
+    column_reader,
+    described_type,
+    is_text,
+    plain_array,
+    scatter_rows,
+    shown_value,
+)
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.runtime.errors import BadLine, UserError
 
@@ -130,9 +138,7 @@ def common_form(forms: Sequence[tuple[Path, TimeForm]], name: str) -> TimeForm:
     for path, form in rest:
         numbers = {common.kind, form.kind} == {"whole", "number"}
         if (common.kind != form.kind and not numbers) or (common.unit and form.unit and common.unit != form.unit):
-            raise UserError(
-                f"{path}: column {name}: {form}, but {first} has {common}; use the same form in all files"
-            )
+            raise UserError(f"{path}: column {name}: {form}, but {first} has {common}; use the same form in all files")
         if form.unit and not common.unit:
             first = path
         common = TimeForm("number" if numbers else common.kind, common.unit or form.unit)

@@ -187,7 +187,7 @@ def modality_features(
         tell(f"{raw.name}: {modality.name} is left out, no file of it in {raw.folder}")
         return None
     features, present = reduced_features(raw, modality, width, items, bad, temp)
-    few = raw.few_have_it(modality.name, present, names)
+    few = raw.coverage_warning(modality.name, present, names)
     if few:
         warn(few)
     if not present.any():

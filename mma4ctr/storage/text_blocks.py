@@ -324,6 +324,7 @@ class ParseBlock(Generic[T]):
     parse: Callable[[bytes, Block], T]
 
     def __call__(self, block: Block) -> T | None:
+        """Return the result of a block, or None if no line starts in it."""
         data = block.read()
         return self.parse(data, block) if data else None
 
