@@ -144,6 +144,7 @@ def test_a_path_with_markup_and_escapes(made, tmp_path, capsys):
 SCRIPT = """
 import sys
 from mma4ctr.runtime.console import note, print_table, run, warn
+from mma4ctr.runtime.errors import UserError
 
 def main():
     note("gr\\u00f6\\u00dfe \\u89c6\\u9891 " * 10)

@@ -53,6 +53,16 @@ class Ids:
         shown[self.named] = self.text.to_pylist()
         return pa.array(shown, pa.string())
 
+    def take(self, rows: np.ndarray) -> "Ids":
+        """Return the ids of some rows, given in ascending order."""
+        if not len(self.named):
+            return Ids(self.values[rows], self.named, self.text)
+        kept = np.zeros(len(self.values), bool)
+        kept[rows] = True
+        position = np.cumsum(kept) - 1
+        wanted = kept[self.named]
+        return Ids(self.values[rows], position[self.named[wanted]], self.text.filter(pa.array(wanted)))
+
 
 def concatenate_ids(parts: list[Ids]) -> Ids:
     """Concatenate the ids of several parts."""

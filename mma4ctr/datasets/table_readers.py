@@ -23,8 +23,8 @@ from mma4ctr.runtime.console import did_you_mean, progress
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
 from mma4ctr.storage.bad_lines import BadLines, good_ranges
-from mma4ctr.storage.delimited import DelimitedText, read_header
-from mma4ctr.storage.text_blocks import Block, TextLayout, parse_blocks, read_blocks, require_columns
+from mma4ctr.storage.delimited import DelimitedText, read_header, require_columns
+from mma4ctr.storage.text_blocks import Block, TextLayout, parse_blocks, read_blocks
 
 T = TypeVar("T")
 Parse = Callable[[pa.Table, Block], T]

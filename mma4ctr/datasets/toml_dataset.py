@@ -23,7 +23,8 @@ from mma4ctr.datasets.toml_spec import DEFAULT_WIDTH, Description, ModalitySourc
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.bad_lines import BadLines
-from mma4ctr.storage.text_blocks import Block, require_columns
+from mma4ctr.storage.delimited import require_columns
+from mma4ctr.storage.text_blocks import Block
 
 # Rows read from the start of a file to infer the form of a column.
 SAMPLE_ROWS = 1000
@@ -128,9 +129,9 @@ class DescribedDataset(RawDataset):
             hashed += [] if time is None else [time]
             return ParsedRows(
                 user=user[rows],
-                user_ids=_rows_of(users, rows),
-                item=_rows_of(items, rows),
-                device=_rows_of(device, rows) if device else None,
+                user_ids=users.take(rows),
+                item=items.take(rows),
+                device=device.take(rows) if device else None,
                 time=None if time is None else time[rows],
                 labels={target: label[rows] for target, label in labels.items()},
                 row_hash=hash_rows([values[rows] for values in hashed]),
@@ -387,17 +388,6 @@ def expanded(source: ModalitySource, path: Path) -> list[str]:
     assert source.item is not None
     require_columns(str(path), names, [source.item])
     return list(dict.fromkeys(found))
-
-
-def _rows_of(ids: Ids, rows: np.ndarray) -> Ids:
-    """Return the ids of some rows, given in ascending order."""
-    if not len(ids.named):
-        return Ids(ids.values[rows], ids.named, ids.text)
-    kept = np.zeros(len(ids.values), bool)
-    kept[rows] = True
-    position = np.cumsum(kept) - 1
-    wanted = kept[ids.named]
-    return Ids(ids.values[rows], position[ids.named[wanted]], ids.text.filter(pa.array(wanted)))
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -42,7 +42,7 @@ A description (keys are required unless marked optional):
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,9 @@ from typing import Any
 
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
-from mma4ctr.datasets.table_readers import FORMATS, Source
-from mma4ctr.runtime.console import LARGEST_NUMBER, misspelled, unknown_name
+from mma4ctr.datasets.spec_table import ENCODINGS, KEYS, SpecTable, are_texts, is_text, is_whole
+from mma4ctr.datasets.table_readers import Source
+from mma4ctr.runtime.console import misspelled, unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import NEW_ITEMS, SWEEP, Paths
 
@@ -65,7 +66,6 @@ RESERVED_DATASETS = ("wechat", "tiktok", SWEEP, NEW_ITEMS)
 MODALITY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = re.compile(r"block|all|default|.*_(present|concat|cross)")
-ENCODINGS = ("text", "tokens", "vector", "vectors")
 
 
 @dataclass(frozen=True)
@@ -170,86 +170,6 @@ class Description:
         return tuple(Modality(one.name, one.width or DEFAULT_WIDTH, one.kind) for one in self.sources)
 
 
-class SpecTable:
-    """One table of a description, read key by key.
-
-    Args:
-        content: the parsed table.
-        where: the file and table, for messages.
-        mistakes: the list to which messages about mistakes are added.
-    """
-
-    def __init__(self, content: Any, where: str, mistakes: list[str]) -> None:
-        self.where, self.mistakes = where, mistakes
-        self._known: list[str] = []
-        if not isinstance(content, dict):
-            self.add_mistake("must be a table of keys and values")
-        self.content: dict[str, Any] = content if isinstance(content, dict) else {}
-
-    def add_mistake(self, message: str) -> None:
-        """Record a mistake."""
-        self.mistakes.append(f"{self.where}: {message}")
-
-    def get(self, key: str, kind: str, is_valid: Callable[[Any], bool], *, required: bool = False) -> Any:
-        """Return the value of a key, or None if it is missing or, recorded as a mistake, invalid."""
-        self._known.append(key)
-        if key not in self.content:
-            if required:
-                unknown = [other for other in self.content if other not in KEYS]
-                self.add_mistake(f"the key {key!r} is missing{misspelled(key, unknown) or '; add it'}")
-            return None
-        value = self.content[key]
-        if not is_valid(value):
-            self.add_mistake(f"{key} = {value!r}: must be {kind}")
-            return None
-        return value
-
-    def text(self, key: str, *, required: bool = False) -> str | None:
-        """Return a text, or None; see `get`."""
-        found: str | None = self.get(key, "text in quotes", _is_text, required=required)
-        return found
-
-    def texts(self, key: str, *, required: bool = False) -> tuple[str, ...]:
-        """Return one text or a list of texts as a tuple, empty if it is missing or invalid."""
-        value = self.get(key, "text in quotes, or a list of texts", _are_texts, required=required)
-        return (value,) if isinstance(value, str) else tuple(value or ())
-
-    def number(self, key: str, minimum: int) -> int | None:
-        """Return a whole number of at least `minimum`, or None; see `get`."""
-        kind = f"a whole number from {minimum} to {LARGEST_NUMBER}"
-        found: int | None = self.get(key, kind, lambda v: _is_whole(v) and minimum <= v <= LARGEST_NUMBER)
-        return found
-
-    def check_unknown(self, more: Iterable[str] = ()) -> None:
-        """Record each key that was not read and is not in `more` as a mistake."""
-        known = (*self._known, *more)
-        for key in self.content:
-            if key not in known:
-                self.add_mistake(str(unknown_name("key", key, known)))
-
-    def source(self, files: tuple[str, ...], folder: Path) -> Source:
-        """Read the keys on the format of some files."""
-        format_ = self.text("format")
-        if format_ is not None and format_ not in FORMATS:
-            self.add_mistake(str(unknown_name("format", format_, FORMATS)))
-        separator = self.text("separator")
-        if separator is not None and len(separator.encode()) != 1:
-            self.add_mistake(f"separator = {separator!r}: must be one character")
-        return Source(self.where, folder, files, format_, separator, self.texts("columns"))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-KEYS = {"folder", "min_interactions", "negatives", "interactions", "targets", "modalities", "files", "format"}
-KEYS |= {"separator", "columns", "user", "item", "time", "device", "also", "width", "ids", *ENCODINGS}
-
-
 def read_description(name: str, paths: Paths) -> tuple[Description | None, list[str]]:
     """Read the description of a data set in path.json.
 
@@ -315,7 +235,7 @@ def _find(name: str, paths: Paths) -> tuple[dict[str, Any], str, Path]:
     file = given.get("description")
     if file is None:
         return given, f"{paths.file} datasets.{name}", paths.file.parent
-    if not _is_text(file):
+    if not is_text(file):
         raise UserError(f"{paths.file}: datasets.{name}: description = {file!r}: must name a TOML file")
     ready = {path.stem: path for path in READY.glob("*.toml")}
     path = paths.file.parent / file
@@ -357,7 +277,7 @@ def _rules(part: SpecTable) -> dict[str, Rule]:
             part.add_mistake(f"{target!r} is not a valid name for a target; use letters, digits, _ - and .")
         elif value is True:
             rules[target] = Rule(None)
-        elif _is_text(value):
+        elif is_text(value):
             try:
                 rules[target] = parse_rule(value)
             except ValueError as error:
@@ -395,11 +315,7 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
 
 
 def _are_ids(value: Any) -> bool:
-    return (_is_whole(value) and abs(value) < 2**62) or _are_texts(value)
-
-
-def _are_texts(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value)))
+    return (is_whole(value) and abs(value) < 2**62) or are_texts(value)
 
 
 def read_descriptions(paths: Paths) -> dict[str, Description]:

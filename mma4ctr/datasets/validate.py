@@ -21,7 +21,7 @@ from mma4ctr.datasets.toml_dataset import EXAMPLES, DescribedDataset
 from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.bad_lines import BadLines
-from mma4ctr.storage.text_blocks import require_columns
+from mma4ctr.storage.delimited import require_columns
 
 T = TypeVar("T")
 # Items of a modality that are read.

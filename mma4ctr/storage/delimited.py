@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from mma4ctr.runtime.console import did_you_mean
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Threads
 from mma4ctr.storage.bad_lines import BadLines
@@ -24,7 +25,6 @@ from mma4ctr.storage.text_blocks import (
     TextLayout,
     head_of,
     parse_blocks,
-    require_columns,
 )
 
 
@@ -121,6 +121,25 @@ def integer_text(path: Path, names: list[str], wanted: Iterable[str], *, delimit
     """
     types, large = dict.fromkeys(wanted, pa.int64()), path.stat().st_size > MANY_BYTES
     return DelimitedText(names, types, delimiter=delimiter, quoted=quoted, compiled=large)
+
+
+def require_columns(where: str, names: list[str], required: Iterable[str]) -> None:
+    """Check that each required column exists exactly once.
+
+    Args:
+        where: the file, and perhaps its line, for the message.
+        names: the column names of the file.
+        required: names that must be among them.
+
+    Raises:
+        UserError: A column is missing or duplicated.
+    """
+    for column in required:
+        if names.count(column) > 1:
+            raise UserError(f"{where}: duplicate column {column!r}; remove one")
+        if column not in names:
+            hint = did_you_mean(column, names) or f"; columns: {', '.join(names)[:300] or 'none'}"
+            raise UserError(f"{where}: the column {column!r} is missing{hint}")
 
 
 def read_header(path: Path, required: Iterable[str], *, delimiter: str = ",", quoted: bool = True) -> list[str]:

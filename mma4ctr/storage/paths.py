@@ -108,7 +108,7 @@ class Paths:
             UserError: Names both keys.
         """
         for output, folder in self.outputs.items():
-            if holds(folder, place):
+            if contains(folder, place):
                 raise UserError(
                     f"{self.file}: the output folder {output!r} ({folder}) contains the raw data of {key!r} ({place}); "
                     "name another folder"
@@ -124,7 +124,7 @@ def _identity(place: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def holds(folder: Path, place: Path) -> bool:
+def contains(folder: Path, place: Path) -> bool:
     """Return whether `place` is the folder or is inside it, also through links and other spellings."""
     inside = Path(os.path.realpath(place))
     return _identity(folder) in map(_identity, (inside, *inside.parents))
@@ -135,7 +135,7 @@ def _check_folders(paths: Paths) -> None:
     outputs = list(paths.outputs.items())
     for number, (key, folder) in enumerate(outputs):
         for other, place in outputs[number + 1 :]:
-            outside, inside = holds(folder, place), holds(place, folder)
+            outside, inside = contains(folder, place), contains(place, folder)
             if outside and inside:
                 raise UserError(
                     f"{paths.file}: {key!r} and {other!r} are the same folder ({folder}); name one folder for each"

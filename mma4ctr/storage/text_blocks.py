@@ -11,14 +11,14 @@ sequentially, in blocks that end with a record.
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar, cast
 
 import numpy as np
 
-from mma4ctr.runtime.console import did_you_mean, progress
+from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
 from mma4ctr.storage.bad_lines import BadLines, good_ranges
@@ -393,22 +393,3 @@ def _good_records(block: Block, data: bytes, parse: Callable[[bytes, Block], T],
 
     for first, last in good_ranges(0, len(ends) - 1, parse_range, report):
         yield data[ends[first] : ends[last]]
-
-
-def require_columns(where: str, names: list[str], required: Iterable[str]) -> None:
-    """Check that each required column exists exactly once.
-
-    Args:
-        where: the file, and perhaps its line, for the message.
-        names: the column names of the file.
-        required: names that must be among them.
-
-    Raises:
-        UserError: A column is missing or duplicated.
-    """
-    for column in required:
-        if names.count(column) > 1:
-            raise UserError(f"{where}: duplicate column {column!r}; remove one")
-        if column not in names:
-            hint = did_you_mean(column, names) or f"; columns: {', '.join(names)[:300] or 'none'}"
-            raise UserError(f"{where}: the column {column!r} is missing{hint}")

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import MANIFEST
 from mma4ctr.storage.files import OWN_FILES, own_files, written_to
-from mma4ctr.storage.paths import Paths, holds
+from mma4ctr.storage.paths import Paths, contains
 
 
 def check_user_output(
@@ -37,15 +37,15 @@ def check_user_output(
 
 def _protected_output(path: Path, paths: Paths, reads: Iterable[Path]) -> str | None:
     """Return why a path is reserved for outputs of the project or read by the command, or None."""
-    if any(holds(file, path) for file in reads):
+    if any(contains(file, path) for file in reads):
         return "is an input of this command"
     # In saved_path only the files with fixed names are protected.
     for key, folder in paths.outputs.items():
-        if holds(folder, path) and key != "saved_path":
+        if contains(folder, path) and key != "saved_path":
             return f"is in {key}, where only the steps write"
     target = path.resolve()
     fixed = {paths.results.name, OWN_FILES, MANIFEST, *own_files(target.parent)}
-    if holds(paths.results, path) or (target.name in fixed and target.exists()):
+    if contains(paths.results, path) or (target.name in fixed and target.exists()):
         return "is a file of the project"
     if (target.parent / MANIFEST).is_file():
         return "is in an output folder of a step"
@@ -56,7 +56,7 @@ def _protected_input(path: Path, paths: Paths) -> str | None:
     """Return why an existing path belongs to the raw data of path.json, or None."""
     if path.exists():
         for key, place in paths.inputs.items():
-            if holds(place, path):
+            if contains(place, path):
                 return f"belongs to the data of {key!r}"
     return None
 
