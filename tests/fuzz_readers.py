@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only wha
 with atheris.instrument_imports(include=["mma4ctr"]):
     import pyarrow as pa
 
-    from mma4ctr.datasets import tiktok_features, wechat
+    from mma4ctr.datasets import tiktok, tiktok_features, wechat
     from mma4ctr.runtime.errors import BadLine, UserError
     from mma4ctr.storage.delimited import DelimitedText
     from mma4ctr.storage.text_blocks import Block
@@ -63,7 +63,7 @@ def parsers():
     texts = [name for names in wechat.TEXTS.values() for name in names]
     info.write_text(",".join(["feedid", *texts, *lists]) + "\n")
     embedding.write_text("feedid,feed_embedding\n")
-    yield integers(tiktok_features.COLUMNS, "\t", False)
+    yield integers(tiktok.COLUMNS, "\t", False)
     yield integers(wechat.USER_ACTION_COLUMNS, ",", True)
     yield vectors
     yield lambda data: tiktok_features.parse_titles(data, BLOCK)

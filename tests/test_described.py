@@ -699,7 +699,7 @@ STEP_1 = {
     "a time with decimals among whole ones": (log_cell(1200, "time", "1.5"), "log.csv:1201: column time: '1.5' is"),
     "a tab in an id": (many(edited('"log.csv"', '"log.jsonl"'), lambda f, t: (f / "log.jsonl").write_text(
         (f / "log.jsonl").read_text().replace('"item": 3,', '"item": "a\\tb",')) and t), "contains a tab"),
-    "an empty log": (file_content("log.csv", "user,item,rating,time\n"), "has no interaction"),
+    "an empty log": (file_content("log.csv", "user,item,rating,time\n"), "holds no interaction"),
     "no header": (file_content("log.csv", ""), "the column 'user' is missing"),
     "broken JSON": (many(edited('"log.csv"', '"log.jsonl"'), file_content("log.jsonl", '{"user": 1\n')), "not a JSON"),
     "JSON without a key": (many(edited('"log.csv"', '"log.jsonl"'), lambda f, t: (f / "log.jsonl").write_text(
