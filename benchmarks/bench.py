@@ -32,7 +32,8 @@ from benchmarks import reference
 from benchmarks.measuring import Cost, Measure, command, in_process, median_seconds
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
-from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
+from mma4ctr.datasets.tiktok import COLUMNS, TikTok
+from mma4ctr.datasets.tiktok_features import VECTOR_KEYS
 from mma4ctr.evaluation.figures import COLORS, panels
 from mma4ctr.evaluation.run_records import find_run, read_results, read_run
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
