@@ -39,8 +39,8 @@ from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, v
 from mma4ctr.model.distributed import join_process_group, local_device
 from mma4ctr.model.inference import load_network, load_scorer, score_pairs, top_items
 from mma4ctr.model.onnx_export import onnx_model
-from mma4ctr.model.trainer import INTERRUPTS, LOSSES, Epoch, TrainSettings
-from mma4ctr.model.training_defaults import TRAINING
+from mma4ctr.model.trainer import LOSSES, SCHEDULES, Epoch, TrainSettings
+from mma4ctr.model.training_defaults import EPOCHS, PATIENCE, TRAINING
 from mma4ctr.runtime.console import (
     Stopwatch,
     closing_line,
@@ -114,7 +114,11 @@ def main() -> int:
     add_task_options(options)
     add_variant_option(options, STUDY.all, DEFAULT_VARIANT)
     add_features_option(options)
-    options.add_argument("--epochs", type=whole_number(1), default=30, help="at most so many")
+    options.add_argument(
+        "--epochs",
+        type=whole_number(1),
+        help=f"largest number of epochs (default: 30, or {EPOCHS['plus']} with --features plus)",
+    )
     options.add_argument(
         "--batch-size",
         type=batch_size_option,
@@ -126,12 +130,16 @@ def main() -> int:
     options.add_argument("--learning-rate", type=positive_number, help=f"Adam's, in the first epochs{as_fits}")
     options.add_argument("--halve-every", type=whole_number(0), help=f"epochs; 0: the rate stays{as_fits}")
     options.add_argument(
-        "--patience", type=whole_number(0), default=5, help="epochs without a better validation AUC; 0: no early stop"
+        "--patience",
+        type=whole_number(0),
+        help="stop after N epochs without a better validation AUC and keep the best epoch; 0 trains all epochs and "
+        "keeps the last (default: 5, or 0 with --features plus)",
     )
     options.add_argument(
-        "--interrupt",
-        choices=INTERRUPTS,
-        help=f"when an epoch is thrown away and tried again at half the rate{as_fits}",
+        "--schedule",
+        choices=SCHEDULES,
+        help="of the learning rate: halving every few epochs, or cosine down to 0 at the last epoch (default: halving, "
+        "or cosine with --features plus)",
     )
     options.add_argument("--max-interrupts", type=whole_number(0), help=f"then the run ends; 0: none is made{as_fits}")
     options.add_argument(
@@ -165,9 +173,9 @@ def main() -> int:
         raise UserError("--loss listwise: a softmax over the batch cannot be split over processes; take --loss bce")
     asked = {name: getattr(arguments, name) for name in TRAINING[arguments.features]}
     settings = TrainSettings(
-        epochs=arguments.epochs,
+        epochs=arguments.epochs or EPOCHS[arguments.features],
         batch_size=arguments.batch_size,
-        patience=arguments.patience,
+        patience=PATIENCE[arguments.features] if arguments.patience is None else arguments.patience,
         loss=arguments.loss,
         seed=arguments.seed,
         **TRAINING[arguments.features] | {name: value for name, value in asked.items() if value is not None},

@@ -32,7 +32,8 @@ from benchmarks import reference
 from benchmarks.measuring import Cost, Measure, command, in_process, median_seconds
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
-from mma4ctr.datasets.tiktok import COLUMNS, VECTOR_KEYS, TikTok
+from mma4ctr.datasets.tiktok import COLUMNS, TikTok
+from mma4ctr.datasets.tiktok_features import VECTOR_KEYS
 from mma4ctr.evaluation.figures import COLORS, panels
 from mma4ctr.evaluation.run_records import find_run, read_results, read_run
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
@@ -40,7 +41,7 @@ from mma4ctr.features.item_features import dense_features
 from mma4ctr.features.user_embedding import UserEmbedder
 from mma4ctr.model.inference import load_scorer, predict, score_pairs
 from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes
-from mma4ctr.model.trainer import TrainSettings, train_epoch
+from mma4ctr.model.trainer import Learner, TrainSettings, train_epoch
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.files import write_file
@@ -230,7 +231,7 @@ def bench_step_5(paths: Paths) -> list[Measure]:
     with torch.no_grad():
         for turn in range(7):  # alternate, so that both have the same noise
             watch = Stopwatch()
-            train_epoch(network, adam, few, settings, turn, 1e-3)
+            train_epoch(Learner(network, adam), few, settings, turn)
             ours.append(len(few.train) / watch.seconds)
             watch = Stopwatch()
             for _ in range(len(few.train) // BATCH):

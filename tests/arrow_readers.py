@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.datasets.columns import Rule, ids_of, numbers_of, tokens_of
-from mma4ctr.datasets.hashing import hashable
+from mma4ctr.datasets.hashing import hash_values
 from mma4ctr.datasets.json_lines import JsonLines
 from mma4ctr.datasets.table_readers import ParseText
 from mma4ctr.datasets.times import KINDS, TimeForm, form_of, time_of
@@ -54,7 +54,7 @@ def _tokens(words):
 
 
 def _hashes(column):
-    assert len(hashable(column, "c")) == len(column)
+    assert len(hash_values(column, "c")) == len(column)
 
 
 def _numbers(column):

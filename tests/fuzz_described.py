@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mma4ctr.datasets import __main__ as datasets_main
-from mma4ctr.datasets.table_readers import Few, Source, read_tables
+from mma4ctr.datasets.table_readers import SerialWorkers, Source, read_tables
 from mma4ctr.runtime.console import err, out
 from mma4ctr.storage import text_blocks as rawfiles
 from mma4ctr.storage.bad_lines import BadLines
@@ -88,7 +88,9 @@ def csv_blocks(folder):
             rawfiles.BLOCK_BYTES = size
             bad = BadLines(allowed=10_000)
             source = Source("here", folder, (path.name,))
-            tables = read_tables(source, ["a", "b"], lambda table, _: table, bad, description="", workers=Few())
+            tables = read_tables(
+                source, ["a", "b"], lambda table, _: table, bad, description="", workers=SerialWorkers()
+            )
             rows = [row for table in tables for row in table.to_pylist()]
             answers.append((rows, sorted(line for _, line in bad.seen)))
         assert answers[0] == answers[1], (data, answers)

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a script finds only wha
 with atheris.instrument_imports(include=["mma4ctr"]):
     import pyarrow as pa
 
-    from mma4ctr.datasets import tiktok, wechat
+    from mma4ctr.datasets import tiktok, tiktok_features, wechat
     from mma4ctr.runtime.errors import BadLine, UserError
     from mma4ctr.storage.delimited import DelimitedText
     from mma4ctr.storage.text_blocks import Block
@@ -49,7 +49,7 @@ def vectors(data):
     answers = []
     for compiled in (False, True):
         try:
-            found = tiktok.parse_vectors(data, BLOCK, "video_feature_dim_128", 128, compiled=compiled)
+            found = tiktok_features.parse_vectors(data, BLOCK, "video_feature_dim_128", 128, compiled=compiled)
             answers.append((found.ids.tolist(), found.length.tolist(), found.values.tobytes()))
         except BadLine as error:
             answers.append(str(error))
@@ -66,8 +66,8 @@ def parsers():
     yield integers(tiktok.COLUMNS, "\t", False)
     yield integers(wechat.USER_ACTION_COLUMNS, ",", True)
     yield vectors
-    yield lambda data: tiktok.parse_titles(data, BLOCK)
-    yield lambda data: tiktok.parse_faces(data, BLOCK)
+    yield lambda data: tiktok_features.parse_titles(data, BLOCK)
+    yield lambda data: tiktok_features.parse_faces(data, BLOCK)
     parse_embedding = wechat._embedding_parser(embedding)
     yield lambda data: parse_embedding(data, BLOCK)
     for modality in wechat.TEXTS:

@@ -62,7 +62,12 @@ CASES = {
     "vector too long": (VIDEO, 3, vector(video_feature_dim_128=[1.0] * 129), "129 numbers, at most 128"),
     "vector with NaN": (VIDEO, 3, vector(video_feature_dim_128=[float("nan")] * 128), "broken JSON"),
     "vector with infinity": (VIDEO, 3, lambda _: '{"item_id":1,"video_feature_dim_128":[1e999]}', "broken JSON"),
-    "vector with 1e200": (VIDEO, 3, lambda _: '{"item_id":1,"video_feature_dim_128":[1e200]}', "float32 cannot hold"),
+    "vector with 1e200": (
+        VIDEO,
+        3,
+        lambda _: '{"item_id":1,"video_feature_dim_128":[1e200]}',
+        "beyond the range of float32",
+    ),
     "vector with text": (VIDEO, 3, vector(video_feature_dim_128=["1"]), "not a number"),
     "vector nested": (VIDEO, 3, vector(video_feature_dim_128=[[1.0]]), "not a number"),
     "vector under another key": (VIDEO, 3, lambda line: line.replace("dim_128", "dim"), "needs the keys item_id and"),
@@ -70,7 +75,7 @@ CASES = {
     "item_id as text": (VIDEO, 3, vector(item_id="17"), "item_id: '17' is not a whole number"),
     "broken JSON": (VIDEO, 3, lambda line: line[:-1], "broken JSON"),
     "not an object": (VIDEO, 3, lambda _: "[1, 2]", "not a JSON object"),
-    "a key twice": (VIDEO, 3, lambda line: line[:-1] + ', "item_id": 3}', "a key stands twice"),
+    "a key twice": (VIDEO, 3, lambda line: line[:-1] + ', "item_id": 3}', "duplicate key"),
     "title no object": (TITLE, 4, lambda _: '{"item_id": 1, "title_features": [1]}', "title_features is not an object"),
     "title token no number": (TITLE, 4, lambda _: '{"item_id": 1, "title_features": {"x": 1}}', "token"),
     "title negative count": (TITLE, 4, lambda _: '{"item_id": 1, "title_features": {"1": -1}}', "a count"),
@@ -107,7 +112,7 @@ def test_one_bad_line_can_be_passed_over(raw_copy, capsys, name):
     edit_line(raw_copy / file, number, change)
     assert run_steps(raw_copy, "--skip-bad-lines", 1) == 0
     error = capsys.readouterr().err
-    assert "passed over 1 bad line:" in error and f"{raw_copy / file}:{number}: " in error
+    assert "skipped 1 bad line:" in error and f"{raw_copy / file}:{number}: " in error
 
 
 def test_passing_over_equals_a_file_without_the_lines(raw_copy, capsys):
@@ -127,7 +132,7 @@ def test_passing_over_equals_a_file_without_the_lines(raw_copy, capsys):
     assert call(preprocess_inter.main, *options, "--skip-bad-lines", 14) == 0
     assert read_artifact(raw_copy / "graph/tiktok", "").fingerprint == clean
     error = capsys.readouterr().err
-    assert error.count("passed over 7 bad lines") == 2
+    assert error.count("skipped 7 bad lines") == 2
     assert len(re.findall(rf"{re.escape(str(file))}:\d+", error)) == 10
 
 
@@ -136,7 +141,7 @@ def test_a_missing_wechat_column_is_named_with_the_nearest_there_is(raw_copy, ca
     edit_line(raw_copy / ACTIONS, 1, lambda line: line.replace(column, column + "x"))
     assert run_steps(raw_copy) == 2
     error = capsys.readouterr().err
-    assert f"user_action.csv:1: the column '{column}' is missing; is '{column}x' meant" in error
+    assert f"user_action.csv:1: the column '{column}' is missing; did you mean '{column}x'" in error
 
 
 @pytest.mark.parametrize("column", ["feedid", "ocr_char", "machine_tag_list"])
@@ -175,7 +180,7 @@ def test_a_missing_interaction_file(raw_copy, capsys, file):
     assert "is missing" in error and str(raw_copy / file) in error
     (raw_copy / file).mkdir()
     assert run_steps(raw_copy) == 2
-    assert "a folder stands where a file is expected" in capsys.readouterr().err
+    assert "is a folder, and a file is expected" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", [INTER, ACTIONS])
@@ -227,7 +232,7 @@ def test_a_damaged_artifact_is_refused(raw_copy, capsys, damage):
     ("text", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "must hold one JSON object"),
+        ("[]", "must be one JSON object"),
         ('{"parent_folder": "."}', "the key 'dataset_path' is missing"),
         ('{"parent_folder": ".", "dataset_path": 3}', "is missing"),
     ],
@@ -247,7 +252,7 @@ def test_a_misspelt_key_and_a_value_that_is_no_path(raw_copy, capsys):
     content["grap_path"] = content.pop("graph_path")
     (raw_copy / "path.json").write_text(json.dumps(content))
     assert call(preprocess_inter.main, "--paths", raw_copy / "path.json") == 2
-    assert "the key 'graph_path' is missing; is 'grap_path' meant" in capsys.readouterr().err
+    assert "the key 'graph_path' is missing; is 'grap_path' a misspelling" in capsys.readouterr().err
     assert call(preprocess_inter.main, "--paths", raw_copy / "none.json") == 2
     assert "No such file" in capsys.readouterr().err
 

@@ -269,7 +269,7 @@ def test_bad_input(compared, tmp_path, monkeypatch, capsys):
     assert call(comp.main, *options, "--models", "BPR") == 2
     assert "`make baseline` makes it" in capsys.readouterr().err
     assert call(comp.main, *options, "--models", "BRP") == 2
-    assert "is 'BPR' meant" in capsys.readouterr().err
+    assert "did you mean 'BPR'" in capsys.readouterr().err
     assert call(comp.main, *options, "--models", "bias model", "--epochs", 0) == 2
     shutil.copytree(compared.file.parent, tmp_path / "copy")
     shutil.rmtree(tmp_path / "copy/matrix")

@@ -10,7 +10,7 @@ import pytest
 
 import preprocess_inter
 import preprocess_multimodal
-from mma4ctr.runtime.ray_cluster import RayTasks, _demand_answer, connect
+from mma4ctr.runtime.ray_cluster import RayTasks, _check_answers, connect
 from mma4ctr.storage import text_blocks as rawfiles
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -79,7 +79,7 @@ def test_work_of_a_worker_that_dies_is_done_again(cluster, tmp_path):
 
 def test_a_cluster_that_is_there_is_known(cluster):
     """And a signal ends the script as before: Ray puts a handler of its own in its place."""
-    _demand_answer(cluster.get_runtime_context().gcs_address)
+    _check_answers(cluster.get_runtime_context().gcs_address)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

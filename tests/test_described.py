@@ -308,7 +308,7 @@ def test_rules():
         assert parse_rule(rule).label(column).tolist() == label
     assert parse_rule("r > -1e1").number == -10
     for wrong in ("rating >= four", "rating => 4", "__import__('os') > x", "a > 1 > 2 >"):
-        with pytest.raises(ValueError, match="no rule"):
+        with pytest.raises(ValueError, match="not a rule"):
             parse_rule(wrong)
 
 
@@ -450,7 +450,7 @@ def test_seven_modalities_from_the_files_to_the_report(files, tmp_path, capsys):
     assert cases_of(STUDIES["epochs"], known) == STUDIES["epochs"].cases
     capsys.readouterr()
     assert call(mlp.main, "--paths", paths.file, "--variant", "al_concat") == 2
-    assert "unknown variant 'al_concat'; is 'all_concat' meant?" in capsys.readouterr().err
+    assert "unknown variant 'al_concat'; did you mean 'all_concat'?" in capsys.readouterr().err
 
 
 def test_one_modality_has_nothing_to_mix(folder, capsys):
@@ -480,7 +480,7 @@ def test_ready_descriptions_are_listed_and_of_right_form(tmp_path, capsys):
     assert set(known_datasets(load_paths(tmp_path / "path.json"))) == set(names)
     content["datasets"] = {"x": {"description": "movielens"}}
     (tmp_path / "path.json").write_text(json.dumps(content))
-    assert "is 'movielens-100k' meant?" in refused(tmp_path / "path.json", preprocess_inter, capsys)
+    assert "did you mean 'movielens-100k'?" in refused(tmp_path / "path.json", preprocess_inter, capsys)
 
 
 def ready_paths(folder, **datasets):
@@ -731,25 +731,25 @@ STEP_1 = {
         (f / "path.json").read_text().replace("mine.toml", "main.toml")) and None, "main.toml: No such file"),
     "no TOML": (edited('files = "log.csv"', "files = log.csv"), "not valid TOML"),
     "not UTF-8": (file_content("mine.toml", b"\xff"), "not valid TOML"),
-    "unknown key": (edited('user = "user"', 'usr = "user"'), "is 'usr' meant to be it?"),
+    "unknown key": (edited('user = "user"', 'usr = "user"'), "is 'usr' a misspelling of it?"),
     "unknown table": (edited("[targets]", "[target]"), "[targets]"),
-    "unknown top key": (edited("min_interactions", "min_interaction"), "is 'min_interactions' meant?"),
+    "unknown top key": (edited("min_interactions", "min_interaction"), "did you mean 'min_interactions'?"),
     "key of the wrong kind": (edited('item = "item"', "item = 3"), "item = 3: must be text in quotes"),
-    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = 0"), "a whole number from 1 on"),
+    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = 0"), "a whole number from 1 to"),
     "no target": (edited('like = "rating >= 4"', ""), "needs a target"),
     "no modality": (lambda f, t: t.split("[modalities", 1)[0], "needs a modality"),
-    "no encoding": (edited('vectors = "array.npy"', 'vecctors = "array.npy"'), "is 'vecctors' meant to be one?"),
+    "no encoding": (edited('vectors = "array.npy"', 'vecctors = "array.npy"'), "is 'vecctors' a misspelling?"),
     "two encodings": (edited(TEXT_OF_IDS, TEXT_OF_IDS + '\ntext = "title"'), "has text and vectors"),
-    "bad rule": (edited("rating >= 4", "rating => 4"), "no rule"),
-    "a name with a path": (edited("[modalities.array]", '[modalities."../x"]'), "no name for a modality"),
-    "a reserved name": (edited("[modalities.array]", "[modalities.block]"), "no name for a modality"),
-    "unknown format": (edited('files = "log.csv"', 'files = "log.csv"\nformat = "cvs"'), "is 'csv' meant?"),
+    "bad rule": (edited("rating >= 4", "rating => 4"), "not a rule"),
+    "a name with a path": (edited("[modalities.array]", '[modalities."../x"]'), "not a valid name for a modality"),
+    "a reserved name": (edited("[modalities.array]", "[modalities.block]"), "not a valid name for a modality"),
+    "unknown format": (edited('files = "log.csv"', 'files = "log.csv"\nformat = "cvs"'), "did you mean 'csv'?"),
     "no format to be told": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
-    "file missing": (edited('"log.csv"', '"logg.csv"'), "is 'log.csv' meant?"),
-    "folder missing": (edited('"log.csv"', '"data/log.csv"'), "there is no folder"),
-    "empty glob": (edited('"log.csv"', '"none*.csv"'), "there is no file"),
-    "column missing": (edited('user = "user"', 'user = "usr"'), "'usr' is missing; is 'user' meant to be it?"),
-    "rule's column missing": (edited("rating >= 4", "ratng >= 4"), "'ratng' is missing; is 'rating' meant to be it?"),
+    "file missing": (edited('"log.csv"', '"logg.csv"'), "did you mean 'log.csv'?"),
+    "folder missing": (edited('"log.csv"', '"data/log.csv"'), "does not exist"),
+    "empty glob": (edited('"log.csv"', '"none*.csv"'), ": no file "),
+    "column missing": (edited('user = "user"', 'user = "usr"'), "'usr' is missing; did you mean 'user'?"),
+    "rule's column missing": (edited("rating >= 4", "ratng >= 4"), "'ratng' is missing; did you mean 'rating'?"),
     "rule of one class": (edited("rating >= 4", "rating >= 9"), "labels every kept row 0"),
     "every row positive": (edited('"rating >= 4"', "true"), "draw negatives"),
     "no 0 or 1": (edited("rating >= 4", "rating"), "where 0 or 1 is expected"),
@@ -761,7 +761,7 @@ STEP_1 = {
     "no time": (log_cell(7, "time", "noon"), "log.csv:8: column time: 'noon' is not a whole number"),
     "a time with decimals among whole ones": (log_cell(1200, "time", "1.5"), "log.csv:1201: column time: '1.5' is"),
     "a tab in an id": (many(edited('"log.csv"', '"log.jsonl"'), lambda f, t: (f / "log.jsonl").write_text(
-        (f / "log.jsonl").read_text().replace('"item": 3,', '"item": "a\\tb",')) and t), "holds a tab"),
+        (f / "log.jsonl").read_text().replace('"item": 3,', '"item": "a\\tb",')) and t), "contains a tab"),
     "an empty log": (file_content("log.csv", "user,item,rating,time\n"), "holds no interaction"),
     "no header": (file_content("log.csv", ""), "the column 'user' is missing"),
     "broken JSON": (many(edited('"log.csv"', '"log.jsonl"'), file_content("log.jsonl", '{"user": 1\n')), "not a JSON"),
@@ -770,23 +770,23 @@ STEP_1 = {
     "no Parquet": (many(edited('"log.csv"', '"log.parquet"'), file_content("log.parquet", "x")), "be read as Parquet"),
 }  # fmt: skip
 STEP_2 = {
-    "array missing": (edited("array.npy", "arrays.npy"), "is 'array.npy' meant?"),
+    "array missing": (edited("array.npy", "arrays.npy"), "did you mean 'array.npy'?"),
     "no array": (file_content("array.npy", "x"), "cannot be read as an array"),
-    "an array of one dimension": (array("array.npy", np.zeros(ITEMS)), "must hold numbers, a row for each item"),
-    "an array of no columns": (array("array.npy", np.zeros((ITEMS, 0))), "must hold numbers, a row for each"),
+    "an array of one dimension": (array("array.npy", np.zeros(ITEMS)), "must contain numbers, one row per item"),
+    "an array of no columns": (array("array.npy", np.zeros((ITEMS, 0))), "must contain numbers, one row per"),
     "arrays of two widths": (many(array("arrays.npy", np.zeros((ITEMS, 3))), file_content("arrays.txt", ""), edited(
         'vectors = "array.npy"\nids = "array.txt"', 'vectors = "array*.npy"\nids = "array*.txt"')), "rows of 3"),
     "arrays without their ids": (many(array("arrays.npy", np.zeros((ITEMS, WIDTH))), edited(
         '"array.npy"', '"array*.npy"')), "2 files of vectors and 1 of ids"),
-    "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must hold numbers"),
+    "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must contain numbers"),
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
-    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"there are {ITEMS + 1} ids of them"),
-    "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) holds a number"),
-    "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "is repeated with other"),
+    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give one id per row"),
+    "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) contains NaN"),
+    "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "stands again with other"),
     "ids that match nothing": (file_content("array.txt", "".join(f"v{n}\n" for n in range(ITEMS))), "0.0% of the 40"),
     "lists of different length": (lists, "lists.parquet:2: column v: a list of 1 numbers where 2 are expected"),
-    "a list column missing": (edited('vector = "v"', 'vector = "vv"'), "'vv' is missing; is 'v' meant to be it?"),
-    "an item column missing": (edited('item = "id"\nvector', 'item = "idd"\nvector'), "is 'id' meant to be it?"),
+    "a list column missing": (edited('vector = "v"', 'vector = "vv"'), "'vv' is missing; did you mean 'v'?"),
+    "an item column missing": (edited('item = "id"\nvector', 'item = "idd"\nvector'), "did you mean 'id'?"),
     "a line too short": (file_content("items.csv", "id,title\n1\n"), "items.csv:2: 1 columns where 2 are expected"),
 }  # fmt: skip
 
@@ -828,7 +828,7 @@ def test_the_check_names_every_mistake(folder, capsys):
     expected = [("log.csv", "usr", "user"), ("log.csv", "ratng", "rating")]
     expected += [("array", "arrays.txt", "array.txt"), ("items.csv", "titel", "title")]
     for line, (file, wrong, right) in zip(lines, expected, strict=True):
-        assert file in line and wrong in line and f"is '{right}' meant" in line
+        assert file in line and wrong in line and f"did you mean '{right}'" in line
     text = described("array").replace("[interactions]", "[interactions]\nusr = 1\nitm = 2").replace("width", "widht")
     code, _, err = checked(write_paths(folder, text), capsys)
     assert code == 2 and err.count("unknown key") == 2
@@ -864,8 +864,8 @@ def test_names_of_data_sets(folder, capsys):
     paths = write_paths(folder, described("array"), "my-set.2")
     steps(paths, preprocess_inter)
     assert split_task("my-set.2_a_like") == ("my-set.2", "a_like")
-    assert "is 'my-set.2' meant?" in refused(paths, preprocess_inter, capsys, "--dataset", "my-set")
-    assert "is 'my-set.2_like' meant?" in refused(paths, mlp, capsys, "--task", "my-set.2_lik")
+    assert "did you mean 'my-set.2'?" in refused(paths, preprocess_inter, capsys, "--dataset", "my-set")
+    assert "did you mean 'my-set.2_like'?" in refused(paths, mlp, capsys, "--task", "my-set.2_lik")
 
 
 def test_a_description_may_stand_in_path_json(folder, capsys):
@@ -876,20 +876,20 @@ def test_a_description_may_stand_in_path_json(folder, capsys):
     steps(paths, preprocess_inter, preprocess_multimodal)
     content["datset"] = content.pop("datasets")
     paths.write_text(json.dumps(content))
-    assert "is 'datasets' meant?" in refused(paths, preprocess_inter, capsys)
+    assert "did you mean 'datasets'?" in refused(paths, preprocess_inter, capsys)
 
 
 def test_parquet_is_read_in_batches(tmp_path):
     """However large a row group is."""
-    from mma4ctr.datasets.table_readers import VECTOR_ROWS, Few, Source, read_tables
+    from mma4ctr.datasets.table_readers import VECTOR_ROWS, SerialWorkers, Source, read_tables
     from mma4ctr.storage.bad_lines import BadLines
 
     values = pa.FixedSizeListArray.from_arrays(np.zeros(3 * VECTOR_ROWS * 4 + 4, np.float32), 4)
     pq.write_table(pa.table({"v": values}), tmp_path / "big.parquet")
-    source = Source("", tmp_path, ("big.parquet",))
+    source = Source("", tmp_path, ("big.parquet",), batch_rows=VECTOR_ROWS)
     parts = read_tables(
-        source, ["v"], lambda table, rows: (len(table), rows.first_line), BadLines(), description="", workers=Few(),
-        batch_rows=VECTOR_ROWS,
+        source, ["v"], lambda table, rows: (len(table), rows.first_line), BadLines(), description="",
+        workers=SerialWorkers(),
     )  # fmt: skip
     starts = [1, VECTOR_ROWS + 1, 2 * VECTOR_ROWS + 1, 3 * VECTOR_ROWS + 1]
     assert list(parts) == list(zip([VECTOR_ROWS] * 3 + [1], starts, strict=True))

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import preprocess_multimodal
-from mma4ctr.datasets import tiktok
+from mma4ctr.datasets import tiktok_features
 from mma4ctr.datasets.wechat import LISTS, TEXTS
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
@@ -306,4 +306,4 @@ def test_json_that_is_nested_too_deep():
     line = '{"item_id": 3, "title_features": {"3": 1}, "x": ' + "[" * 1015 + '"y"' + "]" * 1015 + "}"
     assert orjson.loads(line), "orjson reads it"
     with pytest.raises(BadLine, match="broken JSON"):
-        tiktok.parse_titles(line.encode(), Block(Path("titles"), 0, 0, 0))
+        tiktok_features.parse_titles(line.encode(), Block(Path("titles"), 0, 0, 0))

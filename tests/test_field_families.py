@@ -158,7 +158,7 @@ def test_parts_without_rows(tmp_path, capsys, name):
         text = HEAD.format(files=f'"log*.{kind}"', more='time = "time"', rule="rating >= 4")
         paths = described(folder, text + VECTORS.format(files=f'"vec*.{kind}"'))
         for step, prefix in ((datasets_main, "log"), (preprocess_inter, "log"), (preprocess_multimodal, "vec")):
-            assert f"{prefix}{place}-{name}: holds no rows" in told(capsys, paths, step)
+            assert f"{prefix}{place}-{name}: has no rows" in told(capsys, paths, step)
         assert rows_of(paths) == plain_rows(log())
         found = read_artifact(load_paths(paths).modal / "mine", "").array("vec")
         assert np.allclose(found, features()["v"])
@@ -243,7 +243,7 @@ def test_another_folder_is_never_taken(tmp_path, capsys, files):
         data = load_interactions(load_paths(paths), "mine")
         assert sorted(data.item_ids[data.item].tolist()) == sorted(log(seed=3)["item"])
     else:
-        assert "there is no file" in told(capsys, paths, preprocess_inter, code=2)
+        assert ": no file " in told(capsys, paths, preprocess_inter, code=2)
 
 
 # Ids asked for

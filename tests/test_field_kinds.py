@@ -22,13 +22,13 @@ import preprocess_inter
 from mma4ctr.datasets.arrow import OPAQUE
 from mma4ctr.datasets.codes import Codes
 from mma4ctr.datasets.columns import devices_of, ids_of, numbers_of, tokens_of
-from mma4ctr.datasets.hashing import hashable
+from mma4ctr.datasets.hashing import hash_values
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.json_lines import JsonLines, column_of
 from mma4ctr.datasets.table_readers import natural_order
 from mma4ctr.datasets.times import UNITS, TimeForm, form_of, time_of, units_of
-from mma4ctr.datasets.toml_dataset import Described, expanded
-from mma4ctr.datasets.toml_spec import described as descriptions
+from mma4ctr.datasets.toml_dataset import DescribedDataset, expanded
+from mma4ctr.datasets.toml_spec import read_descriptions
 from mma4ctr.datasets.validate import check_dataset
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
@@ -74,8 +74,8 @@ def world(files, pattern, more='time = "time"'):
 
 def read_log(paths_file):
     """The interactions as step 1 reads them, in the file's order; or the one line that it ends with."""
-    (description,) = descriptions(load_paths(paths_file)).values()
-    raw = Described(description)
+    (description,) = read_descriptions(load_paths(paths_file)).values()
+    raw = DescribedDataset(description)
     try:
         users = [part for part, _ in raw.read_users(BadLines())]
         index = IdIndex(np.unique(np.concatenate([*users, np.empty(0, np.int64)])))
@@ -85,7 +85,7 @@ def read_log(paths_file):
 
 
 def mistakes_of(paths_file):
-    (description,) = descriptions(load_paths(paths_file)).values()
+    (description,) = read_descriptions(load_paths(paths_file)).values()
     return check_dataset(description, 10_000).mistakes
 
 
@@ -304,8 +304,8 @@ def test_a_pattern_takes_neither_the_ids_nor_a_column_twice():
         {"f1.parquet": table.slice(0, 1), "f2.parquet": turned, "log.csv": csv_of(log_of([1, 2]))}, "log.csv"
     ) as paths:
         (paths.parent / "mine.toml").write_text(text)
-        (description,) = descriptions(load_paths(paths)).values()
-        raw, source = Described(description), description.sources[1]
+        (description,) = read_descriptions(load_paths(paths)).values()
+        raw, source = DescribedDataset(description), description.sources[1]
         assert expanded(source, paths.parent / "f1.parquet") == ["emb_1", "emb_2"]
         values = np.concatenate([chunk.values for chunk in raw.read_features("emb", BadLines())])
         assert values.tolist() == [[0.5, 2.5], [1.5, 3.5]], "in the order of the first file in all of them"
@@ -407,7 +407,7 @@ READERS = {
     "ids": lambda column: ids_of(column, "c").shown().to_pylist(),
     "devices": lambda column: devices_of(column, "c").values.tolist(),
     "numbers": lambda column: numbers_of(column, "c").tolist(),
-    "hashes": lambda column: hashable(column, "c").tolist(),
+    "hashes": lambda column: hash_values(column, "c").tolist(),
     "words": lambda column: bags(column, words=True),
     "tokens": lambda column: bags(column, words=False),
     "vectors": lambda column: [v.tolist() for v in vectors_of([("c", column)], 2)[0]],
@@ -558,7 +558,7 @@ def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, p
     assert all("labels every row" in mistake for mistake in mistakes), mistakes
     if place == "extra":
         texts = [json.dumps(value, sort_keys=True) for value in values]
-        hashes = [hashable(column_of([value]), "c")[0] for value in values]
+        hashes = [hash_values(column_of([value]), "c")[0] for value in values]
         told = {(one, other) for one in range(5) for other in range(5) if hashes[one] != hashes[other]}
         assert all(texts[one] != texts[other] for one, other in told)
         lists = [k for k, value in enumerate(values) if isinstance(value, list) and all(type(v) is str for v in value)]
@@ -603,6 +603,6 @@ def test_text_that_is_not_utf8_is_told_with_its_row():
             (paths.parent / "mine.toml").write_text(text)
             (mistake,) = mistakes_of(paths)
             assert mistake.endswith("m.parquet:3: column title: bytes that are not UTF-8 text")
-            (description,) = descriptions(load_paths(paths)).values()
+            (description,) = read_descriptions(load_paths(paths)).values()
             with pytest.raises(UserError, match=r"m.parquet:3: column title: bytes that are not UTF-8"):
-                list(Described(description).read_features("words", BadLines()))
+                list(DescribedDataset(description).read_features("words", BadLines()))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.datasets.json_lines import JsonLines
-from mma4ctr.datasets.table_readers import Few, ParseText, Source, read_tables
+from mma4ctr.datasets.table_readers import ParseText, SerialWorkers, Source, read_tables
 from mma4ctr.storage.bad_lines import BadLines
 from tests.arrow_readers import BLOCK, READERS, REFUSED, read_asked, read_column, read_lines, read_text
 from tests.conftest import call
@@ -192,7 +192,7 @@ def test_bad_rows_of_any_type_are_passed_over_one_by_one(column):
 
         bad = BadLines(allowed=len(table))
         source = Source("here", path.parent, (path.name,))
-        assert sum(read_tables(source, ["c"], parse, bad, description="", workers=Few())) == len(good)
+        assert sum(read_tables(source, ["c"], parse, bad, description="", workers=SerialWorkers())) == len(good)
         assert len(bad.seen) == len(table) - len(good)
 
 

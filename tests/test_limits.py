@@ -155,11 +155,11 @@ def test_a_file_that_comes_or_goes_while_others_are_read(own_copy, monkeypatch, 
     with monkeypatch.context() as patch:
         after_call(patch, preprocess_inter, "count_rows", lambda: shutil.copy(log, log.with_name("log2.csv")))
         assert call(preprocess_inter.main, *options) == 2
-    one_error(capsys, "log2.csv: came while")
+    one_error(capsys, "log2.csv: was added while")
     with monkeypatch.context() as patch:
         after_call(patch, preprocess_inter, "count_rows", log.unlink)
         assert call(preprocess_inter.main, *options) == 2
-    one_error(capsys, f"{log}: changed while it was read (it is gone)")
+    one_error(capsys, f"{log}: changed while it was read (it was deleted)")
 
 
 @pytest.mark.parametrize("dataset", FEATURES)
@@ -417,7 +417,7 @@ def listen(answer):
 )
 def test_a_listener_that_is_not_ray(made, monkeypatch, capsys, answer):
     pytest.importorskip("ray")
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    monkeypatch.setattr(cluster, "TIMEOUT_SECONDS", 1.0)
     with listen(answer) as server:
         started = time.monotonic()
         address = f"127.0.0.1:{server.getsockname()[1]}"

@@ -145,6 +145,6 @@ def test_rows_in_blocks():
 
 def test_unknown_variant_and_missing_step_are_named(made, capsys):
     assert call(gen_matrix.main, "--paths", made.file, "--variant", "visul") == 2
-    assert "is 'visual' meant" in capsys.readouterr().err
+    assert "did you mean 'visual'" in capsys.readouterr().err
     assert call(cross_matrix.main, "--paths", made.file, "--task", "wechat_clik") == 2
     assert "'wechat_click'" in capsys.readouterr().err

@@ -180,7 +180,7 @@ def test_a_ray_address_that_does_not_answer(swept, capsys):
 def test_unknown_names_list_those_there_are(swept, capsys):
     assert call(sweep.main, "--paths", swept.file, "--study", "epoch") == 2
     error = capsys.readouterr().err
-    assert "is 'epochs' meant" in error and "embedding-length" in error
+    assert "did you mean 'epochs'" in error and "embedding-length" in error
     assert call(sweep.main, "--paths", swept.file, "--task", "tiktok_lik") == 2
     assert "'tiktok_like'" in capsys.readouterr().err
 

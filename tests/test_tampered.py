@@ -56,7 +56,7 @@ def test_every_file_of_every_artifact(copied):
         for name in artifact.manifest["files"]:
             assert artifact.file(name) == folder / name, "as it was written it is read"
             change_a_byte(folder / name)
-            with pytest.raises(UserError, match=r"its fingerprint is another; run \w+\.py again"):
+            with pytest.raises(UserError, match=r"its hash differs; run \w+\.py again"):
                 artifact.file(name)
             seen.add(name)
         assert {path.name for path in folder.iterdir()} == {*artifact.manifest["files"], "manifest.json"}
@@ -80,7 +80,7 @@ def test_the_next_step_refuses_it(copied, capsys, place, name, main, options):
     change_a_byte(path)
     assert call(main, "--paths", copied.file, *options) == 2
     error = capsys.readouterr().err
-    assert f"error: {path}: is not what was written" in error and "Traceback" not in error
+    assert f"error: {path}: was changed after it was written" in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize("key", ["settings", "files", "inputs", "step"])
@@ -91,7 +91,7 @@ def test_a_manifest_that_was_changed(copied, capsys, key):
     content[key] = content[key] | {"evidence": "other"} if isinstance(content[key], dict) else 7
     path.write_bytes(orjson.dumps(content))
     assert call(mlp.main, "--paths", copied.file, "--task", TASK) == 2
-    assert f"error: {path}: was changed since it was written" in capsys.readouterr().err
+    assert f"error: {path}: was changed after it was written" in capsys.readouterr().err
     del content[key]
     path.write_bytes(orjson.dumps(content))
     assert call(mlp.main, "--paths", copied.file, "--task", TASK) == 2

@@ -84,7 +84,7 @@ def test_text_is_printed_as_it_is(name, words):
     found = printed(PRINTERS[name], words)
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", found)
     if name != "a bar":  # nothing is shown of it in a file
-        assert console.shown(words) in found
+        assert console.printable(words) in found
     lines = {"title": 6, "header": 6, "cells": 6, "details": 2, "a bar": 0}.get(name, 1)
     assert found.count("\n") == lines
 
@@ -99,13 +99,13 @@ def test_a_terminal_gets_no_control_of_the_data(name, words):
         assert "\x1b]0;" not in found and "\x9b" not in found and "\x1b[31m" not in found
     else:
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", STYLE.sub("", found))
-        assert console.shown(words) in STYLE.sub("", found)
+        assert console.printable(words) in STYLE.sub("", found)
 
 
 @settings(deadline=None, max_examples=100)
 @given(text)
 def test_what_is_shown_has_no_control_and_keeps_the_rest(words):
-    found = console.shown(words)
+    found = console.printable(words)
     assert found.isprintable() or not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", found)
     found.encode()
     if words.isprintable():
@@ -137,7 +137,7 @@ def test_a_path_with_markup_and_escapes(made, tmp_path, capsys):
     for name in ("[bold]x", "[/]", ":smile:", "a\x1b[31m", "\udc80"):
         assert call(mlp.main, "--paths", tmp_path / name / "path.json") == 2
         error = capsys.readouterr().err
-        assert console.shown(name) in error and "\x1b" not in error and error.count("\n") == 1
+        assert console.printable(name) in error and "\x1b" not in error and error.count("\n") == 1
 
 
 # A small script that prints all kinds of lines.

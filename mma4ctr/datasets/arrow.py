@@ -1,8 +1,7 @@
-"""Arrow columns in the few forms that the readers know, and errors of libraries as bad lines of a file.
+"""Arrow columns in the few layouts that the readers know, and library errors converted to bad lines.
 
-A column of JSON may hold values of several types. It is a dense union then, one child a type, and a reader reads each
-child by itself. So what a value means depends on nothing but the value: not on the lines beside it, and not on where
-a block of lines happens to end.
+A JSON column may contain values of several types. It becomes a dense union with one child per type, and each child is
+read separately. So the meaning of a value depends on the value alone, not on neighbouring lines or block boundaries.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,19 +17,20 @@ from mma4ctr.storage.text_blocks import LONGEST_LINE
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# An array of pyarrow, or a chunked one; pyarrow has no types for mypy.
+# A pyarrow array or chunked array; pyarrow has no type stubs.
 Column: TypeAlias = Any
-# What pyarrow, numpy and orjson raise for values that they refuse; their decoding errors are ValueErrors. A TypeError
-# of Python itself is a fault of this program and not among them.
+# Exceptions of pyarrow, numpy and orjson for values that they refuse; decoding errors are ValueErrors. A TypeError is a
+# bug in this program and not included.
 LIBRARY_ERRORS = (pa.ArrowException, ValueError, OverflowError)
-# A value of JSON that no reader looks into (an object, a list of lists): its text, which tells rows apart.
+# A JSON value that is not parsed further (an object, a list of lists): its text, which distinguishes rows.
 OPAQUE = pa.struct([("json", pa.string())])
 
 
-def whole(column: Column) -> pa.Array:
-    """One array of the column's chunks in its plain layout: dictionaries, extensions and views are taken apart.
+def plain_array(column: Column) -> pa.Array:
+    """Combine a column's chunks into one array, with dictionaries, extensions and views decoded.
 
-    Raises `BadLine` for a layout that pyarrow cannot take apart, and for a cell of over 64 MB.
+    Raises:
+        BadLine: pyarrow cannot decode the layout, or a cell has over 64 MB.
     """
     try:
         return _plain(column)
@@ -50,7 +50,7 @@ def _plain(column: Column) -> pa.Array:
         if isinstance(array, pa.ExtensionArray):
             array = array.storage
         elif pa.types.is_dictionary(kind):
-            array = whole(array.dictionary).take(array.indices)  # pyarrow's own way has no views
+            array = plain_array(array.dictionary).take(array.indices)  # pyarrow cannot decode a dictionary of views
         elif pa.types.is_run_end_encoded(kind):
             array = pc.run_end_decode(array)
         elif pa.types.is_string_view(kind):
@@ -68,22 +68,22 @@ def _plain(column: Column) -> pa.Array:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text."""
+    """Return whether a column contains text."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a column holds lists."""
+    """Return whether a column contains lists."""
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes that need be no text."""
+    """Return whether a column contains bytes, which need not be text."""
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def described_type(kind: pa.DataType) -> str:
-    """What a column of a type holds, in words for messages."""
+    """Describe the content of a column, for messages."""
     known: list[tuple[Callable[[pa.DataType], bool], str]] = [
         (pa.types.is_null, "nothing"),
         (pa.types.is_boolean, "true and false"),
@@ -96,11 +96,11 @@ def described_type(kind: pa.DataType) -> str:
     ]
     if is_list(kind):
         return "nested lists" if is_list(kind.value_type) else f"lists of {described_type(kind.value_type)}"
-    return next((words for holds, words in known if holds(kind)), str(kind))
+    return next((text for matches, text in known if matches(kind)), str(kind))
 
 
 def shown_value(array: pa.Array) -> str:
-    """The first value of an array for messages, whatever its type; Python cannot hold every timestamp."""
+    """Format the first value of an array of any type for messages; not every timestamp fits Python's types."""
     if not len(array):
         return "nothing"
     try:
@@ -110,7 +110,7 @@ def shown_value(array: pa.Array) -> str:
 
 
 def parts_of_union(array: pa.UnionArray) -> Iterator[tuple[np.ndarray, pa.Array]]:
-    """The rows (int64) of each type in a dense union, and their values."""
+    """Yield the rows (int64) of each type in a dense union, and their values."""
     codes, offsets = np.asarray(array.type_codes), np.asarray(array.offsets)
     for number in range(array.type.num_fields):
         rows = np.flatnonzero(codes == number)
@@ -118,8 +118,8 @@ def parts_of_union(array: pa.UnionArray) -> Iterator[tuple[np.ndarray, pa.Array]
             yield rows, array.field(number).take(pa.array(offsets[rows]))
 
 
-def in_place(length: int, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Arrays of some rows each as one array (length,) or (length, width) of all rows."""
+def scatter_rows(length: int, parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Merge parts, each with row numbers and their values, into one array (length,) or (length, width)."""
     first = parts[0][1]
     joined = np.zeros((length, *first.shape[1:]), first.dtype)
     for rows, values in parts:
@@ -133,21 +133,23 @@ Reader: TypeAlias = Callable[Concatenate[Column, str, P], T]
 def column_reader(
     expected: str, join: Callable[[int, list[tuple[np.ndarray, T]]], T]
 ) -> Callable[[Reader[P, T]], Reader[P, T]]:
-    """Make a function of (array, column's name, ...) a reader of any column.
+    """Extend a function of (array, column name, ...) to columns of any layout.
 
-    This is the one place where an error of a library becomes a `BadLine` that names the column.
+    This decorator alone converts library errors to a `BadLine` with the column's name.
 
     Args:
-        expected: what the column should hold, for the message.
-        join: from the length of a column of several types, and for each type its rows and the result of its values,
-            to the result of the column.
+        expected: the expected content, for the message.
+        join: merges the results of a column of several types, from its length and the (rows, result) of each type.
+
+    Returns:
+        The decorator.
     """
 
     def decorate(function: Reader[P, T]) -> Reader[P, T]:
         @wraps(function)
         def read(column: Column, name: str, /, *args: P.args, **options: P.kwargs) -> T:
             try:
-                array = whole(column)
+                array = plain_array(column)
                 if pa.types.is_union(array.type):
                     parts = [(rows, read(part, name, *args, **options)) for rows, part in parts_of_union(array)]
                     if parts:
@@ -166,9 +168,9 @@ def column_reader(
 
 
 def check_text(table: pa.Table) -> None:
-    """Raises `BadLine` for a column whose values are damaged, such as text that is not UTF-8.
+    """Raise `BadLine` for damaged values, such as text that is not UTF-8.
 
-    Files of Parquet are not checked where they are read, and pyarrow's functions each do what they like with them.
+    pyarrow does not validate the values of a Parquet file, and its functions treat invalid ones inconsistently.
     """
     for name in table.column_names:
         try:
@@ -181,5 +183,5 @@ def check_text(table: pa.Table) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's message."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,7 @@
-"""What a data set is to the steps: targets, modalities, and typed streams of its raw files.
+"""The interface of a data set: targets, modalities, and typed streams of its raw files.
 
-A data set module subclasses `RawDataset` and is the only place that knows its files and columns. One more is a
-description (described.py), or one new module, listed in `mma4ctr/datasets/__init__.py`.
+A data set's module subclasses `RawDataset`; no other code knows its files and columns. To add a data set, write a
+description (toml_spec.py), or a module that is listed in `mma4ctr/datasets/__init__.py`.
 """
 
 from abc import ABC, abstractmethod
@@ -27,9 +27,9 @@ class Modality:
         name: `visual`, `acoustic`, ...
         width: columns after PCA or SVD.
         kind: `dense` for vectors, `bag` for weighted tokens.
-        raw_width: longest vector of a dense modality; 0 for a bag.
-        optional: it is used alone, and its absence is not worth a warning.
-        at_most: `width` is a bound that the data need not reach.
+        raw_width: length of the longest raw vector; 0 for a bag.
+        optional: it is only used alone, and its absence causes no warning.
+        at_most: `width` is an upper bound; the data may give fewer columns.
     """
 
     name: str
@@ -68,15 +68,15 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class InteractionChunk:
-    """Some raw interactions in the file's order.
+    """A part of the raw interactions in the file's order; all arrays have one element per row.
 
     Attributes:
-        user: int32, positions among the kept users.
+        user: int32 positions among the kept users.
         item: int64 raw ids.
         device: int64 raw ids.
         time: int64.
-        labels: uint8 0/1 for each target.
-        row_hash: uint64 over every column of the raw row; equal rows have equal hashes.
+        labels: uint8 0/1 by target.
+        row_hash: uint64 hash of all columns of the raw row; equal rows have equal hashes.
         context: Columns of the rows themselves.
         user_values: Columns of the rows' users, for files that repeat them in each row.
         item_values: Columns of the rows' items, likewise.
@@ -114,9 +114,15 @@ class ColumnChunk:
 
 @dataclass(frozen=True)
 class DenseChunk:
-    """Vectors of some items: ids int64 (n,), values float32 (n, raw_width) filled up with zeros, length int32
-    (n,) as in the file (0: the item has no vector), line int64 (n,) from 0 within the block; and the ids as they are
-    written, where the numbers stand for other text.
+    """Vectors of some items.
+
+    Attributes:
+        block: the lines or rows they were read from.
+        ids: int64 (n,) item ids.
+        values: float32 (n, raw_width), padded with zeros.
+        length: int32 (n,) numbers of each vector in the file; 0: the item has no vector.
+        line: int64 (n,) line of each item in the block, from 0.
+        text: the ids as written, if `ids` are hashes of text; else None.
     """
 
     block: Block
@@ -129,8 +135,16 @@ class DenseChunk:
 
 @dataclass(frozen=True)
 class BagChunk:
-    """Tokens of some items: ids int64 (n,), line int64 (n,) from 0 within the block; per token its row (position
-    in `ids`), token int64 and weight float32; and the ids as they are written, as in `DenseChunk`.
+    """Tokens of some items.
+
+    Attributes:
+        block: the lines or rows they were read from.
+        ids: int64 (n,) item ids.
+        line: int64 (n,) line of each item in the block, from 0.
+        row: (tokens,) position of each token's item in `ids`.
+        token: int64 (tokens,).
+        weight: float32 (tokens,).
+        text: the ids as written, as in `DenseChunk`.
     """
 
     block: Block
@@ -143,7 +157,7 @@ class BagChunk:
 
 
 def shown_id(chunk: DenseChunk | BagChunk | ColumnChunk, row: int) -> str:
-    """An item's id as it stands in the file, for messages."""
+    """Return an item's id as written in the file, for messages."""
     return str(chunk.ids[row] if chunk.text is None else chunk.text[row])
 
 
@@ -151,14 +165,18 @@ class RawDataset(ABC):
     """The raw files of one data set, found through path.json.
 
     Attributes:
-        targets: what can be predicted; `default_targets` those that the steps take where none is named.
+        name: the data set's name in tasks and paths.
+        targets: labels that can be predicted.
+        default_targets: the targets that the steps use by default.
+        modalities: kinds of item features.
         min_interactions: users with fewer rows are left out.
-        time_is_day: `time` is only a day and a user's rows stand in time order within it.
-        rules: by target, what decides its label, where a target of one class is a mistake in it.
-        negatives: unseen items to draw for each positive row.
-        columns: The columns beside content, by side: `user`, `item` and `context`.
-        hour: Whether hour and weekday of `time` are context columns.
-        ticks_per_second: Units of `time` in a second; None if the file does not tell them.
+        time_is_day: `time` is a day number, and the rows of a user are in time order within a day.
+        tracks: names of alternative interaction files.
+        rules: the rule of each target's label, for messages about targets of one class.
+        negatives: unseen items to sample for each positive row.
+        columns: columns beside content by side: `user`, `item` and `context`.
+        hour: whether the hour and weekday of `time` are context columns.
+        ticks_per_second: units of `time` in a second; None if the file does not tell them.
     """
 
     name: str
@@ -181,23 +199,23 @@ class RawDataset(ABC):
 
     @abstractmethod
     def interaction_files(self) -> list[Path]:
-        """The files of raw interactions, in order; raises `UserError` where there is none."""
+        """Return the files of raw interactions in order; raises `UserError` if there is none."""
 
     @abstractmethod
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (raw user ids, how many rows each has) for every part of the interaction file."""
+        """Yield (raw user ids, their numbers of rows) for each part of the interactions."""
 
     @abstractmethod
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
-        """Yield the rows of the kept users. Rows of an unknown (-1) user or item are left out."""
+        """Yield the rows of the kept users; rows with an unknown user or item (-1) are left out."""
 
     @abstractmethod
     def feature_files(self, modality: str) -> list[Path]:
-        """The files that hold a modality, in order; empty where there is none."""
+        """Return the files of a modality in order; empty if there is none."""
 
     @abstractmethod
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
-        """Yield a modality's features of all items, over all its files."""
+        """Yield the features of all items of a modality, over all its files."""
 
     def column_files(self, side: str) -> list[Path]:
         """The tables with columns of the users or items; empty if there is none."""
@@ -212,22 +230,33 @@ class RawDataset(ABC):
         return None
 
     def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
-        """UTF-8 bytes (n,): the `kind` (user, item) ids of the kept rows as they are written; None where they are
-        the numbers. Known once `read_interactions` has been read.
+        """Return the ids of users or items as written, available after `read_interactions`.
+
+        Args:
+            kind: `user` or `item`.
+            ids: int64 (n,) ids of kept rows.
+
+        Returns:
+            UTF-8 bytes (n,), or None if the ids are written as these numbers.
         """
         return None
 
-    def few_have_it(self, modality: str, present: np.ndarray, items: np.ndarray) -> str | None:
-        """A warning where few items have a modality; raises `UserError` where that is a mistake.
+    def coverage_warning(self, modality: str, present: np.ndarray, items: np.ndarray) -> str | None:
+        """Return a warning if few items have a modality.
 
         Args:
-            present: bool (items,). items: ids as they are written, aligned.
+            modality: its name.
+            present: bool (items,), whether each item has it.
+            items: (items,) ids as written.
+
+        Raises:
+            UserError: No item has it because of a mistake in the description.
         """
         return None
 
 
 def hash_rows(columns: list[np.ndarray]) -> np.ndarray:
-    """uint64 (rows,): a hash over aligned int64 columns, equal for equal rows."""
+    """Return uint64 (rows,): a hash of aligned int64 columns, equal for equal rows."""
     total = np.full(len(columns[0]), 0x9E3779B97F4A7C15, np.uint64)
     for column in columns:
         total ^= column.view(np.uint64)

@@ -1,4 +1,4 @@
-"""Codes of devices, which may be numbers, texts, or both in one column."""
+"""Integer codes of devices, whose column may contain numbers, text, or both."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from mma4ctr.datasets.columns import Ids
 
 
 class Codes:
-    """Small whole numbers for devices: numbers as they are, texts from 0 on in the order in which they appear.
+    """Integer codes for devices: a number is its own code, texts are numbered from 0 in order of appearance.
 
-    No two devices get the same code. Where the column has numbers too, a text gets one below all of them.
+    No two devices get the same code. If the column also has numbers, a text gets a code below all of them.
     """
 
     def __init__(self) -> None:
         self._of_text: dict[int, int] = {}
-        self._of_number: dict[int, int] = {}  # numbers that a text had taken before they appeared
+        self._of_number: dict[int, int] = {}  # for numbers that were already the code of a text
         self._taken: set[int] = set()
-        self._lowest: int | None = None  # of all codes, once there is a number
+        self._lowest: int | None = None  # lowest code, once there is a number
 
     def of(self, ids: Ids) -> np.ndarray:
-        """int64 (n,): the codes of some more devices."""
+        """Return int64 (n,): the codes of the next part of the column."""
         values = ids.values.copy()
         named = np.zeros(len(values), bool)
         named[ids.named] = True
@@ -29,13 +29,13 @@ class Codes:
             for code in sorted(self._taken & set(np.unique(numbers).tolist())) if self._taken else ():
                 if code not in self._of_number:
                     self._of_number[code] = self._next()
-            values[~named] = _translated(numbers, self._of_number)
+            values[~named] = _mapped(numbers, self._of_number)
         words = ids.values[ids.named]
-        kinds, first = np.unique(words, return_index=True)
-        for kind in kinds[np.argsort(first)].tolist():
-            if kind not in self._of_text:
-                self._of_text[kind] = self._next()
-        values[ids.named] = _translated(words, self._of_text)
+        distinct, first = np.unique(words, return_index=True)
+        for word in distinct[np.argsort(first)].tolist():
+            if word not in self._of_text:
+                self._of_text[word] = self._next()
+        values[ids.named] = _mapped(words, self._of_text)
         return values
 
     def _next(self) -> int:
@@ -47,8 +47,8 @@ class Codes:
         return code
 
 
-def _translated(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
-    """int64 (n,): values that a table has, by it; others as they are."""
-    kinds, where = np.unique(values, return_inverse=True)
-    codes = np.array([table.get(kind, kind) for kind in kinds.tolist()], np.int64)
-    return codes[where] if len(kinds) else values
+def _mapped(values: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    """Return int64 (n,): values mapped by the table; values that are not in it stay."""
+    distinct, inverse = np.unique(values, return_inverse=True)
+    codes = np.array([table.get(value, value) for value in distinct.tolist()], np.int64)
+    return codes[inverse] if len(distinct) else values

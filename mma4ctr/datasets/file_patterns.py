@@ -1,4 +1,4 @@
-"""Which files a description means, and which of them hold rows."""
+"""The files that match a pattern of a description, and which of them have rows."""
 
 import gzip
 import os
@@ -9,21 +9,25 @@ from pathlib import Path
 from mma4ctr.storage.quoted_text import QuotedText
 from mma4ctr.storage.text_blocks import find_raw_file, head_of, opened
 
-# A text file that is larger holds more than a header and blank lines.
+# A larger text file is assumed to contain more than a header and blank lines.
 LARGEST_EMPTY = 1 << 16
 
 
 def matching_files(folder: Path, pattern: str) -> list[Path]:
-    """The files that a name or pattern means, in no order; empty where there is none.
+    """Find the files that a name or pattern matches.
 
-    A name that is there as it is written is meant literally, also if it has the characters of a pattern (`run[12]`), so
-    `folder` is never a pattern. Of the rest each part between slashes is one: `*` for any text, `?` for any character,
-    `[12]` for one of some, `**` for any folders.
+    A name that exists is taken literally, even if it contains characters of a pattern (`run[12]`). Otherwise each part
+    between slashes is a pattern: `*` matches any text, `?` any character, `[12]` one of several, `**` any folders.
 
     Args:
-        pattern: absolute, or from `folder` on; a file may have `.gz` behind the name.
+        folder: the folder of relative patterns; it is never a pattern itself.
+        pattern: absolute, or relative to `folder`; a file may have the suffix `.gz`.
 
-    Raises `UserError` where something of that name is there but is no readable file.
+    Returns:
+        The files, unordered.
+
+    Raises:
+        UserError: A path with this name exists but is not a readable file.
     """
     path = folder.absolute() / pattern
     exact = find_raw_file(path.parent, path.name)
@@ -33,21 +37,21 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
     folders = [Path(given.anchor) if given.is_absolute() else folder.absolute()]
     *between, name = given.parts[1:] if given.is_absolute() else given.parts
     for part in between:
-        there = [one / part for one in folders if (one / part).is_dir()]
-        folders = there or [match for one in folders for match in _folders(one, part)]
+        literal_folders = [one / part for one in folders if (one / part).is_dir()]
+        folders = literal_folders or [match for one in folders for match in _folders(one, part)]
     literal = [file for one in folders if (file := find_raw_file(one, name))]
     return literal or [match for one in folders for match in _matches(one, name) if match.is_file()]
 
 
 def _folders(folder: Path, part: str) -> list[Path]:
-    """The folders in `folder` that a part of a pattern means."""
+    """Return the folders in `folder` that a part of a pattern matches."""
     if part == "**":
         return [Path(found) for found, _, _ in os.walk(folder)]
     return [match for match in _matches(folder, part) if match.is_dir()]
 
 
 def _matches(folder: Path, part: str) -> list[Path]:
-    """What is in a folder and has a name as the pattern says."""
+    """Return the entries of a folder whose names match the pattern."""
     try:
         return [match for match in folder.iterdir() if fnmatchcase(match.name, part)]
     except OSError:
@@ -55,17 +59,21 @@ def _matches(folder: Path, part: str) -> list[Path]:
 
 
 def text_holds_rows(path: Path, *, header: bool, delimiter: str | None) -> bool:
-    """Whether a text file, perhaps packed, has more than blank lines and a header; raises `UserError` for a damaged
-    gzip file.
+    """Return whether a text or gzip file has more than a header and blank lines.
 
     Args:
-        header: the first record is no row. delimiter: between the cells of quoted CSV; None: each line is a record.
+        path: the file.
+        header: the first record is a header.
+        delimiter: the delimiter of quoted CSV; None: each line is a record.
+
+    Raises:
+        UserError: The head of a gzip file is damaged.
     """
     if path.stat().st_size > LARGEST_EMPTY:
         return True
     start, head = head_of(path, int(header), QuotedText(delimiter) if delimiter else None)
     if b"\r" in head.rstrip(b"\r\n"):
-        return True  # perhaps lines that end in a carriage return alone: who reads the header says so
+        return True  # lines may end in lone carriage returns; reading the header will report it
     with opened(path) as file:
         try:
             file.read(start)
@@ -73,5 +81,5 @@ def text_holds_rows(path: Path, *, header: bool, delimiter: str | None) -> bool:
                 if text.strip():
                     return True
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            return True  # who reads the rows says what is wrong
+            return True  # reading the rows will report it
     return False

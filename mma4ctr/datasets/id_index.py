@@ -1,10 +1,10 @@
-"""Raw ids: the distinct ones of a stream, and from an id to its position."""
+"""Raw ids: the distinct ids of a stream, and the position of an id in a table."""
 
 import numpy as np
 
 
 class IdCollector:
-    """The distinct ids of a stream of parts."""
+    """Collects the distinct ids of a stream."""
 
     _LARGEST_FLAG = 1 << 26
 
@@ -13,7 +13,7 @@ class IdCollector:
         self._others = np.empty(0, np.int64)
 
     def add(self, ids: np.ndarray) -> None:
-        """Take in int64 (n,). Small ids are flagged, which is some ten times faster than sorting them."""
+        """Add ids int64 (n,); small ones are flagged in a table, about ten times faster than sorting."""
         small = (ids >= 0) & (ids < self._LARGEST_FLAG)
         if not small.all():
             self._others = np.union1d(self._others, ids[~small])
@@ -24,21 +24,22 @@ class IdCollector:
         self._flags[ids] = True
 
     def ids(self) -> np.ndarray:
-        """int64, sorted, distinct."""
+        """Return the distinct ids, int64, sorted."""
         return np.union1d(np.flatnonzero(self._flags), self._others).astype(np.int64)
 
 
 class IdIndex:
-    """From raw ids to their positions in a sorted id table.
+    """Maps raw ids to their positions in a sorted array of ids.
 
-    A direct table is some five times faster than a binary search for each id, so it is used where the range
-    of ids is small enough.
+    A lookup table is about five times faster than binary search; it is used if the range of ids is small enough.
+
+    Args:
+        ids: int64, sorted, distinct.
     """
 
     _LARGEST_TABLE = 1 << 26  # entries of 4 bytes
 
     def __init__(self, ids: np.ndarray) -> None:
-        """`ids`: int64, sorted, distinct."""
         self.ids = ids
         self._table: np.ndarray | None = None
         self._low = int(ids[0]) if len(ids) else 0
@@ -51,10 +52,10 @@ class IdIndex:
         return len(self.ids)
 
     def positions(self, values: np.ndarray) -> np.ndarray:
-        """int32 position of each value, -1 where it is not in the table."""
+        """Return int32 (n,): the position of each value, or -1."""
         if self._table is not None:
-            # Everything outside of the range goes to the last entry, which is -1. What is compared are the ids: the
-            # difference of two that are far apart does not fit into 64 bits.
+            # Values outside the range use the last entry, which is -1. The ids themselves are compared, because the
+            # difference of two distant ids overflows 64 bits.
             outside = (values < self.ids[0]) | (values > self.ids[-1])
             return self._table[np.where(outside, len(self._table) - 1, values - self._low)]
         if not len(self.ids):

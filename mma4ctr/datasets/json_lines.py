@@ -1,7 +1,7 @@
-"""JSON lines as tables of the columns that are wanted, whatever types their values have.
+"""JSON lines as tables of the read columns, with values of any types.
 
-Lines that are all like the first are read at once by pyarrow. Others are read one by one, and a column of several
-types becomes a dense union (see arrow.py), so that a value means the same on both ways.
+If all lines have the types of the first one, pyarrow reads them at once. Otherwise they are read one by one, and a
+column of several types becomes a dense union (see arrow.py), so a value has the same meaning on both paths.
 """
 
 import json
@@ -25,21 +25,21 @@ SMALLEST, LARGEST = -(2**63), 2**63 - 1
 
 @dataclass(frozen=True)
 class JsonLines:
-    """The grammar of JSON lines, one object in each.
+    """The grammar of JSON lines, one object per line.
 
     Attributes:
-        wanted: the keys that every object must have.
+        wanted: the keys that are read, which every object must have.
     """
 
     wanted: tuple[str, ...]
 
     def parse(self, data: bytes) -> pa.Table:
-        """A table of the wanted columns; raises `BadLine` with what is wrong."""
+        """Parse lines into a table of the read columns; raises `BadLine` with the reason."""
         table = self._at_once(data)
         return self._line_by_line(data) if table is None else table
 
     def _at_once(self, data: bytes) -> pa.Table | None:
-        """The table, where all lines are like the first; None where any is not."""
+        """Return the table, or None if a line has other types than the first."""
         first = next((line for line in data.splitlines() if line.strip()), b"")
         try:
             item = orjson.loads(first)
@@ -71,7 +71,7 @@ class JsonLines:
             if not isinstance(item, dict):
                 raise BadLine("not a JSON object")
             if any(_may_be_large(item.get(name)) for name in self.wanted):
-                item = json.loads(line)  # keeps whole numbers of any size, of which orjson makes floats
+                item = json.loads(line)  # exact for integers of any size, which orjson converts to floats
             for name, column in cells.items():
                 if name not in item:
                     raise BadLine(f"needs the key {name}")
@@ -80,7 +80,7 @@ class JsonLines:
 
 
 def _kind(value: Any) -> pa.DataType | None:
-    """The type of a column that begins with a value; None where one value does not tell."""
+    """Infer a column's type from its first value; None if one value is not enough."""
     if isinstance(value, list):
         inner = _kind(value[0]) if value else None
         number = inner is not None and (pa.types.is_integer(inner) or pa.types.is_floating(inner))
@@ -94,7 +94,7 @@ def _kind(value: Any) -> pa.DataType | None:
 
 
 def _lost_digits(column: pa.ChunkedArray) -> bool:
-    """Whether whole numbers may have been read as floats that are too large to hold them."""
+    """Return whether whole numbers may have been read as floats that cannot represent them."""
     values = pc.list_flatten(column) if is_list(column.type) else column
     if not pa.types.is_floating(values.type) or not len(values):
         return False
@@ -109,30 +109,30 @@ def _may_be_large(value: Any) -> bool:
 
 
 def column_of(values: list[Any]) -> pa.Array:
-    """JSON values of any types as an array; of several types as a dense union, nulls as one of them.
+    """Convert JSON values of any types to an array; several types become a dense union, with nulls as one of them.
 
-    Whole numbers beyond 64 bits become text, objects and nested lists become `OPAQUE`.
+    Integers beyond 64 bits become text; objects and nested lists become `OPAQUE`.
     """
     kinds = set(map(_kind_of, values))
     if None in kinds and len(kinds) == 2:
-        # Arrays of one type can hold the nulls themselves.
-        return _MADE[next(kind for kind in kinds if kind)](values)
+        # An array of one type can contain the nulls itself.
+        return _BUILDERS[next(kind for kind in kinds if kind)](values)
     if len(kinds) <= 1:
-        return _MADE[next(iter(kinds), None)](values)
+        return _BUILDERS[next(iter(kinds), None)](values)
     names = sorted(kinds, key=str)
-    number = {kind: place for place, kind in enumerate(names)}
+    number = {kind: position for position, kind in enumerate(names)}
     codes = np.array([number[_kind_of(value)] for value in values], np.int8)
     offsets = np.zeros(len(values), np.int32)
     children = []
-    for place, kind in enumerate(names):
-        rows = np.flatnonzero(codes == place)
+    for position, kind in enumerate(names):
+        rows = np.flatnonzero(codes == position)
         offsets[rows] = np.arange(len(rows))
-        children.append(_MADE[kind]([values[row] for row in rows.tolist()]))
+        children.append(_BUILDERS[kind]([values[row] for row in rows.tolist()]))
     return pa.UnionArray.from_dense(pa.array(codes), pa.array(offsets), children)
 
 
 def _kind_of(value: Any) -> str | None:
-    """A key of `_MADE`; None for null."""
+    """Return a value's key in `_BUILDERS`; None for null."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, bool):
@@ -164,7 +164,7 @@ def _opaque(values: list[Any]) -> pa.Array:
     return pa.StructArray.from_arrays([pa.array(texts, pa.string())], fields=list(OPAQUE), mask=missing)
 
 
-_MADE: dict[str | None, Callable[[list[Any]], pa.Array]] = {
+_BUILDERS: dict[str | None, Callable[[list[Any]], pa.Array]] = {
     None: lambda values: pa.nulls(len(values)),
     "text": _texts,
     "bool": lambda values: pa.array(values, pa.bool_()),

@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.datasets.arrow import Column, column_reader, in_place, is_text
+from mma4ctr.datasets.arrow import Column, column_reader, is_text, scatter_rows
 from mma4ctr.datasets.base import MISSING
-from mma4ctr.datasets.columns import Ids, concatenated, ids_of, joined_ids, numbers_of
+from mma4ctr.datasets.columns import Ids, concatenate_ids, ids_of, joined_ids, numbers_of
 
 
 def _missing(array: pa.Array) -> np.ndarray:
@@ -36,11 +36,11 @@ def categories_of(array: Column, name: str) -> Ids:
     if not len(rows):
         return ids_of(array, name)
     none = Ids(np.full(len(rows), MISSING, np.int64), np.empty(0, np.int64), pa.array([], pa.string()))
-    given = ids_of(array.take(pa.array(filled)), name) if len(filled) else concatenated([])
+    given = ids_of(array.take(pa.array(filled)), name) if len(filled) else concatenate_ids([])
     return joined_ids(len(array), [(filled, given), (rows, none)])
 
 
-@column_reader("numbers", in_place)
+@column_reader("numbers", scatter_rows)
 def amounts_of(array: Column, name: str) -> np.ndarray:
     """Numbers as float64 (n,); one that is null, NaN or empty is NaN.
 

@@ -1,4 +1,4 @@
-"""What each column of the interactions is to the steps, and the function that reads it."""
+"""The role of each column of the interactions, and the function that reads it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,24 +8,25 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column
 from mma4ctr.datasets.columns import Ids, devices_of, ids_of
-from mma4ctr.datasets.hashing import hashable
+from mma4ctr.datasets.hashing import hash_values
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.times import TimeForm, time_of
 from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import BadLine
 
-# What the .inter files cannot hold.
+# Characters that an id in a .inter file cannot contain.
 NO_NAME = r'[\t\n\r"]'
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a column of the interactions is.
+    """The role of one column of the interactions.
 
     Attributes:
         kind: user, item, device, time, target, category, number or also.
-        name: Of a target or another column; else the kind.
-        read: from the column of a table to its values; raises `BadLine`.
+        name: name of the target or of another column; else the kind.
+        column: name of the column.
+        read: converts the column to its values; raises `BadLine`.
     """
 
     kind: str
@@ -35,7 +36,7 @@ class Role:
 
 
 def columns_of(description: Description) -> list[str]:
-    """The columns of the interactions that are read."""
+    """Return the names of the columns that are read."""
     own = description.interactions
     rules = (rule.column for rule in description.rules.values())
     context = description.columns["context"].names.names if "context" in description.columns else ()
@@ -43,10 +44,11 @@ def columns_of(description: Description) -> list[str]:
 
 
 def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...]:
-    """What the columns of the interactions are, and how each is read: by step 1 and by the check alike.
+    """Return the roles of all columns; step 1 and the check use the same ones.
 
     Args:
-        form: of the times; None: they are left out.
+        description: the data set.
+        form: how times are written; None: the time column is left out.
     """
     own, rules = description.interactions, description.rules
     roles = [
@@ -63,22 +65,22 @@ def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...
         roles += [Role("category", name, name, _reading(categories_of, name)) for name in names.categories]
         roles += [Role("number", name, name, _reading(amounts_of, name)) for name in names.numbers]
     others = [name for name in columns_of(description) if name not in (own.user, own.item, own.time, own.device)]
-    return (*roles, *(Role("also", name, name, _reading(hashable, name)) for name in others))
+    return (*roles, *(Role("also", name, name, _reading(hash_values, name)) for name in others))
 
 
 def _named_ids(column: Column, name: str) -> Ids:
-    """The ids of users or items, whose texts the .inter files hold; raises `BadLine`."""
+    """Read the ids of users or items; raises `BadLine` for text that .inter files cannot contain."""
     ids = ids_of(column, name)
     if not len(ids.named):
         return ids
     broken = ids.text.filter(pc.match_substring_regex(ids.text, NO_NAME))
     if len(broken):
         raise BadLine(
-            f"column {name}: the id {broken[0].as_py()!r} holds a tab, a quote or a line break, which the .inter files "
-            "cannot hold; rename it"
+            f"column {name}: the id {broken[0].as_py()!r} contains a tab, a quote or a line break, which .inter files "
+            "cannot represent; rename it"
         )
     return ids
 
 
-def _reading(reader: Callable[..., Any], name: str, *more: Any) -> Callable[[Column], Any]:
-    return lambda column: reader(column, name, *more)
+def _reading(reader: Callable[..., Any], name: str, *arguments: Any) -> Callable[[Column], Any]:
+    return lambda column: reader(column, name, *arguments)

@@ -1,8 +1,8 @@
-"""Files of one's own, whatever their format, as a stream of tables that hold the columns that are wanted.
+"""The user's own files in any format as a stream of tables with the read columns.
 
-CSV and TSV (cells stay text), JSON lines, Parquet; text may be gzipped. Text comes in blocks of whole lines, Parquet
-in batches of rows, so memory does not grow with a file; whatever is wrong in a row is told with its file and number,
-and can be passed over with --skip-bad-lines.
+Formats: CSV and TSV (cells stay text), JSON lines, Parquet; text may be gzipped. Text is read in blocks of whole lines,
+Parquet in batches of rows, so memory does not grow with the file. Errors name the file and row, and bad rows can be
+skipped with --skip-bad-lines.
 """
 
 import re
@@ -19,32 +19,34 @@ import pyarrow.parquet as pq
 from mma4ctr.datasets.arrow import LIBRARY_ERRORS, check_text, first_line
 from mma4ctr.datasets.file_patterns import matching_files, text_holds_rows
 from mma4ctr.datasets.json_lines import JsonLines
-from mma4ctr.runtime.console import nearest, progress
+from mma4ctr.runtime.console import did_you_mean, progress
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
-from mma4ctr.storage.bad_lines import BadLines
-from mma4ctr.storage.delimited import DelimitedText, read_header
-from mma4ctr.storage.text_blocks import Block, demand_columns, parse_blocks, read_blocks
+from mma4ctr.storage.bad_lines import BadLines, good_ranges
+from mma4ctr.storage.delimited import DelimitedText, read_header, require_columns
+from mma4ctr.storage.text_blocks import Block, TextLayout, parse_blocks, read_blocks
 
 T = TypeVar("T")
 Parse = Callable[[pa.Table, Block], T]
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "npy")
 SUFFIXES = {f".{name}": name for name in FORMATS} | {".pq": "parquet", ".ndjson": "jsonl"}
-# RowRange of Parquet at a time; of vectors fewer: 25 MB of 768 numbers each.
+# Rows of a Parquet batch; fewer for vectors (4096 vectors of 768 numbers take 25 MB).
 BATCH_ROWS, VECTOR_ROWS = 65_536, 4096
 
 
 @dataclass(frozen=True)
 class Source:
-    """Files of one table.
+    """The files of one table.
 
     Attributes:
-        where: the description and its part, for messages.
-        patterns: paths, absolute or from `folder` on, or patterns of them, see `matching_files`.
-        format: of FORMATS; None: as the names end.
-        separator: between cells; None: as the format says.
-        names: the columns of text without a header.
+        where: the description and its table, for messages.
+        folder: the folder of relative patterns.
+        patterns: file names or patterns, see `matching_files`.
+        format: one of FORMATS; None: inferred from the file names.
+        separator: between cells; None: the default of the format.
+        names: column names of text without a header.
+        batch_rows: rows of a Parquet batch.
     """
 
     where: str
@@ -53,21 +55,22 @@ class Source:
     format: str | None = None
     separator: str | None = None
     names: tuple[str, ...] = ()
+    batch_rows: int = BATCH_ROWS
 
     def files(self) -> list[Path]:
-        """The files, those of a pattern with numbers in their order; raises `UserError` where a pattern has none."""
+        """Return the files, those of a pattern in natural order; raises `UserError` if a pattern matches none."""
         found: dict[Path, None] = {}
         for pattern in self.patterns:
             path = self.folder / pattern
             matches = matching_files(self.folder, pattern)
             if not matches:
-                raise UserError(f"{self.where}: there is no file {path.absolute()}{_nearest_file(path.absolute())}")
+                raise UserError(f"{self.where}: no file {path.absolute()}{_similar_file(path.absolute())}")
             found |= dict.fromkeys(sorted(matches, key=natural_order))
         return list(found)
 
     @property
     def places(self) -> list[Path]:
-        """Each file that is named; of a pattern, the folder that its files lie in or below."""
+        """The named files; for a pattern, the folder that contains all its files."""
         found = []
         for pattern in self.patterns:
             place = self.folder
@@ -79,21 +82,25 @@ class Source:
         return found
 
     def with_rows(self, bad: BadLines | None = None) -> list[Path]:
-        """The files without those that hold no rows, as jobs leave them (of zero bytes, or a header only); all of them
-        where none holds any.
+        """Return the files that have rows, or all files if none has any.
+
+        Distributed jobs write empty parts: files of zero bytes, or with a header only.
 
         Args:
-            bad: notes the files that are left out. Raises `UserError`, as `files` does.
+            bad: reports the files that are left out.
+
+        Raises:
+            UserError: See `files`.
         """
         files = self.files()
-        found = [path for path in files if self._holds_rows(path)]
+        found = [path for path in files if self._has_rows(path)]
         if found and bad is not None:
             for path in files:
                 if path not in found:
-                    bad.pass_over_empty(path)
+                    bad.skip_empty(path)
         return found or files
 
-    def _holds_rows(self, path: Path) -> bool:
+    def _has_rows(self, path: Path) -> bool:
         if not path.stat().st_size:
             return False
         kind = self.format_of(path)
@@ -105,14 +112,15 @@ class Source:
         return text_holds_rows(path, header=kind != "jsonl" and not self.names, delimiter=delimiter)
 
     def format_of(self, path: Path) -> str:
-        """One of FORMATS; raises `UserError` where neither the description nor the name tells it."""
+        """Return the format of a file, one of FORMATS; raises `UserError` if it cannot be inferred from the name."""
         name = self.format or SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix.lower())
         if name is None:
-            raise UserError(f"{self.where}: {path.name} does not tell its format; add format = one of {FORMATS}")
+            formats = ", ".join(FORMATS)
+            raise UserError(f"{self.where}: the name {path.name} has no known suffix; add format = one of {formats}")
         return name
 
     def columns(self, path: Path) -> list[str]:
-        """The names of a file's columns; raises `UserError` where it cannot be read."""
+        """Return a file's column names; raises `UserError` if it cannot be read."""
         kind = self.format_of(path)
         if kind == "parquet":
             return list(_parquet(path).schema_arrow.names)
@@ -127,42 +135,44 @@ class Source:
         return list(self.names) or read_header(path, (), delimiter=self.delimiter(kind), quoted=kind == "csv")
 
     def delimiter(self, kind: str) -> str:
-        """What stands between the cells of a text file."""
+        """Return the delimiter between the cells of a text file."""
         return self.separator or ("," if kind == "csv" else "\t")
 
-    def only(self, path: Path) -> "Source":
-        """One of the files."""
-        return replace(self, patterns=(str(path),))
+    def only(self, path: Path, batch_rows: int | None = None) -> "Source":
+        """Return the source with only one of its files, and perhaps another batch size."""
+        return replace(self, patterns=(str(path),), batch_rows=batch_rows or self.batch_rows)
 
-    def demand(self, wanted: Sequence[str]) -> None:
-        """Raises `UserError` for a column that one of the files with rows has not."""
+    def require_columns(self, wanted: Sequence[str]) -> None:
+        """Raise `UserError` if a file with rows lacks one of the columns."""
         for path in self.with_rows():
-            demand_columns(str(path), self.columns(path), wanted)
+            require_columns(str(path), self.columns(path), wanted)
 
 
 def natural_order(path: Path) -> tuple[list[list[str | int]], str]:
-    """A key by which numbers in every part of a path count as numbers: day=9 before day=10."""
+    """Return a sort key that compares numbers in a path by value: day=9 before day=10."""
     parts: list[list[str | int]] = []
     for part in path.parts:
-        # Text and digits take turns, so that text is compared with text and a number with a number.
+        # Text and digits alternate, so text is compared with text and a number with a number.
         pieces = re.split("([0-9]+)", part)
-        parts.append([int(piece) if place % 2 else piece for place, piece in enumerate(pieces)])
+        parts.append([int(piece) if position % 2 else piece for position, piece in enumerate(pieces)])
     return parts, str(path)
 
 
-def _nearest_file(path: Path) -> str:
+def _similar_file(path: Path) -> str:
+    """Return a hint for a missing file: a similar name, or that its folder is missing."""
     if not path.parent.is_dir():
-        return f"; there is no folder {path.parent}"
-    return nearest(path.name, [other.name for other in path.parent.iterdir()])
+        return f"; the folder {path.parent} does not exist"
+    return did_you_mean(path.name, [other.name for other in path.parent.iterdir()])
 
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
+    """Parse the JSON object in a line; raises `UserError`."""
     try:
         found = orjson.loads(line)
     except orjson.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
-        raise UserError(f"{where}: not a JSON object; JSON lines hold one in each line")
+        raise UserError(f"{where}: not a JSON object; JSON lines need one object per line")
     return found
 
 
@@ -174,60 +184,61 @@ def read_tables(
     *,
     description: str,
     workers: Workers,
-    batch_rows: int = BATCH_ROWS,
 ) -> Iterator[T]:
     """Parse the rows of all files in order.
 
     Args:
-        wanted: the columns of the tables that `parse` gets, with the block that their rows are of. It raises
-            `BadLine` and runs wherever `workers` let it.
+        source: the files.
+        wanted: names of the columns that are read.
+        parse: from a table of these columns and the block of its rows to a result; raises `BadLine`. `workers` may
+            run it in another thread, process or machine.
+        bad: collects the bad rows.
+        description: label of the progress bar.
+        workers: run `parse` on the blocks.
+
+    Yields:
+        The result of each block, in the files' order.
+
+    Raises:
+        UserError: A file or column is missing, a file is damaged, or too many rows are bad.
     """
     try:
         for path in source.with_rows(bad):
             kind = source.format_of(path)
-            demand_columns(str(path), source.columns(path), wanted)
+            require_columns(str(path), source.columns(path), wanted)
             if kind == "parquet":
-                yield from _read_parquet(path, wanted, parse, bad, description, workers, batch_rows)
-            elif kind == "jsonl":
-                lines = ParseText(JsonLines(tuple(wanted)), parse)
-                yield from parse_blocks(
-                    path, lines, bad, description=description, workers=workers, closed_by_newline=False
-                )
+                batches = _parquet_batches(path, wanted, source.batch_rows)
+                yield from _parse_batches(path, batches, parse, bad, description, workers)
             else:
-                types = dict.fromkeys(wanted, pa.string())
-                delimiter = source.delimiter(kind)
-                text = DelimitedText(source.columns(path), types, delimiter=delimiter, quoted=kind == "csv")
+                text, layout = _text_format(source, path, wanted)
                 yield from parse_blocks(
-                    path,
-                    ParseText(text, parse),
-                    bad,
-                    description=description,
-                    workers=workers,
-                    skip_lines=0 if source.names else 1,
-                    quoted=text.quoted,
+                    path, ParseText(text, parse), bad, layout, description=description, workers=workers
                 )
-    except BadLine as error:  # rows that can be read one by one and not together, which no reader should know
+    except BadLine as error:  # good rows that cannot be read together; no reader should cause this
         raise UserError(f"{source.where}: {error}") from None
 
 
+def _text_format(source: Source, path: Path, wanted: Sequence[str]) -> "tuple[Grammar, TextLayout]":
+    """Return the grammar and layout of a CSV, TSV or JSON lines file."""
+    kind = source.format_of(path)
+    if kind == "jsonl":
+        return JsonLines(tuple(wanted)), TextLayout(closed_by_newline=False)  # truncated JSON does not parse
+    types = dict.fromkeys(wanted, pa.string())
+    text = DelimitedText(source.columns(path), types, delimiter=source.delimiter(kind), quoted=kind == "csv")
+    return text, TextLayout(skip_lines=0 if source.names else 1, quoted=text.quoted)
+
+
 def first_table(source: Source, path: Path, wanted: Sequence[str], rows: int, bad: BadLines | None = None) -> pa.Table:
-    """About the first `rows` rows of one file, those of its first block at most; bad ones are left out."""
+    """Read about the first `rows` rows of one file, at most its first block, without bad rows."""
     bad = bad or BadLines(allowed=rows)
-    parts = read_tables(
-        source.only(path),
-        wanted,
-        lambda table, block: table,
-        bad,
-        description="",
-        workers=Few(),
-        batch_rows=min(rows, BATCH_ROWS),
-    )
+    only = source.only(path, min(rows, BATCH_ROWS))
+    parts = read_tables(only, wanted, lambda table, block: table, bad, description="", workers=SerialWorkers())
     table: pa.Table = next(parts, pa.table({name: pa.array([], pa.string()) for name in wanted}))
     return table.slice(0, rows)
 
 
-class Few:
-    """Workers for a look at a file's beginning: nothing is read ahead."""
+class SerialWorkers:
+    """Workers that read nothing ahead, for samples from the start of a file."""
 
     def in_order(self, work: Callable[[Any], Any], items: Any) -> Iterator[Any]:
         """See `mma4ctr.runtime.parallel.Workers`."""
@@ -241,9 +252,9 @@ class Few:
 
 
 def guarded(work: Callable[[], T]) -> T:
-    """The result of `work`; raises `BadLine` where a library refuses values that no reader has refused before.
+    """Return the result of `work`, with library errors that no reader caught converted to `BadLine`.
 
-    Whatever a row holds, it ends as a named bad row: every parse of a file's rows runs here.
+    All parsing of rows runs in this function, so any bad value is reported as a bad row.
     """
     try:
         return work()
@@ -255,29 +266,30 @@ def guarded(work: Callable[[], T]) -> T:
 
 
 class Grammar(Protocol):
-    """How the lines of a text file become a table."""
+    """The grammar of a text file."""
 
     def parse(self, data: bytes) -> pa.Table:
-        """A table of the wanted columns; raises `BadLine`."""
+        """Parse lines into a table of the read columns; raises `BadLine`."""
 
 
 @dataclass(frozen=True)
 class ParseText:
-    """From the bytes of lines to a result."""
+    """A picklable function from the bytes of lines to a result."""
 
     text: Grammar
     parse: Parse[Any]
 
     def __call__(self, data: bytes, block: Block) -> Any:
+        """Parse the lines of a block; raises `BadLine`."""
         return guarded(lambda: self.parse(self.text.parse(data), block))
 
 
 class RowRange(Block):
-    """RowRange of a file that is no text: `start` to `end`."""
+    """The rows from `start` to before `end` of a binary file."""
 
     @property
     def first_line(self) -> int:
-        """The number of the first row, from 1."""
+        """Number of the first row, from 1."""
         return self.start + 1
 
 
@@ -285,16 +297,17 @@ def _parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, pre_buffer=False)
     except (*LIBRARY_ERRORS, OSError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)}); fetch it again") from None
+        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)}); download it again") from None
 
 
 @dataclass(frozen=True)
 class ParseBatch:
-    """From rows of Parquet to a result."""
+    """A picklable function from the rows of a Parquet batch to a result."""
 
     parse: Parse[Any]
 
     def __call__(self, item: tuple[RowRange, pa.Table]) -> Any:
+        """Parse the rows of a batch; raises `BadLine`."""
         rows, table = item
 
         def parsed() -> Any:
@@ -304,50 +317,46 @@ class ParseBatch:
         return guarded(parsed)
 
 
-def _read_parquet(
+def _parquet_batches(path: Path, wanted: Sequence[str], batch_rows: int) -> Iterator[tuple[RowRange, pa.Table]]:
+    """Yield the rows of a Parquet file in batches; raises `UserError` if it is damaged."""
+    start = 0
+    try:
+        for batch in _parquet(path).iter_batches(batch_rows, columns=list(dict.fromkeys(wanted))):
+            yield RowRange(path, start, start + len(batch), start + len(batch)), pa.Table.from_batches([batch])
+            start += len(batch)
+    except (*LIBRARY_ERRORS, OSError) as error:
+        raise UserError(f"{path}: damaged after row {start:,} ({first_line(error)}); download it again") from None
+
+
+def _parse_batches(
     path: Path,
-    wanted: Sequence[str],
+    batches: Iterator[tuple[RowRange, pa.Table]],
     parse: Parse[T],
     bad: BadLines,
     description: str,
     workers: Workers,
-    batch_rows: int,
 ) -> Iterator[T]:
-    file = _parquet(path)
+    """Parse batches of Parquet rows in order, with a progress bar."""
     work = ParseBatch(parse)
-
-    def batches() -> Iterator[tuple[RowRange, pa.Table]]:
-        start = 0
-        try:
-            for batch in file.iter_batches(batch_rows, columns=list(dict.fromkeys(wanted))):
-                yield RowRange(path, start, start + len(batch), start + len(batch)), pa.Table.from_batches([batch])
-                start += len(batch)
-        except (*LIBRARY_ERRORS, OSError) as error:
-            raise UserError(f"{path}: damaged after row {start:,} ({first_line(error)}); fetch it again") from None
-
-    with progress(f"{description} {path.name}", file.metadata.num_rows) as advance:
-        for (rows, table), future in workers.in_order(work, batches()):
+    with progress(f"{description} {path.name}", _parquet(path).metadata.num_rows) as advance:
+        for (rows, table), future in workers.in_order(work, batches):
             try:
                 yield future.result()
             except BadLine:
-                good = [table.slice(start, stop - start) for start, stop in _good_rows(rows, table, 0, work, bad)]
+                good = list(_good_parts(rows, table, work, bad))
                 if good:
                     yield work((rows, pa.concat_tables(good)))
             advance(len(table))
 
 
-def _good_rows(
-    rows: RowRange, table: pa.Table, start: int, work: ParseBatch, bad: BadLines
-) -> Iterator[tuple[int, int]]:
-    """The ranges of rows of a failing batch that parse, halving it until each bad one stands alone."""
-    try:
-        work((rows, table))
-    except BadLine as error:
-        if len(table) == 1:
-            bad.add(rows.path, rows.first_line + start, str(error))
-            return
-        middle = len(table) // 2
-        yield from _good_rows(rows, table.slice(0, middle), start, work, bad)
-        yield from _good_rows(rows, table.slice(middle), start + middle, work, bad)
-    else:
-        yield start, start + len(table)
+def _good_parts(rows: RowRange, table: pa.Table, work: ParseBatch, bad: BadLines) -> Iterator[pa.Table]:
+    """Yield the parts of a failing batch that parse, and record its bad rows."""
+
+    def parse_range(first: int, last: int) -> Any:
+        return work((rows, table.slice(first, last - first)))
+
+    def report(row: int, error: BadLine) -> None:
+        bad.add(rows.path, rows.first_line + row, str(error))
+
+    for first, last in good_ranges(0, len(table), parse_range, report):
+        yield table.slice(first, last - first)

@@ -1,7 +1,7 @@
-"""Times of any file: whole numbers, numbers with decimals, or dates; with one meaning in all files of a log.
+"""Times of interactions: whole numbers, numbers with decimals, or dates, in the same form in all files.
 
-How times are written is told from the first rows of every file and must be the same in all of them: seconds beside
-milliseconds, or dates beside numbers, would put the rows in a wrong order and nobody would see it.
+The form is inferred from the first rows of each file and must be the same in all of them. Otherwise, with seconds in
+one file and milliseconds in another, the rows would silently be in a wrong order.
 """
 
 import re
@@ -14,7 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.datasets.arrow import Column, column_reader, described_type, in_place, is_text, shown_value, whole
+from mma4ctr.datasets.arrow import (
+    Column,
+    column_reader,
+    described_type,
+    is_text,
+    plain_array,
+    scatter_rows,
+    shown_value,
+)
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.runtime.errors import BadLine, UserError
 
@@ -26,7 +34,7 @@ KINDS = {
     "zoned": "dates with a time zone",
 }
 A_DATE = "a date such as 2024-05-31 18:00:00"
-# A number tells its unit where it lies between these years in one: the ranges of two units are a factor of 150 apart.
+# A number is in a unit if it is between these years in it; the ranges of two units are a factor of 150 apart.
 YEARS = (1990, 2100)
 _EPOCH = [float(np.datetime64(f"{year}", "s").astype(np.int64)) for year in YEARS]
 UNITS = ("", "seconds", "milliseconds", "microseconds", "nanoseconds", "YYYYMMDD", "YYYYMMDDhhmm", "YYYYMMDDhhmmss")
@@ -37,7 +45,8 @@ class TimeForm:
     """How times are written.
 
     Attributes:
-        kind: of KINDS. unit: of UNITS, what the size of the numbers tells; empty where it tells nothing.
+        kind: a key of KINDS.
+        unit: one of UNITS, inferred from the size of the numbers; empty if unknown.
     """
 
     kind: str
@@ -57,30 +66,33 @@ class TimeForm:
 
     @property
     def is_date(self) -> bool:
-        """Whether times are dates, not numbers."""
+        """Whether the times are dates."""
         return self.kind in ("date", "zoned")
 
 
 def units_of(values: np.ndarray) -> np.ndarray:
-    """uint8 (n,): the unit of each time, a position in UNITS; 0 where its size tells none."""
+    """Return uint8 (n,): the unit of each time as a position in UNITS; 0 if unknown."""
     found = np.zeros(len(values), np.uint8)
     size = np.asarray(values, np.float64)
     for number, scale in ((1, 1), (2, 10**3), (3, 10**6), (4, 10**9)):
         found[(size >= _EPOCH[0] * scale) & (size < _EPOCH[1] * scale)] = number
-    for number, after in ((5, 1), (6, 10**4), (7, 10**6)):
-        rows = np.flatnonzero((size >= YEARS[0] * 10**4 * after) & (size < (YEARS[1] + 1) * 10**4 * after))
-        days = (size[rows] // after).astype(np.int64)
+    for number, scale in ((5, 1), (6, 10**4), (7, 10**6)):
+        rows = np.flatnonzero((size >= YEARS[0] * 10**4 * scale) & (size < (YEARS[1] + 1) * 10**4 * scale))
+        days = (size[rows] // scale).astype(np.int64)
         month, day = days // 100 % 100, days % 100
         found[rows[(month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)]] = number
     return found
 
 
 def form_of(column: Column, name: str) -> TimeForm:
-    """How most of some times are written; raises `BadLine` where there is no time among them.
+    """Infer how most times of a column are written.
 
-    The few that are written otherwise are told with their lines when the rows are read.
+    Times in another form are reported with their lines when the rows are read.
+
+    Raises:
+        BadLine: The column has no time.
     """
-    array = whole(column)
+    array = plain_array(column)
     try:
         kind, rows = _kind(array, name), None
     except BadLine:
@@ -88,12 +100,12 @@ def form_of(column: Column, name: str) -> TimeForm:
         count = Counter(kind for kind in kinds if isinstance(kind, str))
         if not count:
             raise next((kind for kind in kinds if isinstance(kind, BadLine)), BadLine("")) from None
-        # One number with decimals makes all of them such numbers, as it does where no time is wrong.
+        # One number with decimals makes the whole column decimal, as in a column without mistakes.
         number = "number" if count["number"] else "whole"
         count[number] = count["whole"] + count["number"] if number == "number" else count["whole"]
         kind = max(KINDS, key=lambda one: count[one])
-        like = ("whole", "number") if kind == "number" else (kind,)
-        rows = [row for row, one in enumerate(kinds) if isinstance(one, str) and one in like]
+        accepted = ("whole", "number") if kind == "number" else (kind,)
+        rows = [row for row, one in enumerate(kinds) if isinstance(one, str) and one in accepted]
     if kind in ("date", "zoned") or not len(array):
         return TimeForm(kind)
     values = _numbers(array if rows is None else array.take(pa.array(rows, pa.int64())), name, kind)
@@ -110,7 +122,7 @@ def _kind_or_mistake(array: pa.Array, name: str) -> str | BadLine:
 
 
 def _kind(array: pa.Array, name: str) -> str:
-    """The one kind that all of some times are of; raises `BadLine` where there is none."""
+    """Return the kind that all times have; raises `BadLine` if there is none."""
     if not array.null_count:
         if pa.types.is_integer(array.type):
             return "whole"
@@ -126,32 +138,36 @@ def _kind(array: pa.Array, name: str) -> str:
         except BadLine as error:
             mistake = error
     empty = str(mistake).endswith("a time is empty")
-    raise mistake if empty else BadLine(f"column {name}: {shown_value(array)} is no number and not {A_DATE}")
+    raise mistake if empty else BadLine(f"column {name}: {shown_value(array)} is neither a number nor {A_DATE}")
 
 
 def common_form(forms: Sequence[tuple[Path, TimeForm]], name: str) -> TimeForm:
-    """The form of the times of all files; raises `UserError` that names two files whose times differ."""
+    """Return the form of the times in all files; raises `UserError` with the names of two files that differ."""
     (first, common), *rest = forms
     for path, form in rest:
         numbers = {common.kind, form.kind} == {"whole", "number"}
         if (common.kind != form.kind and not numbers) or (common.unit and form.unit and common.unit != form.unit):
-            raise UserError(
-                f"{path}: column {name}: {form}, but {first} has {common}; write the times of all files in the same way"
-            )
+            raise UserError(f"{path}: column {name}: {form}, but {first} has {common}; use the same form in all files")
         if form.unit and not common.unit:
             first = path
         common = TimeForm("number" if numbers else common.kind, common.unit or form.unit)
     return common
 
 
-@column_reader("times", in_place)
+@column_reader("times", scatter_rows)
 def time_of(array: Column, name: str, form: TimeForm) -> np.ndarray:
-    """A column of times in one form.
+    """Convert a column of times.
 
-    Returns: int64 (n,): whole numbers as they are, numbers with decimals and dates in microseconds.
+    Args:
+        array: the column.
+        name: its name, for messages.
+        form: how its times are written.
+
+    Returns:
+        int64 (n,): whole numbers unchanged; numbers with decimals and dates in microseconds.
 
     Raises:
-        BadLine: for what is written in another way, also another unit.
+        BadLine: A time has another form or unit.
     """
     if array.null_count or pa.types.is_null(array.type):
         raise BadLine(f"column {name}: a time is empty")
@@ -166,8 +182,9 @@ def time_of(array: Column, name: str, form: TimeForm) -> np.ndarray:
         units = units_of(values)
         other = np.flatnonzero((units != 0) & (units != UNITS.index(form.unit)))
         if len(other):
-            shown = f"{values[other[0]]:.15g}" if form.kind == "number" else values[other[0]]
-            raise BadLine(f"column {name}: {shown} is in {UNITS[units[other[0]]]}, and the first times in {form.unit}")
+            value = f"{values[other[0]]:.15g}" if form.kind == "number" else values[other[0]]
+            unit = UNITS[units[other[0]]]
+            raise BadLine(f"column {name}: {value} is in {unit}, but the first times are in {form.unit}")
     if form.kind == "whole":
         return values
     moments = np.round(values * MICROSECONDS)
@@ -176,11 +193,11 @@ def time_of(array: Column, name: str, form: TimeForm) -> np.ndarray:
     return moments.astype(np.int64)
 
 
-@column_reader("times", in_place)
+@column_reader("times", scatter_rows)
 def _numbers(array: Column, name: str, kind: str) -> np.ndarray:
-    """Times as they are written: int64 (n,) of `whole` numbers, float64 (n,) of others; raises `BadLine`."""
+    """Convert numeric times to int64 (n,) for kind `whole`, else float64 (n,); raises `BadLine`."""
     if pa.types.is_boolean(array.type) or pa.types.is_temporal(array.type):
-        raise BadLine(f"column {name}: {shown_value(array)} is not a number, as the first times are")
+        raise BadLine(f"column {name}: {shown_value(array)} is not a number, but the first times are")
     if kind == "number":
         return numbers_of(array, name)
     if is_text(array.type):
@@ -194,7 +211,7 @@ def _numbers(array: Column, name: str, kind: str) -> np.ndarray:
 
 
 def _dates(array: pa.Array, name: str, form: TimeForm) -> np.ndarray:
-    """int64 (n,) microseconds of text or Arrow's dates; those of nanoseconds are cut."""
+    """Convert text or Arrow dates to int64 (n,) microseconds; nanoseconds are truncated."""
     zoned = form.kind == "zoned"
     if is_text(array.type):
         try:
@@ -207,7 +224,7 @@ def _dates(array: pa.Array, name: str, form: TimeForm) -> np.ndarray:
         except pa.ArrowInvalid:
             raise BadLine(f"column {name}: {shown_value(wrong)} is not {A_DATE}") from None
         other, own = ("no time zone", "one") if zoned else ("a time zone", "none")
-        raise BadLine(f"column {name}: {shown_value(wrong)} has {other}, and the first times have {own}")
+        raise BadLine(f"column {name}: {shown_value(wrong)} has {other}, but the first times have {own}")
     if not (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
         raise BadLine(f"column {name}: {shown_value(array)} ({described_type(array.type)}) is not {A_DATE}")
     if bool(getattr(array.type, "tz", None)) != zoned:
@@ -216,7 +233,7 @@ def _dates(array: pa.Array, name: str, form: TimeForm) -> np.ndarray:
 
 
 def _microseconds(array: pa.Array, zoned: bool) -> np.ndarray:
-    # Only nanoseconds lose digits; seconds beyond the range of microseconds must be refused, not wrapped round.
+    # Only nanoseconds may lose digits; seconds beyond the range of microseconds must be refused, not overflow.
     safe = getattr(array.type, "unit", "") != "ns"
     moments = pc.cast(array, pa.timestamp("us", tz="UTC" if zoned else None), safe=safe)
     found: np.ndarray = pc.cast(moments, pa.int64()).to_numpy(zero_copy_only=False)
@@ -224,7 +241,7 @@ def _microseconds(array: pa.Array, zoned: bool) -> np.ndarray:
 
 
 def shown_time(moment: int, form: TimeForm) -> str:
-    """A time as `time_of` gives it, in words; of any year, which Python's own dates are not."""
+    """Format a time from `time_of` for output; any year is possible, unlike with Python's dates."""
     if form.is_date:
         return str(np.datetime64(moment, "us")).replace("T", " ").removesuffix(".000000")
     return f"{moment / MICROSECONDS:.15g}" if form.kind == "number" else str(moment)

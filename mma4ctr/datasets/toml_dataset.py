@@ -1,4 +1,4 @@
-"""A data set of one's own, read as its description says (see description.py)."""
+"""Reader of the user's own data sets, according to their descriptions (see toml_spec.py)."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.datasets.arrow import is_list, is_text, whole
+from mma4ctr.datasets.arrow import is_list, is_text, plain_array
 from mma4ctr.datasets.base import BagChunk, ColumnChunk, DenseChunk, InteractionChunk, Modality, RawDataset, hash_rows
 from mma4ctr.datasets.codes import Codes
-from mma4ctr.datasets.columns import Ids, NameTable, concatenated, ids_of, tokens_of
+from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of, tokens_of
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.npy_files import array_chunks, array_file, checked_ids
@@ -25,24 +25,31 @@ from mma4ctr.datasets.toml_spec import DEFAULT_WIDTH, Description, ModalitySourc
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.bad_lines import BadLines
-from mma4ctr.storage.text_blocks import Block, demand_columns
+from mma4ctr.storage.delimited import require_columns
+from mma4ctr.storage.text_blocks import Block
 
-# RowRange that are looked at to tell how a column is written.
-LOOK_ROWS = 1000
-# Ids that a message shows of each side, and those of the features that are remembered to choose them from.
+# Rows read from the start of a file to infer the form of a column.
+SAMPLE_ROWS = 1000
+# Example ids in a message, and ids of the features that are kept to choose them from.
 EXAMPLES, REMEMBERED = 3, 1000
-FEW = 0.5
-# Numbers of a vector: the square of it, their covariance, is held in memory (2 GB of it).
+# A warning is printed if a smaller share of the items has a modality.
+LOW_COVERAGE = 0.5
+# Maximum length of a vector; its covariance matrix is kept in memory (2 GB).
 WIDEST = 1 << 14
 
 
 @dataclass(frozen=True)
 class ParsedRows:
-    """Some interactions of the kept users, before what only the whole file tells is known.
+    """Interactions of the kept users in one block, before device codes and positions in the log are known.
 
     Attributes:
-        user: int32 positions. user_ids, item, device: as they are written; the rows are those of `user`.
-        time: None where the place in the file is the time.
+        user: int32 positions among the kept users.
+        user_ids: ids of the users.
+        item: ids of the items.
+        device: ids of the devices; None if there is no such column.
+        time: int64; None if the position in the log is the time.
+        labels: uint8 0/1 by target.
+        row_hash: uint64, as in `InteractionChunk`.
     """
 
     user: np.ndarray
@@ -56,8 +63,8 @@ class ParsedRows:
     numbers: dict[str, np.ndarray]
 
 
-class Described(RawDataset):
-    """The files that a description names."""
+class DescribedDataset(RawDataset):
+    """The raw files that a description names."""
 
     def __init__(self, description: Description) -> None:
         super().__init__(description.folder)
@@ -75,12 +82,14 @@ class Described(RawDataset):
         self.hour = description.hour
 
     def interaction_files(self) -> list[Path]:
+        """See `RawDataset`."""
         return self.description.interactions.source.files()
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `RawDataset`."""
         columns = self.description.interactions
-        # Looked at here, so that what only a later pass needs is refused before a large log is counted.
-        columns.source.demand(columns_of(self.description))
+        # Check all columns now, so columns of later passes are refused before a large log is counted.
+        columns.source.require_columns(columns_of(self.description))
         user_ids = next(role.read for role in roles_of(self.description, self.time_form) if role.kind == "user")
 
         def parse(table: pa.Table, _block: Block) -> tuple[np.ndarray, np.ndarray]:
@@ -90,10 +99,11 @@ class Described(RawDataset):
         yield from self._tables(columns.source, [columns.user], parse, bad, "counting")
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
+        """See `RawDataset`."""
         source = self.description.interactions.source
         codes = Codes()
-        moment = 0
-        # A data set is read anew: what is gathered on the way is of this reading.
+        position = 0
+        # Names from an earlier read are dropped.
         self._names = {"user": NameTable(), "item": NameTable()}
         for part in self._tables(source, columns_of(self.description), self._parser(kept), bad, "reading"):
             for kind, ids in (("user", part.user_ids), ("item", part.item)):
@@ -105,12 +115,12 @@ class Described(RawDataset):
                 user=part.user,
                 item=part.item.values,
                 device=np.zeros(rows, np.int64) if part.device is None else codes.of(part.device),
-                time=np.arange(moment, moment + rows) if part.time is None else part.time,
+                time=np.arange(position, position + rows) if part.time is None else part.time,
                 labels=part.labels,
                 row_hash=part.row_hash,
                 context={name: ids.values for name, ids in part.categories.items()} | part.numbers,
             )
-            moment += rows
+            position += rows
 
     def _parser(self, kept: IdIndex) -> Callable[[pa.Table, Block], ParsedRows]:
         roles = roles_of(self.description, self.time_form)
@@ -129,13 +139,13 @@ class Described(RawDataset):
             hashed += [] if time is None else [time]
             return ParsedRows(
                 user=user[rows],
-                user_ids=_rows_of(users, rows),
-                item=_rows_of(items, rows),
-                device=_rows_of(device, rows) if device else None,
+                user_ids=users.take(rows),
+                item=items.take(rows),
+                device=device.take(rows) if device else None,
                 time=None if time is None else time[rows],
                 labels={target: label[rows] for target, label in labels.items()},
                 row_hash=hash_rows([values[rows] for values in hashed]),
-                categories={name: _rows_of(ids, rows) for (kind, name), ids in read.items() if kind == "category"},
+                categories={name: ids.take(rows) for (kind, name), ids in read.items() if kind == "category"},
                 numbers={name: values[rows] for (kind, name), values in read.items() if kind == "number"},
             )
 
@@ -147,14 +157,16 @@ class Described(RawDataset):
         return self.time_form.ticks_per_second if self.time_form else None
 
     def column_files(self, side: str) -> list[Path]:
+        """See `RawDataset`."""
         source = self.description.columns[side].source if side in self.description.columns else None
         return source.files() if source else []
 
     def read_columns(self, side: str, bad: BadLines) -> Iterator[ColumnChunk]:
+        """See `RawDataset`."""
         given = self.description.columns[side]
         assert given.source is not None
         names = given.names
-        given.source.demand([given.key, *names.names])
+        given.source.require_columns([given.key, *names.names])
 
         def parse(table: pa.Table, block: Block) -> tuple[ColumnChunk, dict[str, Ids]]:
             ids = ids_of(table[given.key], given.key)
@@ -171,81 +183,83 @@ class Described(RawDataset):
             yield chunk
 
     def category_names(self, side: str, name: str, values: np.ndarray) -> np.ndarray | None:
+        """See `RawDataset`."""
         return self._categories[side, name].names(values)
 
     @cached_property
     def time_form(self) -> TimeForm | None:
-        """How the times of the interactions are written; None where there are none.
+        """How the times of the interactions are written, or None if there is no time column.
 
         Raises:
-            UserError: where two files differ, or a file begins with no time.
+            UserError: Two files differ, or the first rows of a file have no valid time.
         """
         own = self.description.interactions
         if own.time is None:
             return None
         name, forms = own.time, []
         for path in own.source.with_rows():
-            table = first_table(own.source, path, [name], LOOK_ROWS)
+            table = first_table(own.source, path, [name], SAMPLE_ROWS)
             if not len(table):
                 continue
             try:
                 forms.append((path, form_of(table[name], name)))
-            except BadLine:  # none of the first is a time: the first of all is told with its line
+            except BadLine:  # no valid time in the sample: report the first row with its line number
                 one = own.source.only(path)
-                list(self._tables(one, [name], lambda table, _: form_of(table[name], name), BadLines(), "looking"))
+                list(self._tables(one, [name], lambda table, _: form_of(table[name], name), BadLines(), "sampling"))
         return common_form(forms, name) if forms else TimeForm("whole")
 
     def sample(self, role: Role, rows: int, bad: BadLines) -> Iterator[Any]:
-        """Yield what a column's reader makes of the first `rows` interactions, and of the first ones of every file."""
+        """Yield the values of one column in the first `rows` interactions, and in the first block of every file."""
 
         def parse(table: pa.Table, _block: Block) -> tuple[Any, int]:
             column = table[role.column].slice(0, rows)
             return role.read(column), len(column)
 
-        source, looked = self.description.interactions.source, 0
+        source, rows_read = self.description.interactions.source, 0
         for path in source.with_rows():
-            one = source.only(path)
-            for values, count in self._tables(one, [role.column], parse, bad, "looking", min(rows, BATCH_ROWS)):
+            one = source.only(path, min(rows, BATCH_ROWS))
+            for values, count in self._tables(one, [role.column], parse, bad, "sampling"):
                 yield values
-                looked += count
-                if looked >= rows:
+                rows_read += count
+                if rows_read >= rows:
                     break
 
     def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
+        """See `RawDataset`."""
         return self._names[kind].names(ids)
 
     @cached_property
     def modalities(self) -> tuple[Modality, ...]:  # type: ignore[override]
-        """With the length of the vectors, which their files tell."""
+        """The modalities with the length of their vectors, which is read from the files."""
         return tuple(map(self.modality_of, self.description.sources))
 
     def modality_of(self, source: ModalitySource) -> Modality:
-        """One modality, its files looked at; raises `UserError`."""
+        """Return one modality, with the length of its vectors from the files; raises `UserError`."""
         raw_width = self.vector_width(source) if source.kind == "dense" else 0
         if raw_width > WIDEST:
             raise UserError(
-                f"{source.source.where}: vectors of {raw_width:,} numbers, at most {WIDEST:,} can be reduced; name "
-                "files of shorter ones"
+                f"{source.source.where}: vectors of {raw_width:,} numbers, but at most {WIDEST:,} are supported; name "
+                "files with shorter vectors"
             )
         limit = min(DEFAULT_WIDTH, raw_width) if raw_width else DEFAULT_WIDTH
         return Modality(source.name, source.width or limit, source.kind, raw_width, at_most=source.width is None)
 
     def vector_width(self, source: ModalitySource) -> int:
-        """How many numbers a vector has; raises `UserError` where no vector is among the first."""
+        """Return the length of a vector; raises `UserError` if the first rows have no vector."""
         path = source.source.with_rows()[0]
         if source.encoding == "vectors":
             return int(array_file(path).shape[1])
         columns = expanded(source, path)
         if len(columns) > 1:
             return len(columns)
-        table = first_table(source.source, path, columns, LOOK_ROWS)
+        table = first_table(source.source, path, columns, SAMPLE_ROWS)
         try:
-            array = whole(table[columns[0]])
+            array = plain_array(table[columns[0]])
         except BadLine as error:
             raise UserError(f"{path}: column {columns[0]}: {error}") from None
         if not (is_list(array.type) or is_text(array.type) or pa.types.is_union(array.type)):
             return 1
-        # The first that is whole decides: a later one that differs is told with its line.
+        # The first valid vector decides; later ones that differ are reported with their lines.
         for row in range(len(array)):
             try:
                 width = vectors_of([(columns[0], array.slice(row, 1))], None)[0].shape[1]
@@ -253,55 +267,58 @@ class Described(RawDataset):
                 continue
             if width:
                 return width
-        raise UserError(f"{path}: the column {columns[0]!r} holds no list of numbers in its first {len(array):,} rows")
+        raise UserError(f"{path}: the column {columns[0]!r} has no list of numbers in its first {len(array):,} rows")
 
     def feature_files(self, modality: str) -> list[Path]:
+        """See `RawDataset`."""
         source = self._sources[modality]
         ids = source.ids.files() if isinstance(source.ids, Source) else []
         return [*source.source.files(), *ids]
 
     def read_features(self, modality: str, bad: BadLines, most: int | None = None) -> Iterator[DenseChunk | BagChunk]:
-        """Yield a modality's features of all items, over all its files.
+        """Yield the features of all items of a modality, over all its files.
 
         Args:
-            most: after so many items only the first ones of each further file; None: all.
+            modality: its name.
+            bad: collects the bad rows.
+            most: after this number of items, read only the first chunk of each further file; None: no limit.
         """
         source = self._sources[modality]
         width = self.modality_of(source).raw_width
         seen = self._feature_ids.setdefault(modality, [])
         by_file = self._arrays(source, width) if source.encoding == "vectors" else self._rows(source, width, bad)
-        looked = 0
+        items_read = 0
         for chunks in by_file:
             for chunk in chunks:
                 if len(seen) < REMEMBERED:
                     text = chunk.ids[:REMEMBERED].astype(str) if chunk.text is None else chunk.text[:REMEMBERED]
                     seen.extend(map(str, text.tolist()))
                 yield chunk
-                looked += len(chunk.ids)
-                if most is not None and looked >= most:
+                items_read += len(chunk.ids)
+                if most is not None and items_read >= most:
                     break
 
     def _rows(self, source: ModalitySource, width: int, bad: BadLines) -> Iterator[Iterator[DenseChunk | BagChunk]]:
-        """The features of a table, file by file."""
+        """Yield the features in each file of a table."""
         assert source.item is not None
         id_column = source.item
         files = source.source.with_rows(bad)
         columns = expanded(source, files[0])
         for path in files:
             if set(expanded(source, path)) != set(columns):
-                raise UserError(f"{path}: other columns match {', '.join(source.columns)} here than in {files[0]}")
+                patterns = ", ".join(source.columns)
+                raise UserError(f"{path}: the columns that match {patterns} differ from those in {files[0]}")
             encode = _encoder(source, columns, width)
 
             def parse(table: pa.Table, block: Block, encode: Encoder = encode) -> DenseChunk | BagChunk:
                 ids = ids_of(table[id_column], id_column)
                 return encode(table, block, ids.values, ids.shown() if len(ids.named) else None)
 
-            one = source.source.only(path)
-            rows = VECTOR_ROWS if source.kind == "dense" else BATCH_ROWS
-            yield self._tables(one, [id_column, *columns], parse, bad, source.name, rows)
+            one = source.source.only(path, VECTOR_ROWS if source.kind == "dense" else BATCH_ROWS)
+            yield self._tables(one, [id_column, *columns], parse, bad, source.name)
 
     def _arrays(self, source: ModalitySource, width: int) -> Iterator[Iterator[DenseChunk]]:
-        """The rows of `.npy` files, file by file."""
+        """Yield the rows of each `.npy` file."""
         files = source.source.files()
         first = 0
         for number, path in enumerate(files):
@@ -318,16 +335,17 @@ class Described(RawDataset):
                 ids = self._ids_of_array(source, source.ids, files, number)
             if len(ids.values) != len(values):
                 raise UserError(
-                    f"{path}: has {len(values):,} rows, and there are {len(ids.values):,} ids of them; give one for "
-                    "each, in the same order"
+                    f"{path}: {len(values):,} rows but {len(ids.values):,} ids; give one id per row, in the same order"
                 )
             yield array_chunks(path, values, ids)
 
     def _ids_of_array(self, source: ModalitySource, given: Source, files: Sequence[Path], number: int) -> Ids:
-        """The ids of the rows of one `.npy` file."""
+        """Return the item ids of the rows of one `.npy` file."""
         paths = given.files()
         if len(paths) != len(files):
-            raise UserError(f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one for each")
+            raise UserError(
+                f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one file of ids per array"
+            )
         path = paths[number]
         if path.suffix in (".npy", ".npz"):
             return checked_ids(path, array_file(path, dimensions=1))
@@ -337,9 +355,9 @@ class Described(RawDataset):
             given, column = Source(given.where, given.folder, given.patterns, "tsv", None, ("id",)), "id"
         else:
             column = source.item
-        # None may be passed over: the vectors after it would get the ids of others.
+        # No line may be skipped, because the following vectors would get wrong ids.
         bad = BadLines(option="")
-        return concatenated(
+        return concatenate_ids(
             list(self._tables(given.only(path), [column], lambda table, _: ids_of(table[column], column), bad, "ids"))
         )
 
@@ -350,33 +368,34 @@ class Described(RawDataset):
         parse: Callable[[pa.Table, Block], Any],
         bad: BadLines,
         doing: str,
-        batch_rows: int = BATCH_ROWS,
     ) -> Iterator[Any]:
-        description, workers = f"{self.name}: {doing}", self.workers
-        yield from read_tables(
-            source, wanted, parse, bad, description=description, workers=workers, batch_rows=batch_rows
-        )
+        description = f"{self.name}: {doing}"
+        yield from read_tables(source, wanted, parse, bad, description=description, workers=self.workers)
 
-    def few_have_it(self, modality: str, present: np.ndarray, items: np.ndarray) -> str | None:
+    def coverage_warning(self, modality: str, present: np.ndarray, items: np.ndarray) -> str | None:
+        """See `RawDataset`."""
         share = float(present.mean())
-        if share >= FEW:
+        if share >= LOW_COVERAGE:
             return None
         source = self._sources[modality]
-        theirs = set(map(str, items.tolist()))
-        known = self._feature_ids.get(modality, [])
-        unknown = [name for name in known if name not in theirs]
+        interaction_ids = set(map(str, items.tolist()))
+        feature_ids = self._feature_ids.get(modality, [])
+        unmatched = [name for name in feature_ids if name not in interaction_ids]
         lacking = [str(name) for name in items[np.flatnonzero(~present)[:REMEMBERED]]]
         text = f"{source.source.where}: {share:.1%} of the {len(items):,} items of the interactions have {modality}; "
-        listed = set(known)
+        listed = set(feature_ids)
         empty = [name for name in lacking if name in listed]
-        if 2 * len(empty) > min(len(lacking), len(known)):  # the ids are written alike
-            text += f"{', '.join(source.columns)} is empty for others, such as {_examples(empty)}"
+        if 2 * len(empty) > min(len(lacking), len(feature_ids)):  # the ids match, the cells are empty
+            text += f"{', '.join(source.columns)} is empty for the others, such as {_examples(empty)}"
             if not share:
-                raise UserError(f"{text}; name a column that is filled, or remove the modality")
+                raise UserError(f"{text}; name a column with values, or remove the modality")
             return text
-        text += f"ids there are such as {_examples(lacking)}, here such as {_examples(unknown or known)}"
+        text += (
+            f"item ids in the interactions look like {_examples(lacking)}, in the features like "
+            f"{_examples(unmatched or feature_ids)}"
+        )
         if not share:
-            raise UserError(f"{text}; name the columns and files in which they are written alike")
+            raise UserError(f"{text}; name columns and files with the same ids")
         return text
 
 
@@ -384,7 +403,7 @@ Encoder = Callable[[pa.Table, Block, np.ndarray, pa.Array | None], DenseChunk | 
 
 
 def _encoder(source: ModalitySource, columns: list[str], width: int) -> Encoder:
-    """From a table, its block and the items' ids to a chunk."""
+    """Return the function from a table, its block and the item ids to a chunk of features."""
 
     def dense(table: pa.Table, block: Block, ids: np.ndarray, text: pa.Array | None) -> DenseChunk:
         values, length = vectors_of([(name, table[name]) for name in columns], width)
@@ -399,32 +418,23 @@ def _encoder(source: ModalitySource, columns: list[str], width: int) -> Encoder:
 
 
 def expanded(source: ModalitySource, path: Path) -> list[str]:
-    """The columns that are encoded, each once, those of a pattern such as `x*` in the file's order; raises
-    `UserError`.
+    """Return the columns that are encoded, with patterns such as `x*` expanded in the file's order.
+
+    Raises:
+        UserError: A column is missing.
     """
     names = source.source.columns(path)
     found: list[str] = []
     for column in source.columns:
-        # The items' ids are no feature, unless they are named as one.
+        # A pattern does not match the id column.
         others = [name for name in names if name != source.item]
         matches = [column] if column in names else [name for name in others if fnmatchcase(name, column)]
         if not matches:
-            demand_columns(str(path), names, [column])
+            require_columns(str(path), names, [column])
         found += matches
     assert source.item is not None
-    demand_columns(str(path), names, [source.item])
+    require_columns(str(path), names, [source.item])
     return list(dict.fromkeys(found))
-
-
-def _rows_of(ids: Ids, rows: np.ndarray) -> Ids:
-    """The ids of some rows, in order."""
-    if not len(ids.named):
-        return Ids(ids.values[rows], ids.named, ids.text)
-    kept = np.zeros(len(ids.values), bool)
-    kept[rows] = True
-    place = np.cumsum(kept) - 1
-    wanted = kept[ids.named]
-    return Ids(ids.values[rows], place[ids.named[wanted]], ids.text.filter(pa.array(wanted)))
 
 
 def _examples(names: Sequence[str]) -> str:

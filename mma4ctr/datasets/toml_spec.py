@@ -1,57 +1,57 @@
-"""The description of a data set of one's own: where its files lie and what their columns are.
+"""The description of a user's own data set: its files and the meaning of their columns.
 
-`datasets` in path.json names each one's TOML file, or holds the same in place, or names a ready description and the
-folder with its files:
+`datasets` in path.json gives the name of each TOML file, or the same content as JSON, or the name of a ready
+description and the folder with its files:
 
     "datasets": {"mine": "mine.toml", "movies": {"description": "movielens-100k", "folder": "../ml-100k"}}
 
-A description (every key but those marked optional):
+A description (keys are required unless marked optional):
 
-    folder = "data"                     # optional: where files are looked for, from this file's folder on
+    folder = "data"                     # optional: folder of the files, relative to this file's folder
     min_interactions = 5                # optional: users with fewer rows are left out
-    negatives = 5                       # optional: draw so many unseen items for each positive row
+    negatives = 5                       # optional: unseen items to sample for each positive row
 
     [interactions]
     files = "log-*.csv.gz"              # one or a list; csv, tsv, jsonl, parquet
-    format = "csv"                      # optional: where the names do not end so; separator = ";" for other text
-    columns = ["who", "what", "when"]   # optional: of text without a header
+    format = "csv"                      # optional: if file names have another suffix; separator = ";" for other text
+    columns = ["who", "what", "when"]   # optional: column names of text without a header
     user = "who"
     item = "what"
-    time = "when"                       # optional: numbers or dates; without it the rows stand in the order of time
-    device = "phone"                    # optional: a column of which each user's most frequent value is a feature
-    also = ["seconds"]                  # optional: columns that tell two rows apart which are equal otherwise
-    outcomes = ["is_*", "stay_time"]    # optional: what happened after the impression; refused as inputs
+    time = "when"                       # optional: numbers or dates; without it the rows are in time order
+    device = "phone"                    # optional: each user's most frequent value is a feature
+    also = ["seconds"]                  # optional: columns that distinguish otherwise equal rows
+    outcomes = ["is_*", "stay_time"]    # optional: known only after the impression; refused as inputs
 
     [targets]
-    like = "rating >= 4"                # a column of 0 and 1, a rule, or true: every row
+    like = "rating >= 4"                # a 0/1 column, a rule, or true: every row is positive
 
-    [modalities.text]                   # any number of them
+    [modalities.text]                   # any number of modalities
     files = "items.csv"
     item = "id"
-    text = ["title", "genre"]           # plain words; or tokens = ..., as they are: TF-IDF and SVD
-    width = 64                          # optional: columns at most; 128 where it is not given
+    text = ["title", "genre"]           # plain words (TF-IDF and SVD); or tokens = ..., used unchanged
+    width = 64                          # optional: maximum number of columns; default 128
 
     [modalities.picture]
     files = "pictures.parquet"
     item = "id"
-    vector = "embedding"                # a column of lists; or several of numbers, ["x1", "x2"] or "x*"
+    vector = "embedding"                # a column of lists; or columns of numbers, ["x1", "x2"] or "x*"
 
     [modalities.sound]
     vectors = "sound.npy"               # an array (items, numbers)
-    ids = "sound_ids.txt"               # one a line; or .npy; or a table and item = "id"; or the first row's number
+    ids = "sound_ids.txt"               # one per line; or .npy; or a table and item = "id"; or the id of the first row
 
-    [columns.item]                      # optional: what features plus use beside content
+    [columns.item]                      # optional: columns beside content, for features plus
     files = "items.csv"
     item = "id"
     categories = ["author", "tag"]
     numbers = ["duration"]
 
-    [columns.user]                      # the same of users
+    [columns.user]                      # optional: the same of users
     files = "users.csv"
     user = "id"
     categories = ["city"]
 
-    [columns.context]                   # columns of the interactions themselves, known before the user acts
+    [columns.context]                   # optional: columns of the interactions, known before the user acts
     categories = ["channel"]
     numbers = ["position"]
     hour = true                         # hour and weekday of the time
@@ -59,69 +59,45 @@ A description (every key but those marked optional):
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mma4ctr.datasets.base import ColumnNames, Modality
+from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
-from mma4ctr.datasets.table_readers import FORMATS, Source
-from mma4ctr.runtime.console import LARGEST_NUMBER, nearest, unknown_name
+from mma4ctr.datasets.spec_columns import ColumnSource, InteractionColumns, column_mistakes, column_sources
+from mma4ctr.datasets.spec_table import ENCODINGS, KEYS, SpecTable, are_texts, is_text, is_whole
+from mma4ctr.datasets.table_readers import Source
+from mma4ctr.runtime.console import misspelled, unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import NEW_ITEMS, SWEEP, Paths
 
 READY = Path(__file__).parent / "descriptions"
 DEFAULT_WIDTH = 128
 DEFAULT_MIN_INTERACTIONS = 5
-# Names become parts of paths and of the names of tasks and variants.
+# These names become parts of paths, tasks and variants.
 DATASET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 RESERVED_DATASETS = ("wechat", "tiktok", SWEEP, NEW_ITEMS)
-# Without a dot: `words.plus` would be the folder of features plus of a modality `words`.
+# No dots: `words.plus` is the folder of `--features plus` for a modality `words`.
 MODALITY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 RESERVED = re.compile(r"block|all|default|.*_(present|concat|cross)")
-ENCODINGS = ("text", "tokens", "vector", "vectors")
-
-
-@dataclass(frozen=True)
-class InteractionColumns:
-    """The interaction files and which column is what."""
-
-    source: Source
-    user: str
-    item: str
-    time: str | None
-    device: str | None
-    also: tuple[str, ...]
-    outcomes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ColumnSource:
-    """Columns beside content of the users, the items or the rows.
-
-    Attributes:
-        names: The columns.
-        source: The table that lists users or items; None for columns of the interactions.
-        key: The table's column of ids.
-    """
-
-    names: ColumnNames
-    source: Source | None = None
-    key: str = ""
 
 
 @dataclass(frozen=True)
 class ModalitySource:
-    """Where one modality comes from.
+    """The files and columns of one modality.
 
     Attributes:
-        source: its table; of arrays, the arrays. item: the column with the items' ids.
-        encoding: of ENCODINGS. columns: those that are encoded.
-        ids: of arrays, the table or files with the items' ids, or the id of the first row.
+        name: its name.
+        source: the files of its table, or its arrays.
+        item: column of item ids.
+        encoding: one of ENCODINGS.
+        columns: names or patterns of the encoded columns.
+        width: maximum number of columns after reduction; None: the default.
+        ids: for arrays: the files of item ids, or the id of the first row.
     """
 
     name: str
@@ -134,12 +110,25 @@ class ModalitySource:
 
     @property
     def kind(self) -> str:
+        """`bag` or `dense`, as in `Modality`."""
         return "bag" if self.encoding in ("text", "tokens") else "dense"
 
 
 @dataclass(frozen=True)
 class Description:
-    """What one data set is, before any of its files is opened."""
+    """A described data set before its files are opened.
+
+    Attributes:
+        name: the data set's name.
+        where: the file of the description, for messages.
+        folder: the folder of relative file names.
+        interactions: the interaction files.
+        rules: the rule of each target.
+        sources: the modalities.
+        min_interactions: users with fewer rows are left out.
+        negatives: unseen items to sample for each positive row.
+        tracks: always empty; for the interface of `RawDataset`.
+    """
 
     name: str
     where: str
@@ -155,142 +144,69 @@ class Description:
 
     @property
     def targets(self) -> tuple[str, ...]:
+        """The names of the targets."""
         return tuple(self.rules)
 
     @property
     def tables(self) -> list[Source]:
-        """Every source of files that it names."""
+        """All sources of files."""
         ids = [one.ids for one in self.sources if isinstance(one.ids, Source)]
         listed = [one.source for one in self.columns.values() if one.source]
         return [self.interactions.source, *(one.source for one in self.sources), *ids, *listed]
 
     @property
     def places(self) -> list[Path]:
-        """Each file that it names; of a pattern, the folder that its files lie in or below."""
+        """The named files; for a pattern, the folder that contains all its files."""
         return [place for table in self.tables for place in table.places]
 
     @property
     def default_targets(self) -> tuple[str, ...]:
+        """All targets."""
         return self.targets
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """With no word on how long vectors are."""
+        """The modalities, without the length of their vectors."""
         return tuple(Modality(one.name, one.width or DEFAULT_WIDTH, one.kind) for one in self.sources)
 
 
-class SpecTable:
-    """One table of a description, read key by key; what is wrong with it is gathered."""
-
-    def __init__(self, content: Any, where: str, problems: list[str]) -> None:
-        self.where, self.problems = where, problems
-        self._known: list[str] = []
-        if not isinstance(content, dict):
-            self.wrong("must be a table of keys and values")
-        self.content: dict[str, Any] = content if isinstance(content, dict) else {}
-
-    def wrong(self, what: str) -> None:
-        """Note a mistake."""
-        self.problems.append(f"{self.where}: {what}")
-
-    def get(self, key: str, kind: str, right: Callable[[Any], bool], *, needed: bool = False) -> Any:
-        """The value of a key; None where it is not there or, told as a mistake, not what it must be."""
-        self._known.append(key)
-        if key not in self.content:
-            if needed:
-                unknown = [other for other in self.content if other not in KEYS]
-                self.wrong(f"the key {key!r} is missing{nearest(key, unknown, 'to be it')}")
-            return None
-        value = self.content[key]
-        if not right(value):
-            self.wrong(f"{key} = {value!r}: must be {kind}")
-            return None
-        return value
-
-    def text(self, key: str, *, needed: bool = False) -> str | None:
-        found: str | None = self.get(key, "text in quotes", _is_text, needed=needed)
-        return found
-
-    def texts(self, key: str, *, needed: bool = False) -> tuple[str, ...]:
-        """One text or a list of them."""
-        value = self.get(key, "text in quotes, or a list of such", _are_texts, needed=needed)
-        return (value,) if isinstance(value, str) else tuple(value or ())
-
-    def number(self, key: str, least: int) -> int | None:
-        what = f"a whole number from {least} on, at most {LARGEST_NUMBER}"
-        found: int | None = self.get(key, what, lambda v: _is_whole(v) and least <= v <= LARGEST_NUMBER)
-        return found
-
-    def done(self, more: Iterable[str] = ()) -> None:
-        """Note the keys that nobody has asked for."""
-        known = (*self._known, *more)
-        for key in self.content:
-            if key not in known:
-                self.wrong(str(unknown_name("key", key, known)))
-
-    def source(self, files: tuple[str, ...], folder: Path) -> Source:
-        format_ = self.text("format")
-        if format_ is not None and format_ not in FORMATS:
-            self.wrong(str(unknown_name("format", format_, FORMATS)))
-        separator = self.text("separator")
-        if separator is not None and len(separator.encode()) != 1:
-            self.wrong(f"separator = {separator!r}: must be one character")
-        return Source(self.where, folder, files, format_, separator, self.texts("columns"))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-KEYS = {"folder", "min_interactions", "negatives", "interactions", "targets", "modalities", "files", "format"}
-KEYS |= {"separator", "columns", "user", "item", "time", "device", "also", "outcomes", "width", "ids", *ENCODINGS}
-KEYS |= {"categories", "numbers", "hour"}
-
-
 def read_description(name: str, paths: Paths) -> tuple[Description | None, list[str]]:
-    """The data set `name` of path.json, and every mistake in its description; None where there is one."""
-    problems: list[str] = []
+    """Read the description of a data set in path.json.
+
+    Returns:
+        The description, or None if it has mistakes; and the messages about all mistakes.
+    """
+    mistakes: list[str] = []
     try:
         content, where, folder = _find(name, paths)
     except UserError as error:
         return None, [str(error)]
     if not DATASET_NAME.fullmatch(name) or name.lower() in RESERVED_DATASETS:
-        what = "is reserved" if name.lower() in RESERVED_DATASETS else "may have letters, digits, - and . only"
-        problems.append(f"{paths.file}: datasets: the name {name!r} {what}; choose another")
-    problems += _same_folder(f"{paths.file}: datasets", name, paths.described)
-    top = SpecTable(content, where, problems)
+        reserved = name.lower() in RESERVED_DATASETS
+        reason = "is reserved" if reserved else "may only contain letters, digits, - and ."
+        mistakes.append(f"{paths.file}: datasets: the name {name!r} {reason}; choose another")
+    mistakes += _same_folder(f"{paths.file}: datasets", name, paths.described)
+    top = SpecTable(content, where, mistakes)
     folder = folder / (top.text("folder") or ".")
-    least, negatives = top.number("min_interactions", 1), top.number("negatives", 0)
+    minimum, negatives = top.number("min_interactions", 1), top.number("negatives", 0)
     interactions = _interactions(
-        SpecTable(content.get("interactions", {}), f"{where} [interactions]", problems), folder
+        SpecTable(content.get("interactions", {}), f"{where} [interactions]", mistakes), folder
     )
-    rules = _rules(SpecTable(content.get("targets", {}), f"{where} [targets]", problems))
-    tables = content.get("modalities", {})
-    sources = []
-    if isinstance(tables, dict):
-        for key, table in tables.items():
-            part = SpecTable(table, f"{where} [modalities.{key}]", problems)
-            if not MODALITY_NAME.fullmatch(key) or RESERVED.fullmatch(key):
-                part.wrong(f"{key!r} is no name for a modality; letters, digits, _ - and no word of the steps")
-            problems += _same_folder(f"{where} [modalities]", key, tables)
-            sources.append(_modality(key, part, folder))
+    rules = _rules(SpecTable(content.get("targets", {}), f"{where} [targets]", mistakes))
+    sources = _modalities(content.get("modalities", {}), where, mistakes, folder)
     if not sources:
-        top.wrong("needs a modality: a table such as [modalities.text]")
-    columns, hour = _columns(content.get("columns", {}), where, problems, folder)
+        top.add_mistake("needs a modality: add a table such as [modalities.text]")
+    columns, hour = column_sources(content.get("columns", {}), where, mistakes, folder)
     if interactions:
-        problems += _outcomes_as_inputs(columns, interactions, rules, where)
-        if hour and interactions.time is None:
-            problems.append(f"{where} [columns.context]: hour = true needs time in [interactions]")
-    top.done(("interactions", "targets", "modalities", "columns"))
-    if problems:
-        return None, list(dict.fromkeys(problems))
-    least = DEFAULT_MIN_INTERACTIONS if least is None else least
+        mistakes += column_mistakes(columns, hour, interactions, rules, where)
+    top.check_unknown(("interactions", "targets", "modalities", "columns"))
+    if mistakes:
+        return None, list(dict.fromkeys(mistakes))
+    minimum = DEFAULT_MIN_INTERACTIONS if minimum is None else minimum
     assert interactions is not None
-    found = Description(name, where, folder, interactions, rules, tuple(sources), least, negatives or 0, columns, hour)
+    found = Description(
+        name, where, folder, interactions, rules, tuple(sources), minimum, negatives or 0, columns, hour
+    )
     try:
         for place in found.places:
             paths.refuse_input(f"datasets.{name}", place)
@@ -299,22 +215,36 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
     return found, []
 
 
+def _modalities(tables: Any, where: str, mistakes: list[str], folder: Path) -> list[ModalitySource]:
+    """Read the tables of the modalities."""
+    sources = []
+    for key, table in tables.items() if isinstance(tables, dict) else ():
+        part = SpecTable(table, f"{where} [modalities.{key}]", mistakes)
+        if not MODALITY_NAME.fullmatch(key) or RESERVED.fullmatch(key):
+            part.add_mistake(
+                f"{key!r} is not a valid name for a modality; use letters, digits, _ and -, and no reserved name"
+            )
+        mistakes += _same_folder(f"{where} [modalities]", key, tables)
+        sources.append(_modality(key, part, folder))
+    return sources
+
+
 def _same_folder(where: str, name: str, names: Iterable[str]) -> list[str]:
-    """The mistake of two names that are one folder where the file system does not tell capital letters apart."""
+    """Return the mistake of two names that are the same folder on a case-insensitive file system, if any."""
     others = [other for other in names if other != name and other.lower() == name.lower()]
     return [f"{where}: {name!r} and {others[0]!r} differ only in capital letters; rename one"] if others else []
 
 
 def _find(name: str, paths: Paths) -> tuple[dict[str, Any], str, Path]:
-    """The content of a description, its place for messages, and the folder that it counts from."""
+    """Return the content of a description, its file for messages, and the folder of its relative paths."""
     given = paths.described[name]
     given = {"description": given} if isinstance(given, str) else given
     if not isinstance(given, dict):
-        raise UserError(f"{paths.file}: datasets.{name} must name a TOML file, or hold a description")
+        raise UserError(f"{paths.file}: datasets.{name} must be the name of a TOML file, or a description")
     file = given.get("description")
     if file is None:
         return given, f"{paths.file} datasets.{name}", paths.file.parent
-    if not _is_text(file):
+    if not is_text(file):
         raise UserError(f"{paths.file}: datasets.{name}: description = {file!r}: must name a TOML file")
     ready = {path.stem: path for path in READY.glob("*.toml")}
     path = paths.file.parent / file
@@ -323,7 +253,7 @@ def _find(name: str, paths: Paths) -> tuple[dict[str, Any], str, Path]:
             raise UserError(f"{paths.file}: datasets.{name}: {unknown_name('ready description', file, sorted(ready))}")
         path = ready[file]
     own = {key: value for key, value in given.items() if key != "description"}
-    # What stands in path.json counts from its folder, also beside a ready description, which has none.
+    # A folder in path.json is relative to path.json; so are the files of a ready description.
     folder = path.parent
     if "folder" in own or path.parent == READY:
         folder = paths.file.parent
@@ -340,12 +270,12 @@ def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
 
 
 def _interactions(part: SpecTable, folder: Path) -> InteractionColumns | None:
-    source = part.source(part.texts("files", needed=True), folder)
-    user, item = part.text("user", needed=True), part.text("item", needed=True)
+    source = part.source(part.texts("files", required=True), folder)
+    user, item = part.text("user", required=True), part.text("item", required=True)
     time, device, also, outcomes = part.text("time"), part.text("device"), part.texts("also"), part.texts("outcomes")
-    part.done()
+    part.check_unknown()
     if source.format == "npy":
-        part.wrong("format = 'npy': interactions are a table")
+        part.add_mistake("format = 'npy': interactions must be a table, not an array")
     return InteractionColumns(source, user, item, time, device, also, outcomes) if user and item else None
 
 
@@ -353,18 +283,18 @@ def _rules(part: SpecTable) -> dict[str, Rule]:
     rules = {}
     for target, value in part.content.items():
         if not NAME.fullmatch(target):
-            part.wrong(f"{target!r} is no name for a target; letters, digits, _ - and . only")
+            part.add_mistake(f"{target!r} is not a valid name for a target; use letters, digits, _ - and .")
         elif value is True:
             rules[target] = Rule(None)
-        elif _is_text(value):
+        elif is_text(value):
             try:
                 rules[target] = parse_rule(value)
             except ValueError as error:
-                part.wrong(f"{target}: {error}")
+                part.add_mistake(f"{target}: {error}")
         else:
-            part.wrong(f"{target} = {value!r}: must be a column, a rule such as 'rating >= 4', or true")
+            part.add_mistake(f"{target} = {value!r}: must be a column, a rule such as 'rating >= 4', or true")
     if not part.content:
-        part.wrong('needs a target, such as like = "rating >= 4"')
+        part.add_mistake('needs a target: add one such as like = "rating >= 4"')
     return rules
 
 
@@ -372,99 +302,52 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
     given = [key for key in ENCODINGS if key in part.content]
     if len(given) != 1:
         unknown = [key for key in part.content if key not in KEYS]
-        hint = "".join(nearest(key, unknown, "to be one") for key in ENCODINGS)
-        what = f"has {' and '.join(given)}" if given else "has none"
-        part.wrong(f"must have one of {', '.join(ENCODINGS)}, and {what}{hint}")
+        hint = next(filter(None, (misspelled(key, unknown) for key in ENCODINGS)), "").replace(" of it?", "?")
+        has = f"has {' and '.join(given)}" if given else "has none of them"
+        part.add_mistake(f"must have exactly one of {', '.join(ENCODINGS)}, but {has}{hint}")
     encoding = given[0] if given else "vectors"
     width = part.number("width", 1)
     ids: Source | int | None = None
     columns: tuple[str, ...] = ()
     if encoding == "vectors":
-        value = part.get("ids", "a file, a list of them, or the first row's id", _are_ids, needed=bool(given))
+        value = part.get("ids", "a file, a list of files, or the first row's id", _are_ids, required=bool(given))
         item = part.text("item")
         source = Source(part.where, folder, part.texts("vectors"), "npy")
         names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
         ids = value if isinstance(value, int) else part.source(names, folder)
     else:
         columns = part.texts(encoding)
-        item = part.text("item", needed=bool(given))
-        source = part.source(part.texts("files", needed=bool(given)), folder)
-    part.done(ENCODINGS)
+        item = part.text("item", required=bool(given))
+        source = part.source(part.texts("files", required=bool(given)), folder)
+    part.check_unknown(ENCODINGS)
     return ModalitySource(name, source, item, encoding, columns, width, ids)
 
 
-def _columns(content: Any, where: str, problems: list[str], folder: Path) -> tuple[dict[str, ColumnSource], bool]:
-    """The columns beside content by side, and whether the hour is one of them."""
-    tables = SpecTable(content, f"{where} [columns]", problems)
-    found: dict[str, ColumnSource] = {}
-    hour = False
-    for side in ("item", "user", "context"):
-        if side not in tables.content:
-            continue
-        part = SpecTable(tables.content[side], f"{where} [columns.{side}]", problems)
-        names = ColumnNames(part.texts("categories"), part.texts("numbers"))
-        for name in names.names:
-            if names.names.count(name) > 1:
-                part.wrong(f"{name!r} is named twice; a column is a category or a number")
-        source, key = None, ""
-        if side == "context":
-            hour = bool(part.get("hour", "true or false", lambda value: isinstance(value, bool)))
-            if not names.names and not hour:
-                part.wrong("needs categories, numbers or hour = true")
-        else:
-            key = part.text(side, needed=True) or ""
-            source = part.source(part.texts("files", needed=True), folder)
-            if not names.names:
-                part.wrong("needs categories or numbers")
-        part.done()
-        found[side] = ColumnSource(names, source, key)
-    tables.done(("item", "user", "context"))
-    return found, hour
-
-
-def _outcomes_as_inputs(
-    columns: Mapping[str, ColumnSource], own: InteractionColumns, rules: Mapping[str, Rule], where: str
-) -> list[str]:
-    """The mistakes of context columns that are only known after the impression."""
-    problems = []
-    targets = {rule.column: target for target, rule in rules.items() if rule.column}
-    for name in columns["context"].names.names if "context" in columns else ():
-        if name in targets:
-            problems.append(f"{where} [columns.context]: {name!r} decides the target {targets[name]}; remove it")
-        elif any(fnmatchcase(name, pattern) for pattern in own.outcomes):
-            problems.append(
-                f"{where} [columns.context]: {name!r} is an outcome of the row, not known before; remove it"
-            )
-        elif name in (own.user, own.item, own.time):
-            problems.append(f"{where} [columns.context]: {name!r} is the user, the item or the time; remove it")
-    return problems
-
-
 def _are_ids(value: Any) -> bool:
-    return (_is_whole(value) and abs(value) < 2**62) or _are_texts(value)
+    return (is_whole(value) and abs(value) < 2**62) or are_texts(value)
 
 
-def _are_texts(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, list) and bool(value) and all(map(_is_text, value)))
+def read_descriptions(paths: Paths) -> dict[str, Description]:
+    """Read the descriptions of all the user's data sets in path.json.
 
-
-def described(paths: Paths) -> dict[str, Description]:
-    """The data sets of one's own; raises `UserError` with the first mistake, and how many more there are."""
+    Raises:
+        UserError: The first mistake, and the number of further ones.
+    """
     found = {}
     for name in paths.described:
-        description, problems = read_description(name, paths)
+        description, mistakes = read_description(name, paths)
         if description is None:
-            more = f" (and {len(problems) - 1} more: python -m mma4ctr.datasets check {paths.file})"
-            raise UserError(problems[0] + (more if len(problems) > 1 else ""))
+            more = f" ({len(mistakes) - 1} more: run python -m mma4ctr.datasets check {paths.file})"
+            raise UserError(mistakes[0] + (more if len(mistakes) > 1 else ""))
         found[name] = description
     return found
 
 
 def described_files(paths: Paths) -> list[Path]:
-    """The raw files of all described data sets that are there."""
+    """Return the existing raw files of all described data sets."""
     found: list[Path] = []
-    for description in described(paths).values():
+    for description in read_descriptions(paths).values():
         for table in description.tables:
-            with suppress(UserError):  # they are not there
+            with suppress(UserError):  # missing files
                 found += table.files()
     return found

@@ -1,175 +1,194 @@
-"""A look at a data set of one's own before any step is run: what its description makes of a sample of its files.
+"""Check a described data set on a sample of its files, before any step runs.
 
-The sample is read by the very functions that the steps read with, so both refuse the same values in the same words,
-with file and line. A mistake beyond the sample is told by the step that meets it.
+The sample is read with the same functions as in the steps, so both refuse the same values with the same message, file
+and line. Mistakes outside the sample are reported by the step that reads them.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mma4ctr.datasets.base import DenseChunk, Modality, shown_id
-from mma4ctr.datasets.columns import Ids, NameTable, concatenated, ids_of
+from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.roles import Role, columns_of, roles_of
-from mma4ctr.datasets.table_readers import Few
+from mma4ctr.datasets.table_readers import SerialWorkers
 from mma4ctr.datasets.times import TimeForm, shown_time
-from mma4ctr.datasets.toml_dataset import EXAMPLES, Described
+from mma4ctr.datasets.toml_dataset import EXAMPLES, DescribedDataset
 from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.bad_lines import BadLines
-from mma4ctr.storage.text_blocks import demand_columns
+from mma4ctr.storage.delimited import require_columns
 
 T = TypeVar("T")
-# Items whose features are looked at.
+# Items of a modality that are read.
 FEATURE_ROWS = 200_000
-# Bad lines of a column that are told.
-TOLD = 10
+# Bad lines of a column that are reported.
+MAX_REPORTED = 10
 
 
 @dataclass
-class Found:
-    """What was understood, as rows of a table; what is probably not meant; and the mistakes."""
+class CheckReport:
+    """The result of a check.
+
+    Attributes:
+        rows: (part of the description, its meaning), as rows of a table.
+        warnings: messages about what is probably not intended.
+        mistakes: messages about mistakes.
+    """
 
     rows: list[list[str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
 
-    def tried(self, work: Callable[[], T]) -> T | None:
-        """The result of `work`; None where it has met a mistake of the user's, which is noted."""
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """Return the result of `work`, or record its `UserError` and return None."""
         try:
             return work()
         except UserError as error:
-            self.wrong(str(error))
+            self.add_mistake(str(error))
         return None
 
-    def parts(self, read: Callable[[BadLines], Iterator[T]]) -> Iterator[T]:
-        """What `read` yields, up to the bad line of which there are too many; the bad lines are noted."""
-        bad = BadLines(allowed=TOLD - 1)
+    def read_parts(self, read: Callable[[BadLines], Iterator[T]]) -> Iterator[T]:
+        """Yield the parts of `read` until there are too many bad lines, and record the bad lines."""
+        bad = BadLines(allowed=MAX_REPORTED - 1)
         try:
             yield from read(bad)
         except UserError as error:
             if not bad.first or not str(error).startswith(bad.first[-1]):
-                self.wrong(str(error))
+                self.add_mistake(str(error))
             lines = [line for _, line in bad.seen]
             if len(bad.kinds) == 1 and max(lines) - min(lines) < len(lines):
-                # A column that is wrong in every line is one mistake.
+                # A column that is wrong in every line is reported once.
                 del bad.first[1:]
         for text in bad.first:
-            self.wrong(text)
+            self.add_mistake(text)
 
-    def wrong(self, text: str) -> None:
-        """Note a mistake, once however many columns are read from its line."""
+    def add_mistake(self, text: str) -> None:
+        """Record a mistake once, even if several columns are read from its line."""
         if text not in self.mistakes:
             self.mistakes.append(text)
 
 
-def check_dataset(description: Description, rows: int) -> Found:
-    """Look at the first `rows` interactions, at the beginning of every file, and of every modality."""
-    found = Found()
-    raw = Described(description)
-    raw.workers = Few()
-    items = found.tried(partial(_check_interactions, found, raw, rows))
+def check_dataset(description: Description, rows: int) -> CheckReport:
+    """Check the first `rows` interactions, the start of every file, and the start of every modality."""
+    report = CheckReport()
+    raw = DescribedDataset(description)
+    raw.workers = SerialWorkers()
+    items = report.attempt(partial(_check_interactions, report, raw, rows))
     for source in description.sources:
-        modality = found.tried(partial(raw.modality_of, source))
+        modality = report.attempt(partial(raw.modality_of, source))
         if modality:
-            found.tried(partial(_check_modality, found, raw, modality, items))
-    return found
+            report.attempt(partial(_check_modality, report, raw, modality, items))
+    return report
 
 
-def _check_interactions(found: Found, raw: Described, rows: int) -> Ids | None:
-    """The different items of the sample; None where they cannot be told."""
+def _check_interactions(report: CheckReport, raw: DescribedDataset, rows: int) -> Ids | None:
+    """Check the interactions and return the distinct items of the sample, or None if there is no sample."""
     source, files = raw.description.interactions.source, raw.interaction_files()
-    found.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
+    report.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
     for path in source.with_rows(BadLines()):
         names = source.columns(path)
         for column in columns_of(raw.description):
-            found.tried(partial(demand_columns, str(path), names, [column]))
-    if found.mistakes:
+            report.attempt(partial(require_columns, str(path), names, [column]))
+    if report.mistakes:
         return None
-    form = found.tried(lambda: raw.time_form)
+    form = report.attempt(lambda: raw.time_form)
     items = None
     for number, role in enumerate(roles_of(raw.description, form)):
-        # In a local name, so that the loop's next role is not read instead.
-        parts = list(found.parts(partial(raw.sample, role, rows)))
+        parts = list(report.read_parts(partial(raw.sample, role, rows)))
         if not number:
-            looked = sum(len(ids.values) for ids in parts)
-            found.rows.append(["interactions", f"{looked:,} looked at"])
-            if not looked and not found.mistakes:
-                raise UserError(f"{files[0]}: holds no interaction that can be read")
-        if not parts:
-            continue
-        if role.kind in ("user", "item", "device"):
-            different = _tell_ids(found, role, concatenated(parts))
-            items = different if role.kind == "item" else items
-        elif role.kind == "time" and form:
-            _tell_times(found, role, np.concatenate(parts), form)
-        elif role.kind == "target":
-            _tell_labels(found, raw, role, np.concatenate(parts))
-    if raw.description.interactions.time is None:
-        found.rows.append(["time", "not given: the rows stand in its order"])
-    for target, rule in raw.description.rules.items():
-        if rule.column is None:
-            found.rows.append([f"target {target}", "every row is 1"])
-            if not raw.negatives:
-                found.wrong(f"{raw.description.where} [targets] {target}: true needs negatives, such as 5")
-    if raw.negatives:
-        found.rows.append(["negatives", f"{raw.negatives} are drawn for each row"])
+            rows_read = sum(len(ids.values) for ids in parts)
+            report.rows.append(["interactions", f"{rows_read:,} checked"])
+            if not rows_read and not report.mistakes:
+                raise UserError(f"{files[0]}: has no interaction that can be read")
+        if parts:
+            found = _report_column(report, raw, role, form, parts)
+            items = found if role.kind == "item" else items
+    _report_settings(report, raw)
     return items
 
 
-def _tell_ids(found: Found, role: Role, ids: Ids) -> Ids:
-    """The different ones of the ids in a column."""
-    different = np.unique(ids.values, return_index=True)[1]
-    text = ids.shown().take(different)
-    shown = ", ".join(text[:EXAMPLES].to_pylist())
-    found.rows.append([f"{role.kind}s", f"{len(different):,} in the column {role.column}, such as {shown}"])
-    filled = text.filter([bool(one) for one in text.to_pylist()])  # a missing device is one, and no id
+def _report_column(
+    report: CheckReport, raw: DescribedDataset, role: Role, form: TimeForm | None, parts: list[Any]
+) -> Ids | None:
+    """Report on the values of one column; returns the distinct ids of a column of ids."""
+    if role.kind in ("user", "item", "device"):
+        return _report_ids(report, role, concatenate_ids(parts))
+    if role.kind == "time" and form:
+        _report_times(report, role, np.concatenate(parts), form)
+    elif role.kind == "target":
+        _report_labels(report, raw, role, np.concatenate(parts))
+    return None
+
+
+def _report_settings(report: CheckReport, raw: DescribedDataset) -> None:
+    """Report on what has no column: time order, targets of every row, and negatives."""
+    if raw.description.interactions.time is None:
+        report.rows.append(["time", "no column; the rows are in time order"])
+    for target, rule in raw.description.rules.items():
+        if rule.column is None:
+            report.rows.append([f"target {target}", "every row is 1"])
+            if not raw.negatives:
+                where = f"{raw.description.where} [targets] {target}"
+                report.add_mistake(f"{where}: true needs sampled negatives; add negatives = 5")
+    if raw.negatives:
+        report.rows.append(["negatives", f"{raw.negatives} sampled for each row"])
+
+
+def _report_ids(report: CheckReport, role: Role, ids: Ids) -> Ids:
+    """Report on a column of ids and return the distinct ones."""
+    distinct = np.unique(ids.values, return_index=True)[1]
+    text = ids.shown().take(distinct)
+    examples = ", ".join(text[:EXAMPLES].to_pylist())
+    report.rows.append([f"{role.kind}s", f"{len(distinct):,} in the column {role.column}, such as {examples}"])
+    filled = text.filter([bool(one) for one in text.to_pylist()])  # a missing device has an empty text
     return ids_of(filled, role.column)
 
 
-def _tell_times(found: Found, role: Role, moments: np.ndarray, form: TimeForm) -> None:
-    if len(moments):
-        first, last = (shown_time(int(moment), form) for moment in (moments.min(), moments.max()))
-        found.rows.append(["time", f"{form} in the column {role.column}, {first} to {last}"])
+def _report_times(report: CheckReport, role: Role, times: np.ndarray, form: TimeForm) -> None:
+    if len(times):
+        first, last = (shown_time(int(time), form) for time in (times.min(), times.max()))
+        report.rows.append(["time", f"{form} in the column {role.column}, {first} to {last}"])
 
 
-def _tell_labels(found: Found, raw: Described, role: Role, label: np.ndarray) -> None:
+def _report_labels(report: CheckReport, raw: DescribedDataset, role: Role, label: np.ndarray) -> None:
     if not len(label):
         return
     rule = raw.description.rules[role.name]
-    found.rows.append([f"target {role.name}", f"{label.mean():.1%} of the rows are 1 ({rule})"])
+    report.rows.append([f"target {role.name}", f"{label.mean():.1%} of the rows are 1 ({rule})"])
     if label.min() == label.max() and not (label[0] and raw.negatives):
         files = raw.interaction_files()
-        found.wrong(f"{files[0]}: the rule '{rule}' labels every row looked at {label[0]}")
+        report.add_mistake(f"{files[0]}: the rule '{rule}' labels every row of the sample {label[0]}; change the rule")
 
 
-def _check_modality(found: Found, raw: Described, modality: Modality, items: Ids | None) -> None:
-    """The features at the beginning, and how many of the sample's items have them."""
+def _check_modality(report: CheckReport, raw: DescribedDataset, modality: Modality, items: Ids | None) -> None:
+    """Check the first features of a modality, and the share of the sample's items that have them."""
     index = IdIndex(np.unique(items.values) if items else np.empty(0, np.int64))
     present = np.zeros(len(index), bool)
-    looked, filled, examples = 0, 0, list[str]()
-    for chunk in found.parts(partial(raw.read_features, modality.name, most=FEATURE_ROWS)):
+    items_read, filled, examples = 0, 0, list[str]()
+    for chunk in report.read_parts(partial(raw.read_features, modality.name, most=FEATURE_ROWS)):
         rows = (
             chunk.length > 0 if isinstance(chunk, DenseChunk) else np.bincount(chunk.row, minlength=len(chunk.ids)) > 0
         )
-        place = index.positions(chunk.ids[rows])
-        present[place[place >= 0]] = True
-        looked, filled = looked + len(rows), filled + int(rows.sum())
+        position = index.positions(chunk.ids[rows])
+        present[position[position >= 0]] = True
+        items_read, filled = items_read + len(rows), filled + int(rows.sum())
         examples = examples or [shown_id(chunk, row) for row in range(min(EXAMPLES, len(rows)))]
-    what = f"vectors of {modality.raw_width}" if modality.kind == "dense" else "bags of tokens"
-    text = f"{what}, at most {modality.width} columns; {looked:,} items looked at, such as {', '.join(examples)}"
-    if filled < looked:
-        text += f", {looked - filled:,} of them empty"
+    kind = f"vectors of {modality.raw_width}" if modality.kind == "dense" else "bags of tokens"
+    text = f"{kind}, at most {modality.width} columns; {items_read:,} items checked, such as {', '.join(examples)}"
+    if filled < items_read:
+        text += f", {items_read - filled:,} of them empty"
     if items and len(index):
         text += f"; {present.mean():.1%} of the interactions' items have it"
-    found.rows.append([f"modality {modality.name}", text])
-    if items and len(index) and looked < FEATURE_ROWS:
-        names = NameTable()
-        names.add(items.values[items.named], items.text)
-        known = names.names(index.ids)
-        few = raw.few_have_it(modality.name, present, index.ids if known is None else np.char.decode(known, "utf-8"))
-        found.warnings += [few] if few else []
+    report.rows.append([f"modality {modality.name}", text])
+    if items and len(index) and items_read < FEATURE_ROWS:
+        table = NameTable()
+        table.add(items.values[items.named], items.text)
+        names = table.names(index.ids)
+        written = index.ids if names is None else np.char.decode(names, "utf-8")
+        warning = raw.coverage_warning(modality.name, present, written)
+        report.warnings += [warning] if warning else []

@@ -1,4 +1,4 @@
-"""Vectors of items from columns of lists, of numbers, or of text such as `0.1 0.2` or `[0.1, 0.2]`."""
+"""Item vectors from columns of lists, numbers, or text such as `0.1 0.2` or `[0.1, 0.2]`."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,50 +8,54 @@ from mma4ctr.datasets.arrow import Column, column_reader, described_type, is_lis
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.runtime.errors import BadLine
 
-# What separates the numbers of a text, each kind by one sign.
+# Each kind of separator is replaced by one character before the text is checked.
 SPACED_COMMA = "\x01"
-_AS_SIGNS = ((r"\s*;\s*", ";"), (r"\s+,\s*|,\s+", SPACED_COMMA), (r"\s+", " "))
-# Texts in which a comma may be a decimal one, or a space a separator of thousands. RE2 looks neither back nor ahead.
+_SEPARATORS = ((r"\s*;\s*", ";"), (r"\s+,\s*|,\s+", SPACED_COMMA), (r"\s+", " "))
+# Text in which a comma may be a decimal comma, or a space a thousands separator. RE2 has no lookahead or lookbehind.
 AMBIGUOUS = (
     # two kinds of separators: 0,12 0,34 or 0,12;0,34 or 1 234.5;2 000.1
     rf" .*[;,{SPACED_COMMA}]|[;,{SPACED_COMMA}].* |;.*[,{SPACED_COMMA}]|[,{SPACED_COMMA}].*;",
-    # some commas with a space and others, beside a whole number, without: 0,12, 0,34
+    # commas with a space, and commas next to a whole number without one: 0,12, 0,34
     rf"{SPACED_COMMA}(.*[{SPACED_COMMA},])?[+-]?[0-9]+,|,[+-]?[0-9]+{SPACED_COMMA}",
     rf"^[+-]?[0-9]+,.*{SPACED_COMMA}|{SPACED_COMMA}.*,[+-]?[0-9]+$|,[+-]?[0-9]+,.*{SPACED_COMMA}",
-    # decimals or thousands with zeros in front: 0,05,0,07 or 2,000.1
+    # decimals or thousands with leading zeros: 0,05,0,07 or 2,000.1
     r"(^|,)[+-]?0[0-9]+([,.]|$)",
 )
-# One number with a decimal comma, or two.
+# One number with a decimal comma, or two numbers.
 PAIR = r"^[+-]?[0-9]+,[0-9]+$"
-HINT = "its commas or spaces can be read in two ways; write it such as 0.12 0.34 or [0.12, 0.34]"
+HINT = "its commas or spaces can be read in two ways; write 0.12 0.34 or [0.12, 0.34]"
 
 
 def vectors_of(columns: list[tuple[str, Column]], width: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors as float32 (n, width), and int32 (n,) how long each is: `width`, or 0 where there is none.
+    """Convert columns to vectors.
 
     Args:
-        columns: one column of lists (or of text such as `0.1 0.2` or `[0.1, 0.2]`), or several of numbers.
-        width: how long each must be; None: as long as the first.
+        columns: (name, column): one column of lists or of text such as `0.1 0.2` or `[0.1, 0.2]`, or several columns
+            of numbers.
+        width: the required length; None: the length of the first vector.
+
+    Returns:
+        float32 (n, width) vectors, and int32 (n,) their lengths: `width`, or 0 for an empty cell.
 
     Raises:
-        BadLine: for another length, for what is no finite number, and for text that can be read in two ways.
+        BadLine: A vector has another length or a value that is not a finite number, or text is ambiguous.
     """
     name, first = columns[0]
     if len(columns) == 1:
         return _vectors(first, name, width)
     numbers = np.stack([numbers_of(column, name) for name, column in columns], axis=1)
-    return _filled(numbers.ravel(), np.full(len(numbers), len(columns)), name, width)
+    return _as_vectors(numbers.ravel(), np.full(len(numbers), len(columns)), name, width)
 
 
 Vectors = tuple[np.ndarray, np.ndarray]
 
 
 def _joined(rows: int, parts: list[tuple[np.ndarray, Vectors]]) -> Vectors:
-    """The vectors of a column of several types."""
+    """Merge the vectors of a column of several types."""
     width = max(values.shape[1] for _, (values, _) in parts)
     vectors, length = np.zeros((rows, width), np.float32), np.zeros(rows, np.int32)
-    for place, (values, lengths) in parts:
-        vectors[place, : values.shape[1]], length[place] = values, lengths
+    for part_rows, (values, lengths) in parts:
+        vectors[part_rows, : values.shape[1]], length[part_rows] = values, lengths
     return vectors, length
 
 
@@ -62,33 +66,33 @@ def _vectors(array: Column, name: str, width: int | None) -> Vectors:
     if is_text(array.type):
         array = _lists_in_text(array, name)
     if not is_list(array.type):
-        return _filled(numbers_of(array, name), np.ones(len(array), np.int64), name, width)
+        return _as_vectors(numbers_of(array, name), np.ones(len(array), np.int64), name, width)
     if is_list(array.type.value_type):
         raise BadLine(f"column {name}: {described_type(array.type)} where lists of numbers are expected")
     length = pc.fill_null(pc.list_value_length(array), 0).to_numpy()
-    return _filled(numbers_of(pc.list_flatten(array), name), length, name, width)
+    return _as_vectors(numbers_of(pc.list_flatten(array), name), length, name, width)
 
 
 def _lists_in_text(array: pa.Array, name: str) -> pa.Array:
-    """Lists of texts of one number each; raises `BadLine` for text that can be read in two ways."""
+    """Split text into lists of texts with one number each; raises `BadLine` for ambiguous text."""
     array = pc.fill_null(array, "")
-    # Lists as Python and JSON write them have a space behind each comma, and no other: nothing is in doubt there.
+    # Lists as Python and JSON write them have a space after each comma and nowhere else; they are never ambiguous.
     if pc.any(pc.match_substring_regex(array, r",[^\s]|[^,\s]\s+,|;")).as_py() or (
         pc.any(pc.match_substring(array, ",")).as_py() and pc.any(pc.match_substring_regex(array, r"[^,\s]\s")).as_py()
     ):
         _refuse_ambiguous(array, name)
     text = pc.utf8_trim_whitespace(pc.replace_substring_regex(array, r"[\[\]\s,;]+", " "))
     lists = pc.split_pattern(text, " ")
-    # Of an empty text one empty part is left.
+    # Splitting an empty text gives one empty part instead of none.
     return pc.if_else(pc.equal(text, ""), pa.scalar([], lists.type), lists)
 
 
 def _refuse_ambiguous(array: pa.Array, name: str) -> None:
-    """Raises `BadLine`."""
+    """Raise `BadLine` for text whose commas or spaces can be read in two ways."""
     text = pc.utf8_trim_whitespace(array)
     bare = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, r"[\[\]]+", " "))
-    for pattern, sign in _AS_SIGNS:
-        bare = pc.replace_substring_regex(bare, pattern, sign)
+    for pattern, character in _SEPARATORS:
+        bare = pc.replace_substring_regex(bare, pattern, character)
     wrong = pc.match_substring_regex(bare, "|".join(f"(?:{pattern})" for pattern in AMBIGUOUS))
     pair = pc.and_(pc.match_substring_regex(bare, PAIR), pc.invert(pc.starts_with(text, "[")))
     found = array.filter(pc.or_(wrong, pair))
@@ -96,8 +100,8 @@ def _refuse_ambiguous(array: pa.Array, name: str) -> None:
         raise BadLine(f"column {name}: {found[0].as_py()[:60]!r}: {HINT}")
 
 
-def _filled(numbers: np.ndarray, length: np.ndarray, name: str, width: int | None) -> Vectors:
-    """Vectors from all their numbers, one vector after the other."""
+def _as_vectors(numbers: np.ndarray, length: np.ndarray, name: str, width: int | None) -> Vectors:
+    """Build vectors from the concatenated numbers of all vectors and their lengths."""
     filled = np.flatnonzero(length)
     if width is None:
         width = int(length[filled[0]]) if len(filled) else 0
@@ -108,5 +112,5 @@ def _filled(numbers: np.ndarray, length: np.ndarray, name: str, width: int | Non
     with np.errstate(over="ignore"):
         vectors[filled] = numbers.reshape(-1, width).astype(np.float32) if width else 0
     if not np.isfinite(vectors).all():
-        raise BadLine(f"column {name}: a number that float32 cannot hold")
+        raise BadLine(f"column {name}: a number beyond the range of float32")
     return vectors, length.astype(np.int32)

@@ -1,4 +1,4 @@
-"""WeChat Big Data Challenge 2021."""
+"""Reader of the WeChat Big Data Challenge 2021."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +20,7 @@ from mma4ctr.datasets.base import (
     Values,
     hash_rows,
 )
+from mma4ctr.datasets.columns import binary_labels
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.runtime.errors import BadLine, UserError
@@ -28,12 +29,12 @@ from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import DelimitedText, integer_text, read_header
 from mma4ctr.storage.paths import Paths
 from mma4ctr.storage.quoted_text import QuotedText
-from mma4ctr.storage.text_blocks import Block, find_raw_file, parse_blocks
+from mma4ctr.storage.text_blocks import Block, TextLayout, find_raw_file, parse_blocks
 
 T = TypeVar("T")
 INTERACTIONS = "user_action.csv"
 FEED_INFO = "feed_info.csv"
-# The study's weights of the actions; a click is half of the greatest possible sum or more.
+# The study's weights of the actions; a row is a click if its weighted sum is at least half of the maximum.
 CLICK_WEIGHTS = {
     "read_comment": 4,
     "like": 3,
@@ -46,10 +47,10 @@ CLICK_WEIGHTS = {
 ACTIONS = tuple(CLICK_WEIGHTS)
 USER_ACTION_COLUMNS = ("userid", "feedid", "date_", "device", *ACTIONS)
 EMBEDDING_WIDTH = 512
-# Days are kept with the place within the day as a fraction; float64 has room for it up to here.
+# Step 1 adds the position within the day as a fraction; float64 is precise enough up to this day.
 LAST_DAY = 10**9
 
-# Which columns make a modality: text columns with their substitute, and lists of tags.
+# Columns of each modality: a text column with its substitute, and lists of tags.
 TEXTS = {
     "visual": ("ocr", "ocr_char"),
     "acoustic": ("asr", "asr_char"),
@@ -60,7 +61,7 @@ LISTS = {
     "acoustic": ("bgm_song_id", "bgm_singer_id"),
     "textual": ("manual_keyword_list", "machine_keyword_list", "manual_tag_list", "machine_tag_list"),
 }
-# Token ids of different vocabularies are told apart by the bits above 48. Manual and machine lists share theirs.
+# Bits 48 and above of a token id are its vocabulary. Manual and machine lists share one.
 VOCABULARY = {
     "word": 1,
     "char": 2,
@@ -100,8 +101,14 @@ class WeChat(RawDataset):
 
     @classmethod
     def find(cls, paths: Paths, track: str | None) -> Self | None:
-        """The data set that path.json names: the folder of the files, or one with that folder in it, as the archive of
-        the challenge has it; None where the folder is not there.
+        """Find the files in the folder of path.json, or in its only subfolder with them, as in the original archive.
+
+        Args:
+            paths: the folders.
+            track: not used; WeChat has no tracks.
+
+        Returns:
+            The data set, or None if the folder does not exist.
         """
         if not paths.wechat.is_dir():
             return None
@@ -115,12 +122,14 @@ class WeChat(RawDataset):
         return cls(folder, embedding)
 
     def interaction_files(self) -> list[Path]:
+        """See `RawDataset`."""
         path = find_raw_file(self.folder, INTERACTIONS)
         if path is None:
             raise UserError(f"{self.folder / INTERACTIONS}: the interaction file is missing; put it there")
         return [path]
 
     def read_users(self, bad: BadLines) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """See `RawDataset`."""
         (path,) = self.interaction_files()
         text = integer_text(path, read_header(path, USER_ACTION_COLUMNS), ["userid"], delimiter=",", quoted=True)
 
@@ -131,25 +140,24 @@ class WeChat(RawDataset):
         yield from _parsed(path, parse, bad, "counting", self.workers)
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
+        """See `RawDataset`."""
         (path,) = self.interaction_files()
         names = read_header(path, USER_ACTION_COLUMNS)
-        # Play and stay times are not used, but they tell two impressions apart.
+        # Play and stay times are not features, but they distinguish two impressions.
         wanted = [*USER_ACTION_COLUMNS, *(name for name in ("play", "stay") if name in names)]
         text = integer_text(path, names, wanted, delimiter=",", quoted=True)
 
         def parse(data: bytes, _block: Block) -> InteractionChunk:
             table = text.parse(data)
-            for action in ACTIONS:
-                low, high = pc.min_max(table[action]).as_py().values()
-                if low is not None and (low < 0 or high > 1):
-                    raise BadLine(f"column {action}: {low if low < 0 else high} where 0 or 1 is expected")
+            labels = {action: binary_labels(table[action].to_numpy(), action) for action in ACTIONS}
             first, last = pc.min_max(table["date_"]).as_py().values()
             if first is not None and (first < 0 or last > LAST_DAY):
-                raise BadLine(f"column date_: {first if first < 0 else last} where a day from 0 on is expected")
+                day = first if first < 0 else last
+                raise BadLine(f"column date_: {day} where a day from 0 to {LAST_DAY} is expected")
             user = kept.positions(table["userid"].to_numpy())
             rows = np.flatnonzero(user >= 0)
             column = {name: table[name].to_numpy()[rows] for name in wanted}
-            actions = {action: column[action].astype(np.uint8) for action in ACTIONS}
+            actions = {action: label[rows] for action, label in labels.items()}
             return InteractionChunk(
                 user=user[rows],
                 item=column["feedid"],
@@ -163,14 +171,17 @@ class WeChat(RawDataset):
         yield from _parsed(path, parse, bad, "reading", self.workers)
 
     def column_files(self, side: str) -> list[Path]:
+        """See `RawDataset`."""
         path = find_raw_file(self.folder, FEED_INFO)
         return [path] if path and side == "item" else []
 
     def read_columns(self, side: str, bad: BadLines) -> Iterator[ColumnChunk]:
+        """See `RawDataset`."""
         for path in self.column_files(side):
             yield from _parsed(path, _columns_parser(path, self.columns[side]), bad, f"{side} columns", self.workers)
 
     def feature_files(self, modality: str) -> list[Path]:
+        """See `RawDataset`."""
         folder, name = self.folder, FEED_INFO
         if modality == "fused":
             folder, name = self.feed_embedding.parent, self.feed_embedding.name
@@ -178,6 +189,7 @@ class WeChat(RawDataset):
         return [path] if path else []
 
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
+        """See `RawDataset`."""
         for path in self.feature_files(modality):
             parse = _embedding_parser(path) if modality == "fused" else _feed_info_parser(path, modality)
             yield from _parsed(path, parse, bad, modality, self.workers)
@@ -202,13 +214,13 @@ def _columns_parser(path: Path, columns: ColumnNames) -> Callable[[bytes, Block]
 
 
 def _parsed(path: Path, parse: Callable[[bytes, Block], T], bad: BadLines, doing: str, workers: Workers) -> Iterator[T]:
-    """See `parse_blocks`."""
-    description, quoted = f"wechat: {doing}", QuotedText(",")
-    return parse_blocks(path, parse, bad, description=description, workers=workers, skip_lines=1, quoted=quoted)
+    """Parse a CSV file with a header; see `parse_blocks`."""
+    layout = TextLayout(skip_lines=1, quoted=QuotedText(","))
+    return parse_blocks(path, parse, bad, layout, description=f"wechat: {doing}", workers=workers)
 
 
 def click_label(actions: dict[str, np.ndarray]) -> np.ndarray:
-    """The study's weighted click: uint8 (rows,) from one 0/1 array per action (design section 5)."""
+    """Compute the study's weighted click, uint8 (rows,), from one 0/1 array per action (design section 5)."""
     total = np.zeros(len(actions["like"]), np.int32)
     for action, weight in CLICK_WEIGHTS.items():
         total += weight * actions[action].astype(np.int32)
@@ -231,7 +243,7 @@ def _embedding_parser(path: Path) -> Callable[[bytes, Block], DenseChunk | BagCh
         if length.max(initial=0) > EMBEDDING_WIDTH:
             raise BadLine(f"feed_embedding has {length.max()} numbers, at most {EMBEDDING_WIDTH} are expected")
         if not np.isfinite(numbers).all():
-            raise BadLine("feed_embedding holds NaN or infinity")
+            raise BadLine("feed_embedding contains NaN or infinity")
         values = np.zeros((table.num_rows, EMBEDDING_WIDTH), np.float32)
         values[row, np.arange(len(row)) - (np.cumsum(length) - length)[row]] = numbers
         return DenseChunk(block, table["feedid"].to_numpy(), values, length, np.arange(table.num_rows))
@@ -247,7 +259,7 @@ def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, Block], Den
 
     def parse(data: bytes, block: Block) -> BagChunk:
         table = text.parse(data)
-        if b"0x" in data or b"0X" in data:  # the cast to whole numbers takes 0x10 for 16
+        if b"0x" in data or b"0X" in data:  # pyarrow's cast to integers reads 0x10 as 16
             for name in (*text_columns, *list_columns):
                 if pc.any(pc.match_substring_regex(table[name], "0[xX]")).as_py():
                     raise BadLine(f"column {name}: a token that is not a whole number")
@@ -266,7 +278,7 @@ def _feed_info_parser(path: Path, modality: str) -> Callable[[bytes, Block], Den
 
 
 def _split(column: pa.ChunkedArray | pa.Array, separator: str) -> tuple[np.ndarray, pa.Array]:
-    """(row of each cell, cell) for the parts of each string, empty ones left out."""
+    """Split strings at a separator; returns the row of each non-empty part, and the parts."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     lists = pc.split_pattern(column, separator)
@@ -279,10 +291,13 @@ def _split(column: pa.ChunkedArray | pa.Array, separator: str) -> tuple[np.ndarr
 def _tokens(
     column: pa.ChunkedArray | pa.Array, name: str, vocabulary: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, token and weight of each entry of a text or list column; raises `BadLine`.
+    """Parse the entries of a text or list column; raises `BadLine`.
 
-    Texts are `id id ...`, keyword and tag lists `id;id`, machine tags `id probability;id probability`, song and
-    singer one id, perhaps written as a float.
+    Texts are `id id ...`, keyword and tag lists `id;id`, machine tags `id probability;id probability`; songs and
+    singers are one id, which may be written as a float.
+
+    Returns:
+        Row, token and weight of each entry.
     """
     row, cells = _split(column, " " if vocabulary in ("word", "char") else ";")
     weight = np.ones(len(row), np.float32)
@@ -299,7 +314,7 @@ def _tokens(
     except pa.ArrowInvalid as error:
         raise BadLine(f"column {name}: {str(error).splitlines()[0]}") from None
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise BadLine(f"column {name}: a probability that is not a number from 0 on")
+        raise BadLine(f"column {name}: a probability that is not a finite number from 0")
     if len(token) and not (token.min() >= 0 and token.max() < 1 << 48):
         raise BadLine(f"column {name}: token ids must be from 0 to 2^48")
     return row, token + (VOCABULARY[vocabulary] << 48), weight

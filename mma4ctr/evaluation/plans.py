@@ -6,8 +6,8 @@ from typing import Any
 
 from mma4ctr.evaluation.studies import BASE_TRAINING, COMPARISON, MODEL, Inputs, Study, cases_of
 from mma4ctr.features.variants import STUDY, Variants, split_variant
-from mma4ctr.model.mlp import automatic_batch_size
 from mma4ctr.model.trainer import TrainSettings
+from mma4ctr.model.training_defaults import default_batch_size
 from mma4ctr.runtime.console import note
 
 
@@ -28,7 +28,11 @@ class Group:
         own = self.settings
         words = [self.task, self.variant, *(str(value) for value in (self.inputs.split, self.inputs.evidence))]
         words += [f"length {self.inputs.length}", f"{own.loss}", f"rate {own.learning_rate:g}"]
-        words += [f"batch {own.batch_size or 'auto'}", f"halving {own.halve_every}", f"seed {own.seed}"]
+        words += [
+            f"batch {own.batch_size or 'auto'}",
+            own.schedule if own.schedule != "halving" else f"halving {own.halve_every}",
+            f"seed {own.seed}",
+        ]
         return " ".join(words + (["no interrupts"] if not own.max_interrupts else []))
 
 
@@ -61,7 +65,9 @@ def plan(
                 note(f"{task}: {study.name} {case.label} is skipped, it needs a user embedding of --evidence train")
                 continue
             options: dict[str, Any] = BASE_TRAINING | case.training
-            options["batch_size"] = options["batch_size"] or automatic_batch_size(base.train_rows or 0)
+            options["batch_size"] = options["batch_size"] or default_batch_size(
+                options["schedule"], base.train_rows or 0
+            )
             for seed in range(seeds):
                 settings = TrainSettings(epochs=0, seed=seed, **options)
                 group = Group(task, variant, case.inputs.within(base), settings, ())

@@ -67,7 +67,7 @@ class Result:
     commit: str
     auc_error: float | None = None
     networks: int = 1
-    interrupt: str = "collapse"
+    schedule: str = "halving"
 
     @property
     def auc_interval(self) -> tuple[float, float] | None:
@@ -148,6 +148,8 @@ def with_new_names(content: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content.get("variant"), str):
         features, sign, group = content["variant"].partition(".plus-")
         renamed["variant"] = features + sign + RENAMED_GROUPS.get(group, group)
+    if interrupt := renamed.pop("interrupt", None):
+        renamed["schedule"] = "halving" if interrupt == "collapse" else str(interrupt)
     return renamed
 
 

@@ -20,8 +20,7 @@ from mma4ctr.evaluation.baselines import BASELINES, Baseline
 from mma4ctr.evaluation.run_records import Result
 from mma4ctr.features.behavioral.columns import GROUPS
 from mma4ctr.features.variants import CONCAT, CROSS, SINGLE, STUDY, Variants, variants_for, with_features
-from mma4ctr.model.mlp import automatic_batch_size
-from mma4ctr.model.training_defaults import TRAINING
+from mma4ctr.model.training_defaults import TRAINING, default_batch_size
 from mma4ctr.storage.artifacts import MANIFEST, read_artifact
 from mma4ctr.storage.paths import Paths
 
@@ -315,7 +314,7 @@ def is_of_case(result: Result, task: str, case: Case, base: Inputs) -> bool:
     inputs = case.inputs.within(base)
     expected = BASE_TRAINING | case.training
     loss = expected.pop("loss")
-    expected["batch_size"] = expected["batch_size"] or automatic_batch_size(base.train_rows or 0)
+    expected["batch_size"] = expected["batch_size"] or default_batch_size(expected["schedule"], base.train_rows or 0)
     expected |= {
         "task": task,
         "model": MODEL,

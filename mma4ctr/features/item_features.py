@@ -259,7 +259,7 @@ def modality_features(
         report(f"{raw.name}: {name} is left out: no {name} file in {raw.folder}")
         return None
     features, present = reduced_features(source, modality, width)
-    few = raw.few_have_it(name, present, names)
+    few = raw.coverage_warning(name, present, names)
     if few:
         warn(few)
     if not present.any():

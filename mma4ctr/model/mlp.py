@@ -44,9 +44,9 @@ def torch_threads(most: int) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def automatic_batch_size(train_rows: int) -> int:
-    """The largest power of two from 256 to 8192 that gives at least 500 steps an epoch."""
-    return min(8192, max(256, 1 << max(0, (train_rows // STEPS_PER_EPOCH).bit_length() - 1)))
+def automatic_batch_size(train_rows: int, smallest: int = 256) -> int:
+    """The largest power of two from `smallest` to 8192 that gives at least 500 steps an epoch."""
+    return min(8192, max(smallest, 1 << max(0, (train_rows // STEPS_PER_EPOCH).bit_length() - 1)))
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
@@ -215,7 +215,7 @@ def loss_and_gradient(kind: str, logits: torch.Tensor, label: torch.Tensor) -> t
     """The mean loss of a batch, and its gradient.
 
     Args:
-        kind: `bce`, or `listwise`: a softmax over the batch, as in the published code; 0 for a batch without a positive.
+        kind: `bce`, or `listwise`: a softmax over the batch, as published; 0 for a batch without a positive.
         logits: float32 (rows,) or (networks, rows).
         label: float32 (rows,) of 0 and 1.
 

@@ -17,10 +17,18 @@ def scaling_of(matrix: Artifact) -> tuple[np.ndarray, np.ndarray]:
 
 
 def onnx_model(network: Network, matrix: Artifact) -> bytes:
-    """An ONNX model: input `features` float32 (batch, in_features), the columns before scaling; output `probability`
-    float32 (batch,).
+    """Export a network.
 
-    Raises `UserError` where the onnx package is not there.
+    Args:
+        network: Its weights.
+        matrix: The feature matrix, for the scaling of its columns.
+
+    Returns:
+        A serialized ONNX model: input `features` float32 (batch, in_features), the columns before scaling in the order
+        of the matrix; output `probability` float32 (batch,).
+
+    Raises:
+        UserError: The onnx package is not installed.
     """
     try:
         import onnx

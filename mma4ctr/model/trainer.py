@@ -1,7 +1,7 @@
-"""The network's training: Adam on logits, halving, the validation interrupt, early stop.
+"""Training of the network: Adam on logits, learning rate schedule, validation interrupt, early stop.
 
-An epoch that ends with validation AUC of 0.5 or less, or a loss that is not finite, is thrown away and tried again with
-half the rate (the validation interrupt). Test rows are not looked at here.
+The validation interrupt: an epoch that ends with a validation AUC of 0.5 or less, or a loss that is not finite, is
+discarded and tried again at half the learning rate. Test rows are not used here.
 """
 
 import copy
@@ -20,58 +20,87 @@ from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient,
 from mma4ctr.runtime.console import Stopwatch
 
 LOSSES = ("bce", "listwise")
-INTERRUPTS = ("collapse", "no-gain")
-# Rows of a batch that a thread is worth. Threads wait for each other, spinning, after each of a batch's many small
-# products. At batches of 256 and 512 two were 0.8 to 1.2 times as fast as one, and ten times slower where other work
-# kept the cores busy; at 8192 they are 1.5 times as fast.
+# `halving`: every few epochs, as published. `cosine`: from the initial rate to 0 over all epochs.
+SCHEDULES = ("halving", "cosine")
+# Rows of a batch for each thread. Threads wait for each other, spinning, after each of a batch's many small
+# products. At batches of 256 and 512 two were 0.8 to 1.2 times as fast as one, and ten times slower beside other work;
+# at 8192 they are 1.5 times as fast.
 ROWS_OF_A_THREAD = 1024
 
 
-# From labels and logits of the validation rows to their AUC; None where they have one class.
+# From labels and logits of the validation rows to their AUC; None if they have one class.
 Metric = Callable[[np.ndarray, np.ndarray], float | None]
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How one run is trained. 0 turns `halve_every`, `patience` and `max_interrupts` off; with `patience` 0 the
-    last epoch's weights are the result, else those of the epoch with the best validation AUC. `networks` of them learn
-    side by side from different first weights, and their mean logit is the result. `interrupt` is what makes the
-    validation interrupt throw an epoch away: a `collapse` to AUC 0.5 or less, or `no-gain` over the best epoch.
+    """How one run is trained.
+
+    Attributes:
+        epochs: Largest number of epochs.
+        batch_size: Rows of a batch.
+        learning_rate: Adam's initial learning rate.
+        schedule: One of `SCHEDULES`.
+        halve_every: Epochs after which schedule `halving` halves the rate; 0 never.
+        patience: Stop after this many epochs without a better validation AUC, and keep the weights of the best epoch; 0
+            trains all epochs and keeps the last weights.
+        max_interrupts: Stop after this many validation interrupts; 0 disables them.
+        loss: One of `LOSSES`.
+        seed: Of the first weights and the order of the rows.
+        networks: Number of networks that train on the same batches; the prediction is their mean logit.
     """
 
     epochs: int = 30
     batch_size: int = 512
     learning_rate: float = 1e-3
+    schedule: str = "halving"
     halve_every: int = 5
     patience: int = 5
     max_interrupts: int = 10
     loss: str = "bce"
     seed: int = 0
     networks: int = 1
-    interrupt: str = "collapse"
 
 
-def learning_rate_at(epoch: int, settings: TrainSettings, interrupts: int) -> float:
-    """The rate of an epoch (the first is 0): halved every `halve_every` epochs and at every interrupt."""
-    halvings = interrupts + (epoch // settings.halve_every if settings.halve_every else 0)
-    return settings.learning_rate * 0.5**halvings
+def learning_rate_at(progress: float, settings: TrainSettings, interrupts: int) -> float:
+    """The learning rate after `progress` epochs, a fraction within an epoch; every interrupt halves it."""
+    rate = settings.learning_rate * 0.5**interrupts
+    if settings.schedule == "cosine":
+        return rate * 0.5 * (1 + math.cos(math.pi * progress / settings.epochs))
+    return rate * 0.5 ** (int(progress) // settings.halve_every if settings.halve_every else 0)
+
+
+@dataclass
+class Learner:
+    """A network and its optimizer."""
+
+    network: Network
+    adam: Adam
 
 
 @torch.no_grad()
 def train_epoch(
-    network: Network,
-    adam: Adam,
+    learner: Learner,
     matrix: FactorMatrix,
     settings: TrainSettings,
     epoch: int,
-    rate: float,
+    interrupts: int = 0,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> float:
-    """One pass over the training rows in an order drawn from seed and epoch; returns the mean loss of its rows.
+    """One pass over the training rows in an order drawn from seed and epoch.
 
-    Each rank takes its share of every batch.
+    Args:
+        learner: Network and optimizer, which change.
+        matrix: The feature matrix.
+        settings: Batch size, schedule, loss and seed are used.
+        epoch: Number of the epoch, from 0.
+        interrupts: Validation interrupts so far.
+        processes: Each process takes its share of every batch.
+
+    Returns:
+        The mean loss of the rows.
     """
-    rows = matrix.train
+    rows, network = matrix.train, learner.network
     device = rows.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
     order = torch.randperm(len(rows), generator=generator, device=device)
@@ -87,13 +116,14 @@ def train_epoch(
             total += loss * len(features)
         else:
             network.gradient.zero_()
-        adam.step(network.parameters, processes.sum_(network.gradient), rate)
+        rate = learning_rate_at(epoch + start / len(rows), settings, interrupts)
+        learner.adam.step(network.parameters, processes.sum_(network.gradient), rate)
     return float(processes.sum_(total)) / len(rows)
 
 
 @dataclass
 class Epoch:
-    """What one kept epoch showed."""
+    """The measurements of one epoch that was kept; `epoch` counts from 1, `learning_rate` is the first of the epoch."""
 
     epoch: int
     learning_rate: float
@@ -104,7 +134,18 @@ class Epoch:
 
 @dataclass
 class Outcome:
-    """A training as it stands after some number of epochs; `weights` is None where no epoch was good."""
+    """The result of a training after some number of epochs.
+
+    Attributes:
+        settings: How it was trained.
+        weights: By name; None if no epoch was kept.
+        best_epoch: The epoch of the weights, from 1; 0 without weights.
+        interrupts: Number of validation interrupts.
+        history: The epochs that were kept.
+        seconds: Wall-clock of the passes over the training rows.
+        rows_per_second: Of these passes, discarded epochs included.
+        ended: Why training stopped before its last epoch; empty if it did not.
+    """
 
     settings: TrainSettings
     weights: dict[str, torch.Tensor] | None
@@ -138,35 +179,34 @@ class TrainingState:
         label = self.matrix.train.label
         seed = self.settings.seed + self.fresh_starts
         weights = initial_weights(self.matrix.in_features, float(label.mean()), seed, self.settings.networks)
-        self.network = Network({name: values.to(label.device) for name, values in weights.items()})
-        self.adam = Adam(self.network.parameters)
+        network = Network({name: values.to(label.device) for name, values in weights.items()})
+        self.learner = Learner(network, Adam(network.parameters))
         self._good: tuple[torch.Tensor, Adam] | None = None
 
     def try_epoch(self) -> bool:
-        """Train the next epoch; False where the validation interrupt threw it away."""
+        """Train the next epoch; False if the validation interrupt discarded it."""
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
         watch = Stopwatch()
         with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD):
-            train_loss = train_epoch(self.network, self.adam, self.matrix, self.settings, epoch, rate, self.processes)
+            train_loss = train_epoch(self.learner, self.matrix, self.settings, epoch, self.interrupts, self.processes)
         self.epoch_seconds += watch.seconds
         found = self._validate(train_loss) if self.processes.first else (0.0, 0.0)
         valid_loss, valid_auc = self.processes.broadcast(found, self.matrix.valid.label.device)
-        floor = self.best.valid_auc if self.best and self.settings.interrupt == "no-gain" else 0.5
-        if self.settings.max_interrupts and valid_auc <= floor:
+        if self.settings.max_interrupts and valid_auc <= 0.5:
             self._interrupt()
             return False
         shown = Epoch(epoch + 1, rate, train_loss, valid_loss, valid_auc)
         self.history.append(shown)
-        self._good = self.network.parameters.clone(), copy.deepcopy(self.adam)
+        self._good = self.learner.network.parameters.clone(), copy.deepcopy(self.learner.adam)
         if not self.settings.patience or self.best is None or valid_auc > self.best.valid_auc:
-            self.best, self.best_weights = shown, self.network.state()
+            self.best, self.best_weights = shown, self.learner.network.state()
         return True
 
     def _validate(self, train_loss: float) -> tuple[float, float]:
-        """Mean loss and AUC of the validation rows; AUC 0.5 where a loss is not finite."""
+        """Mean loss and AUC of the validation rows; AUC 0.5 if a loss is not finite."""
         valid = self.matrix.valid
-        logits, _ = predict(self.network, self.matrix, valid)
+        logits, _ = predict(self.learner.network, self.matrix, valid)
         valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label))
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             return valid_loss, 0.5
@@ -175,18 +215,16 @@ class TrainingState:
     def _interrupt(self) -> None:
         self.interrupts += 1
         if self._good:
-            self.network.parameters.copy_(self._good[0])
-            self.adam = copy.deepcopy(self._good[1])
+            self.learner.network.parameters.copy_(self._good[0])
+            self.learner.adam = copy.deepcopy(self._good[1])
         else:
             self.fresh_starts += 1
             self._start()
 
     @property
     def ended(self) -> str:
-        """Why training is over before its last epoch; empty where it goes on."""
+        """Why training is over before its last epoch; empty if it goes on."""
         if self.settings.max_interrupts and self.interrupts >= self.settings.max_interrupts:
-            if self.settings.interrupt == "no-gain" and self.best:
-                return f"ended after {self.interrupts} interrupts: validation AUC no longer improves at any rate"
             return f"ended after {self.interrupts} interrupts: validation AUC fell to 0.5 or the loss was not finite"
         if self.best and self.settings.patience and len(self.history) - self.best.epoch >= self.settings.patience:
             return f"stopped early: validation AUC has not improved for {self.settings.patience} epochs"
@@ -201,23 +239,43 @@ def train(
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> list[Outcome]:
-    """Train once; return the outcome at each checkpoint, a number of epochs (`settings.epochs` where none is given).
+    """Train, and return the outcome at each checkpoint.
 
-    A run of 10 epochs is the beginning of a run of 30, so the outcome at checkpoint 10 is exactly that of a run of its
-    own. Seconds count the passes over the training rows up to the checkpoint.
+    With schedule `halving` a run of 10 epochs is the beginning of a run of 30, so one training gives all checkpoints.
+    A `cosine` schedule depends on the number of epochs, so each checkpoint is a training of its own.
+
+    Args:
+        matrix: The feature matrix.
+        settings: How to train.
+        auc: Of the validation rows.
+        checkpoint_epochs: Numbers of epochs; empty for `settings.epochs`.
+        on_epoch: Called after each epoch that is kept.
+        processes: Processes that share the work.
+
+    Returns:
+        Outcomes in ascending order of epochs. Seconds count the passes over the training rows up to the checkpoint.
     """
     checkpoint_epochs = sorted(set(checkpoint_epochs)) or [settings.epochs]
-    training = TrainingState(matrix, settings, auc, processes)
+    if settings.schedule == "cosine":
+        runs = [replace(settings, epochs=epochs) for epochs in checkpoint_epochs]
+        return [_trained(TrainingState(matrix, run, auc, processes), [run.epochs], on_epoch)[0] for run in runs]
+    return _trained(TrainingState(matrix, settings, auc, processes), checkpoint_epochs, on_epoch)
+
+
+def _trained(
+    training: TrainingState, checkpoint_epochs: Sequence[int], on_epoch: Callable[[Epoch], None]
+) -> list[Outcome]:
+    """Continue a training up to each checkpoint in turn."""
     outcomes = []
     for checkpoint in checkpoint_epochs:
         while len(training.history) < checkpoint and not training.ended:
             if training.try_epoch():
                 on_epoch(training.history[-1])
-        seen = (len(training.history) + training.interrupts) * len(matrix.train)
+        seen = (len(training.history) + training.interrupts) * len(training.matrix.train)
         seconds = training.epoch_seconds
         outcomes.append(
             Outcome(
-                settings=replace(settings, epochs=checkpoint),
+                settings=replace(training.settings, epochs=checkpoint),
                 weights=training.best_weights,
                 best_epoch=training.best.epoch if training.best else 0,
                 interrupts=training.interrupts,

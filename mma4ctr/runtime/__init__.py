@@ -1,0 +1,1 @@
+"""The running process: console output, errors, signals, environment, and parallel work."""

@@ -1,10 +1,10 @@
-"""Everything a person sees in the terminal: progress, notes, tables, the closing line and the error line.
+"""All terminal output: progress bars, notes, tables, warnings and errors.
 
-No other module prints. A mistake of the user's (a wrong file, a wrong option) is a `UserError`: one line on
-standard error and exit code 2. Anything else that goes wrong is a defect of ours and keeps its traceback.
+No other module prints. A user's mistake (a wrong file, a wrong option) is a `UserError`: one line on standard error
+and exit code 2. Any other exception is a bug and keeps its traceback.
 
-Text is shown as it is: names of files and values of the data are never read as markup or emoji, and their control
-characters are written out, so that nothing in them can steer the terminal.
+File names and data values are printed literally: they are never parsed as markup or emoji, and their control
+characters are escaped, so they cannot change the state of the terminal.
 """
 
 import argparse
@@ -36,18 +36,18 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.signals import Stopped, follow_parent, stopped_by_signals
 from mma4ctr.runtime.system import peak_memory_mb
 
-# Control characters, halves of surrogate pairs (bytes of a path that are not UTF-8), line separators, and the signs
-# that turn the direction of writing round.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Control characters, lone surrogates (bytes of a path that are not UTF-8), line separators, and characters that
+# change the writing direction.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def shown(text: str) -> str:
-    """Text of any origin on one line: what a terminal would obey and not show is written as `\\x1b` or `\\n` is."""
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+def printable(text: str) -> str:
+    """Return the text on one line, with control characters as Python escapes (ESC becomes a backslash and `x1b`)."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class _Output(Console):
-    """A console that takes text as it is. Where its reader goes away (`| head`) the work goes on in silence."""
+    """A console that prints text literally, and falls silent when its reader goes away (`| head`)."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, soft_wrap=True, markup=False, emoji=False, **options)
@@ -58,62 +58,74 @@ class _Output(Console):
 
 
 def _discard(stream: IO[str]) -> None:
-    """Send to nowhere what a stream still holds and what is written to it from now on."""
+    """Redirect a stream, including its buffered text, to the null device."""
     with suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, stream.fileno())
+        os.close(null_device)
 
 
 out = _Output()
 err = _Output(stderr=True)
 
-# Errors of the system that the person who runs the command can put right, and how.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
+# System errors that the user can fix; those in HINTS are printed with advice.
+FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 HINTS = {
     **dict.fromkeys(
         (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
-        "something else stands where output goes, move it",
+        "another file or folder is in the place of the output; move it",
     ),
-    errno.ENAMETOOLONG: "take a shorter name",
+    errno.ENAMETOOLONG: "use a shorter name",
     errno.EMFILE: "allow more open files (ulimit -n)",
-    errno.ENFILE: "close what else runs",
-    errno.ENOMEM: "close what else runs",
+    errno.ENFILE: "close other programs",
+    errno.ENOMEM: "close other programs",
 }
-NO_MEMORY = "not enough memory; close what else runs, or take a smaller input"
+NO_MEMORY = "not enough memory; close other programs, or use a smaller input"
+
+
+def closest_name(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return the candidate spelled most like `name`, or None if the similarity of all is below `cutoff` (0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, list(candidates), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """Return the hint `; did you mean 'user'?` for the closest candidate, or an empty text."""
+    closest = closest_name(name, candidates)
+    return f"; did you mean {closest!r}?" if closest else ""
+
+
+def misspelled(key: str, unknown: Iterable[str]) -> str:
+    """Return a hint that an unknown key looks like the missing key, or an empty text."""
+    closest = closest_name(key, unknown)
+    return f"; is {closest!r} a misspelling of it?" if closest else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: the nearest one there is, and all of them."""
-    there = list(known)
-    return UserError(f"unknown {kind} {name!r}{nearest(name, there) or '.'} There are: {', '.join(there)}")
-
-
-def nearest(name: str, there: Iterable[str], to_be: str = "") -> str:
-    """`; is 'user' meant to be it?` for the nearest of the names there are; nothing where none is near."""
-    near = difflib.get_close_matches(name, list(there), n=1)
-    return f"; is {near[0]!r} meant{to_be and ' '}{to_be}?" if near else ""
+    """Return the error for an unknown name, with the closest known name and the list of all."""
+    names = list(known)
+    return UserError(f"unknown {kind} {name!r}{did_you_mean(name, names) or '.'} Known: {', '.join(names)}")
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call a script's `main` and leave with its exit code: 0, 2 for a `UserError`, 130 for Ctrl-C, 143 for SIGTERM,
-    129 for SIGHUP.
+    """Call a script's `main` and exit with its code.
+
+    Exit codes: 0 success, 2 `UserError`, 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # where it is ASCII, other letters are written as \xe4 is
+        if hasattr(stream, "reconfigure"):  # an ASCII stream prints other letters as \xe4 instead of failing
             stream.reconfigure(errors="backslashreplace")
     with stopped_by_signals():
         try:
             follow_parent()
             code = _exit_code(main)
         except Stopped as stop:
-            _tell_stopped(str(stop))
+            _print_stopped(str(stop))
             code = stop.code
-    sys.exit(_flushed(code))
+    sys.exit(_flush_output(code))
 
 
-def _tell_stopped(why: str) -> None:
-    _tell(err, why, "bold red", "nothing half-written is left as finished; run the command again")
+def _print_stopped(reason: str) -> None:
+    _print_labelled(err, reason, "bold red", "unfinished output was discarded; run the command again")
 
 
 def _exit_code(main: Callable[[], int | None]) -> int:
@@ -122,12 +134,12 @@ def _exit_code(main: Callable[[], int | None]) -> int:
     except UserError as error:
         print_error(str(error))
     except KeyboardInterrupt:
-        _tell_stopped("interrupted")
+        _print_stopped("interrupted")
         return 130
     except SystemExit as end:  # argparse's
         return end.code if isinstance(end.code, int) else 2 if end.code else 0
     except BrokenProcessPool:
-        print_error("a worker process was killed, most likely for want of memory; close what else runs")
+        print_error("a worker process was killed, probably for lack of memory; close other programs")
     except MemoryError:
         print_error(NO_MEMORY)
     except RuntimeError as error:  # torch has no type of its own for it
@@ -135,15 +147,15 @@ def _exit_code(main: Callable[[], int | None]) -> int:
             raise
         print_error(NO_MEMORY)
     except OSError as error:
-        if error.errno not in FULL and error.errno not in HINTS:
+        if error.errno not in FIXABLE and error.errno not in HINTS:
             raise
         hint = HINTS.get(error.errno, "")
         print_error(f"{error.filename or 'output'}: {error.strerror}{hint and '; '}{hint}")
     return 2
 
 
-def _flushed(code: int) -> int:
-    """Bring out what standard output still holds, which at the end of the process could only fail loudly."""
+def _flush_output(code: int) -> int:
+    """Flush standard output while errors can still be reported, and return the exit code."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -156,62 +168,63 @@ def _flushed(code: int) -> int:
 
 
 def silence() -> None:
-    """Print nothing any more: for the processes of a training that are not its first."""
+    """Print nothing from now on, for all but the first process of a distributed training."""
     out.quiet = err.quiet = True
 
 
-def _tell(where: Console, start: str, style: str, message: str) -> None:
-    where.print(Text.assemble((f"{start}:", style), " ", shown(message)))
+def _print_labelled(console: Console, label: str, style: str, message: str) -> None:
+    console.print(Text.assemble((f"{label}:", style), " ", printable(message)))
 
 
 def note(message: str) -> None:
-    """One plain line about what was read, chosen or skipped."""
-    out.print(Text(shown(message)))
+    """Print one plain line about what was read, chosen or skipped."""
+    out.print(Text(printable(message)))
 
 
 def warn(message: str, *details: str) -> None:
-    """One line on standard error about something that works but is probably not what was meant; `details` are lines
-    below it.
+    """Print a warning on standard error, followed by one line per detail.
+
+    A warning is for something that works but is probably not intended.
     """
-    _tell(err, "warning", "yellow", message)
+    _print_labelled(err, "warning", "yellow", message)
     for line in details:
-        err.print(Text(shown(line)))
+        err.print(Text(printable(line)))
 
 
 def print_error(message: str) -> None:
-    """One line on standard error about one mistake of several."""
-    _tell(err, "error", "bold red", message)
+    """Print one error line on standard error."""
+    _print_labelled(err, "error", "bold red", message)
 
 
-def _columns(beside: str) -> tuple[ProgressColumn, ...]:
-    """A bar's description, bar and share, the text `beside` it, and the time left."""
+def _columns(suffix: str) -> tuple[ProgressColumn, ...]:
+    """Return the columns of a progress bar: description, bar, percentage, the format `suffix`, remaining time."""
     return (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         TaskProgressColumn(),
-        TextColumn(beside, markup=False),
+        TextColumn(suffix, markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
 
 
 @contextmanager
 def progress(description: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
-    """A progress bar for one loop; yields `advance(amount)`. Silent where the output is not a terminal."""
+    """Show a progress bar for one loop; the block gets `advance(amount)`. Silent if the output is not a terminal."""
     with Progress(*_columns(unit), console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(shown(description), total=total)
+        task = bar.add_task(printable(description), total=total)
         yield lambda amount: bar.advance(task, amount)
 
 
 class RunsDisplay:
-    """Many runs at once: a bar for all of them and one for each that is at work, with its epoch and validation AUC.
+    """Progress of many concurrent runs: one bar for all, and one per active run with its epoch and validation AUC.
 
-    Where the output is no terminal, finished runs are lines instead.
+    If the output is not a terminal, each finished run prints one line instead.
     """
 
     def __init__(self, total: float) -> None:
-        self._bars = Progress(*_columns("{task.fields[shown]}"), console=err, disable=not err.is_terminal)
-        self._all = self._bars.add_task("all runs", total=total, shown="")
-        self._one: dict[str, TaskID] = {}
+        self._bars = Progress(*_columns("{task.fields[state]}"), console=err, disable=not err.is_terminal)
+        self._all = self._bars.add_task("all runs", total=total, state="")
+        self._active: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -221,48 +234,49 @@ class RunsDisplay:
         self._bars.stop()
 
     def update(self, name: str, epoch: int, epochs: int, state: str) -> None:
-        """Tell how far a run is."""
-        if name not in self._one:
-            self._one[name] = self._bars.add_task(shown(name), total=epochs, shown="")
-        self._bars.update(self._one[name], completed=epoch, shown=shown(state))
+        """Show that a run has completed `epoch` of `epochs`, with a short text on its state."""
+        if name not in self._active:
+            self._active[name] = self._bars.add_task(printable(name), total=epochs, state="")
+        self._bars.update(self._active[name], completed=epoch, state=printable(state))
 
     def finish(self, name: str, amount: float, line: str) -> None:
-        """A run is done; `amount` of the total."""
-        if name in self._one:
-            self._bars.remove_task(self._one.pop(name))
+        """Remove the bar of a finished run and advance the total by `amount`; print `line` without a terminal."""
+        if name in self._active:
+            self._bars.remove_task(self._active.pop(name))
         self._bars.advance(self._all, amount)
         if not err.is_terminal:
             note(line)
 
 
 class Stopwatch:
-    """Wall-clock seconds since it was made."""
+    """Wall-clock time since the object was created."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
+        """Elapsed seconds."""
         return time.perf_counter() - self._start
 
 
 def closing_line(step: int, written: str, rows: int, watch: Stopwatch, unit: str = "rows") -> None:
-    """The one line every step ends with: what was written, how much, seconds, peak memory."""
-    end = f"wrote {written}, {rows:,} {unit}, {watch.seconds:.1f} s, peak memory {peak_memory_mb():,.0f} MB"
-    _tell(out, f"Step {step} of 8", "bold green", end)
+    """Print the last line of a step: what was written, how much, seconds, and peak memory."""
+    summary = f"wrote {written}, {rows:,} {unit}, {watch.seconds:.1f} s, peak memory {peak_memory_mb():,.0f} MB"
+    _print_labelled(out, f"Step {step} of 8", "bold green", summary)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table in the terminal; the first two columns to the left, numbers to the right.
+    """Print a table; the first two columns are left-aligned, the others right-aligned.
 
-    The table keeps its full width where the output is not a terminal, so that nothing is cut in a log.
+    If the output is not a terminal, the table keeps its full width, so nothing is truncated in a log.
     """
     table = Table()
     for position, name in enumerate(header):
-        table.add_column(Text(shown(name)), justify="left" if position < 2 else "right", no_wrap=True)
+        table.add_column(Text(printable(name)), justify="left" if position < 2 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
-    out.print(Text(shown(title), style="italic"))
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    out.print(Text(printable(title), style="italic"))
     if out.is_terminal:
         out.print(table)
     else:
@@ -272,37 +286,50 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Shows what it quotes of the command line as everything else is shown."""
+    """An argument parser that escapes control characters in its error messages."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(shown(message))
+        super().error(printable(message))
 
 
 def parser(description: str | None, *, paths: bool = True) -> argparse.ArgumentParser:
-    """An argument parser whose `--help` shows the script's docstring and every default, with `--paths`."""
+    """Create a parser whose `--help` shows the script's docstring and every default.
+
+    Args:
+        description: the script's docstring.
+        paths: add the option `--paths`.
+
+    Returns:
+        The parser, for more options to be added.
+    """
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Docstring as written, defaults appended."""
+        """Keep the docstring's lines and append each default, unless it is None or empty or the help states it."""
 
-    made = _Parser(description=description, formatter_class=Formatter)
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            if action.default is None or action.default == [] or "(default" in (action.help or ""):
+                return action.help
+            return super()._get_help_string(action)
+
+    options = _Parser(description=description, formatter_class=Formatter)
     if paths:
-        made.add_argument("--paths", default="path.json", metavar="FILE", help="the path.json to use")
-    return made
+        options.add_argument("--paths", default="path.json", metavar="FILE", help="path.json with all folders")
+    return options
 
 
-# What the libraries take for a seed: UMAP's generator has 32 bits.
+# UMAP's random generator takes seeds of 32 bits.
 LARGEST_SEED = 2**32 - 1
-# Of anything that is counted: more rows, epochs or columns than there will be, and no overflow in what follows.
+# Upper limit of every count (rows, epochs, columns), small enough that later arithmetic cannot overflow.
 LARGEST_NUMBER = 10**9
 
 
 def whole_number(at_least: int, at_most: int = LARGEST_NUMBER) -> Callable[[str], int]:
-    """An argparse type: a whole number from `at_least` to `at_most`."""
+    """Return an argparse type for whole numbers from `at_least` to `at_most`."""
 
     def convert(text: str) -> int:
         if not re.fullmatch(r"\s*[-+]?[0-9]+\s*", text):
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
-        # Python refuses numbers of thousands of digits; with so many this one is too large in any case.
+        # int() refuses numbers of thousands of digits; a number of 100 digits is out of range in any case.
         value = int(text) if len(text) < 100 else (-1 if "-" in text else 1) * 10**100
         if value < at_least:
             raise argparse.ArgumentTypeError(f"{text.strip()[:40]} is below {at_least}")
@@ -314,12 +341,12 @@ def whole_number(at_least: int, at_most: int = LARGEST_NUMBER) -> Callable[[str]
 
 
 def seed_number(text: str) -> int:
-    """An argparse type: a seed that every library takes."""
+    """Convert an option to a seed from 0 to 2^32 - 1, which every library accepts (an argparse type)."""
     return whole_number(0, LARGEST_SEED)(text)
 
 
 def positive_number(text: str) -> float:
-    """An argparse type: a finite number above zero."""
+    """Convert an option to a finite number above 0 (an argparse type)."""
     try:
         value = float(text)
     except ValueError:

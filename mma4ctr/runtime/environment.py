@@ -1,7 +1,7 @@
-"""Settings of libraries that must stand in the environment before they are loaded: how threads wait, where compiled
-code is kept. Processes that are started from here inherit them.
+"""Environment variables that libraries read when they are loaded: how threads wait, where compiled code is cached.
 
-Importing the package applies them. A script that imports torch itself imports this module first.
+Importing the package sets them, and child processes inherit them. A script that imports torch itself must import
+this module first.
 """
 
 import atexit
@@ -13,27 +13,27 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-# Threads of OpenMP spin while they wait for each other. With other processes on the cores two epochs of 2 million rows
-# at batch 2048 took 594 s; alone one took 8 s, and 4.3 s with threads that sleep while they wait.
+# By default OpenMP threads spin while they wait. With other processes on the cores, two epochs of 2 million rows at
+# batch size 2048 took 594 s. On an idle machine one epoch took 8 s, and 4.3 s with sleeping threads.
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
 NUMBA, MATPLOTLIB = "NUMBA_CACHE_DIR", "MPLCONFIGDIR"
 
 
 def wait_passively(environ: MutableMapping[str, str]) -> None:
-    """Let waiting threads sleep, where the user has not said how they wait."""
+    """Let waiting OpenMP threads sleep, unless the user has set one of the variables."""
     if not any(name in environ for name in (*PASSIVE, "GOMP_SPINCOUNT")):
         environ.update(PASSIVE)
 
 
 def writable(folder: Path) -> bool:
-    """Whether a folder, or the nearest one above it that is there, can be written."""
+    """Return whether the folder, or its nearest existing parent, can be written."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def home_caches(environ: MutableMapping[str, str]) -> list[Path]:
-    """Where libraries keep what they have compiled or found out, below the user's home; empty where there is none."""
+    """Return the cache and configuration folders in the user's home; empty if there is no home."""
     try:
         home = Path.home()
     except RuntimeError:
@@ -43,12 +43,16 @@ def home_caches(environ: MutableMapping[str, str]) -> list[Path]:
 
 
 def fall_back_to_temporary_caches(environ: MutableMapping[str, str], sources: Iterable[Path]) -> Path | None:
-    """Give numba and matplotlib a temporary folder, returned, where they could write none of their usual ones.
+    """Give numba and matplotlib a temporary cache folder if they cannot write to their default ones.
 
-    Without it numba refuses to load a function that it is to keep, and matplotlib prints lines of advice.
+    Without a cache folder, numba refuses to load functions declared with `cache=True`, and matplotlib prints warnings.
 
     Args:
-        sources: folders of modules with compiled functions; numba keeps them beside the module where it can.
+        environ: the environment variables to set.
+        sources: folders of modules with compiled functions; numba prefers to cache beside the module.
+
+    Returns:
+        The temporary folder, or None if none was needed or none can be made.
     """
     caches = home_caches(environ)
     if caches and all(map(writable, caches)):
@@ -57,7 +61,7 @@ def fall_back_to_temporary_caches(environ: MutableMapping[str, str], sources: It
     missing = [name for name in wanted if name not in environ]
     if not missing:
         return None
-    with suppress(OSError):  # then no folder can be written at all, and the libraries say so
+    with suppress(OSError):  # no folder is writable at all; the libraries will report it
         folder = Path(tempfile.mkdtemp(prefix="mma4ctr-"))
         environ.update(dict.fromkeys(missing, str(folder)))
         return folder

@@ -1,9 +1,9 @@
-"""The two errors that a person who runs a command can put right."""
+"""The two exceptions for mistakes that the user can fix."""
 
 
 class UserError(Exception):
-    """Something the person who runs the command can put right; the message says how."""
+    """A mistake that the user can fix; the message says how."""
 
 
 class BadLine(ValueError):
-    """A line (or a block that holds one) is not what the format says; the message says what is wrong."""
+    """A line, or a block that contains it, violates the format; the message says how."""

@@ -1,4 +1,4 @@
-"""Work spread over threads or processes, results in order. A Ray cluster does the same: see cluster.py."""
+"""Parallel work on threads or processes, with results in order. `ray_cluster` does the same on a Ray cluster."""
 
 import multiprocessing
 from collections import deque
@@ -14,16 +14,17 @@ R = TypeVar("R")
 
 
 class Workers(Protocol):
-    """Whoever does the same work on many items."""
+    """The interface of everything that applies a function to many items."""
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
-        """Yield (item, future of `work(item)`) in the order of the items, worked ahead a bounded number of items, so
-        that memory stays bounded however slow the reader is.
+        """Yield (item, future of `work(item)`) in the order of the items.
+
+        Only a bounded number of items is submitted ahead, so memory stays bounded if the consumer is slow.
         """
 
 
 class Threads:
-    """One thread per core: for work that lets go of the interpreter, as numpy and pyarrow do."""
+    """One thread per core, for work that releases the GIL, as numpy and pyarrow do."""
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
         """See `Workers`."""
@@ -32,14 +33,15 @@ class Threads:
 
 
 class Processes:
-    """Processes for work in Python itself, one per core or `count`. `work`, items and results travel, so they must be
-    picklable.
+    """A pool of processes for work in pure Python; `work`, items and results must be picklable.
 
-    A context manager: the processes are started once and serve until the block ends; where an error ends it they are
-    told to stop. They end with this process, whatever ends it.
+    Use it as a context manager: the processes start once and serve until the block ends. If an error ends the block,
+    they are terminated. They also end when this process ends, even when it is killed.
 
     Args:
-        prepare: called in each process at its start, with `arguments`: what a process can only be given then.
+        count: number of processes; default: one per core.
+        prepare: called in each process at its start, for state that cannot be pickled.
+        arguments: arguments of `prepare`.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Processes:
         self._pool.shutdown(cancel_futures=True)
 
     def submit(self, work: Callable[..., R], *arguments: Any) -> Future[R]:
-        """The future of `work(*arguments)`."""
+        """Start `work(*arguments)` in one of the processes and return its future."""
         return self._pool.submit(do_work, work, *arguments)
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
@@ -92,5 +94,5 @@ def _in_order(pool: Executor | Processes, work: Callable[[T], R], items: Iterabl
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
-    """`Threads` at work, which is the usual way."""
+    """Apply `work` with `Threads`, the default workers; see `Workers`."""
     return Threads().in_order(work, items)

@@ -1,4 +1,4 @@
-"""Connecting to a Ray cluster (the extra `cluster`)."""
+"""Parallel work on a Ray cluster (the optional dependency `cluster`)."""
 
 import argparse
 import logging
@@ -20,24 +20,23 @@ from mma4ctr.runtime.signals import signals_kept
 T = TypeVar("T")
 R = TypeVar("R")
 
-# An address that does not answer is given up after so many seconds.
-PATIENCE = 10.0
+TIMEOUT_SECONDS = 10.0  # for an answer from an address
 LOCAL = "local"
-# The first bytes of an HTTP/2 connection, a frame of settings, and the byte of a frame that tells that it is one.
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+# The preface of an HTTP/2 connection, an empty SETTINGS frame, and the type byte of such a frame (RFC 9113).
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
-_SETTINGS = b"\4"
+_SETTINGS_TYPE = b"\4"
 
 
 class RayTasks:
-    """Workers on a Ray cluster: each item is a task, done again elsewhere where the process or machine at it dies."""
+    """Workers on a Ray cluster: each item is a task, which is retried elsewhere if its process or machine dies."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
         self._ahead = 2 * int(ray.cluster_resources().get("CPU", 1))
 
     def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
-        """See `mma4ctr.runtime.parallel.Workers`. The machines must see the same files at the same places."""
+        """See `mma4ctr.runtime.parallel.Workers`. All machines must see the same files under the same paths."""
         shared = self._ray.put(work)  # sent to each machine once
         task = self._ray.remote(num_cpus=1, max_retries=3)(_attempt)
         waiting: deque[tuple[T, Any]] = deque()
@@ -59,7 +58,7 @@ class RayTasks:
 
 
 def _attempt(work: Callable[[T], R], item: T) -> tuple[R | None, Exception | None]:
-    """What is wrong with the input is a result: it is the same on every machine, and nothing to try again."""
+    """Return errors in the input as a result: a retry on another machine would only repeat them."""
     try:
         return work(item), None
     except (BadLine, UserError) as error:
@@ -67,31 +66,40 @@ def _attempt(work: Callable[[T], R], item: T) -> tuple[R | None, Exception | Non
 
 
 def add_ray_option(options: argparse.ArgumentParser, what: str) -> None:
-    """`--ray ADDRESS`; `what` is sent."""
-    options.add_argument("--ray", metavar="ADDRESS", help=f"send {what} to a Ray cluster; local: one on this machine")
+    """Add the option `--ray ADDRESS`; `what` names the work that is sent to the cluster."""
+    options.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help=f"send {what} to the Ray cluster at host:port; 'local' starts one on this machine (default: no cluster)",
+    )
 
 
 def workers_at(address: str | None, code: Path) -> Workers:
-    """The threads of this machine, or with an address the tasks of the Ray cluster there."""
+    """Return workers of the Ray cluster at an address, or threads of this machine without one."""
     return RayTasks(connect(address, code)) if address else Threads()
 
 
 def connect(address: str, code: Path) -> Any:
-    """The `ray` module, connected: `local` starts a cluster on this machine, else `host:port` of one.
+    """Connect to a Ray cluster and return the `ray` module.
 
     Args:
-        code: the folder of the scripts, which must lie at the same place on every machine.
+        address: `host:port` of a cluster, or `local` to start one on this machine.
+        code: the folder of the scripts, which must be at the same path on every machine.
 
-    Raises `UserError` where Ray is not installed, or nothing answers at the address.
+    Returns:
+        The connected module.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster answers at the address.
     """
     try:
         import ray
     except ImportError:
         raise UserError("--ray needs the extra 'cluster': .venv/bin/python -m pip install '.[cluster]'") from None
     if address != LOCAL:
-        _demand_answer(address)
-    # Ray puts a function of its own in the place of print, for progress bars that are not used here; numba, which knows
-    # the built-in one only, then compiles nothing that prints.
+        _check_answers(address)
+    # Ray replaces the built-in print for its progress bars, which are not used here; numba cannot compile a function
+    # that calls the replacement.
     os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")
     variables = {name: os.environ[name] for name in PASSIVE if name in os.environ}
     environment = {"env_vars": {"PYTHONPATH": str(code), **variables}}
@@ -106,25 +114,26 @@ def connect(address: str, code: Path) -> Any:
     return ray
 
 
-def _demand_answer(address: str) -> None:
+def _check_answers(address: str) -> None:
+    """Raise `UserError` unless a Ray cluster answers at the address."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise UserError(f"--ray {address}: not host:port; give the address that 'ray start --head' prints, or local")
+        raise UserError(f"--ray {address}: not host:port; use the address that 'ray start --head' prints, or local")
     try:
-        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
-            # Ray speaks gRPC, which is HTTP/2; with TLS this greeting would not be understood. ray.init itself waits
-            # for minutes for an answer from anything that takes the connection.
-            greeted = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT_SECONDS) as connection:
+            # ray.init would wait minutes for any server that accepts the connection. Ray speaks gRPC over HTTP/2;
+            # with TLS the plain preface cannot be used.
+            is_ray = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
     except (OSError, OverflowError) as error:
         raise UserError(f"--ray {address}: no Ray cluster answers there ({error})") from None
-    if not greeted:
-        raise UserError(f"--ray {address}: something answers there, and it is no Ray cluster; give Ray's own address")
+    if not is_ray:
+        raise UserError(f"--ray {address}: the server there is not a Ray cluster; use the address of a Ray cluster")
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether whoever listens answers HTTP/2's greeting (RFC 9113, 3.4) with its settings."""
-    connection.sendall(_GREETING + _EMPTY_SETTINGS)
-    deadline = time.monotonic() + PATIENCE
+    """Return whether the server answers the HTTP/2 preface with a SETTINGS frame (RFC 9113, section 3.4)."""
+    connection.sendall(_PREFACE + _EMPTY_SETTINGS)
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     answer = b""
     while len(answer) < len(_EMPTY_SETTINGS) and (left := deadline - time.monotonic()) > 0:
         connection.settimeout(left)
@@ -135,4 +144,4 @@ def _speaks_http2(connection: socket.socket) -> bool:
         if not part:
             return False
         answer += part
-    return answer[3:4] == _SETTINGS
+    return answer[3:4] == _SETTINGS_TYPE

@@ -1,6 +1,6 @@
-"""Ends that come from outside: SIGTERM, SIGHUP, and the end of the process that started this one.
+"""Termination from outside: SIGTERM, SIGHUP, and the end of the parent process.
 
-A signal becomes an exception, as Ctrl-C does, so that every `with` on the way out removes what is half done.
+A signal raises an exception, as Ctrl-C does, so that every `with` block on the way out cleans up.
 """
 
 import os
@@ -14,22 +14,22 @@ from multiprocessing import connection, parent_process
 from types import FrameType
 from typing import Any
 
-# SIGHUP is not there on Windows.
+# Windows has no SIGHUP.
 SIGNALS = tuple(number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)))
-# `timeout` and torchrun send a signal twice: the second must not interrupt what the first has set off.
-GRACE = 5.0
-# A worker that has not ended so many seconds after it was told to is ended without being asked.
-PATIENCE = 10.0
-# After so many seconds a signal whose exception Python has dropped is sent again.
-MOMENT = 0.05
-# Set for a script that one of our own starts and that must not outlive it.
+# `timeout` and torchrun send a signal twice; the second must not interrupt the cleanup that the first one started.
+IGNORE_REPEATED_SECONDS = 5.0
+# A worker that is still running this long after a signal is killed.
+KILL_AFTER_SECONDS = 10.0
+# Delay before a signal is sent again whose exception Python dropped.
+RESEND_SECONDS = 0.05
+# Environment variable of a script that must not outlive the script that started it.
 FOLLOW = "MMA4CTR_ENDS_WITH_PARENT"
-# torchrun sets this one for the processes that it starts.
+# torchrun sets this variable for its processes.
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 class Stopped(BaseException):
-    """A signal has asked this process to end; like KeyboardInterrupt it is no error that anyone may handle."""
+    """A signal asked this process to end; a BaseException, as KeyboardInterrupt is, so no handler swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -37,61 +37,61 @@ class Stopped(BaseException):
         self.code = 128 + number
 
 
-class _Raise:
-    """A handler of signals that raises `Stopped`, once for signals that come together."""
+class _RaiseStopped:
+    """A signal handler that raises `Stopped`, once for repeated signals."""
 
     def __init__(self) -> None:
-        self._first = -GRACE
+        self._first = -IGNORE_REPEATED_SECONDS
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if time.monotonic() - self._first < GRACE:
+        if time.monotonic() - self._first < IGNORE_REPEATED_SECONDS:
             return
         self._first = time.monotonic()
         raise Stopped(number)
 
-    def again(self, number: int) -> None:
-        """Let the signal come once more, after a moment."""
-        self._first = -GRACE
-        timer = threading.Timer(MOMENT, os.kill, [os.getpid(), number])
+    def resend(self, number: int) -> None:
+        """Send the signal to this process again after a short delay."""
+        self._first = -IGNORE_REPEATED_SECONDS
+        timer = threading.Timer(RESEND_SECONDS, os.kill, [os.getpid(), number])
         timer.daemon = True
         timer.start()
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise `Stopped`; one that is ignored (as under nohup) stays ignored.
+    """Raise `Stopped` on SIGTERM and SIGHUP within the block; an ignored signal (as under nohup) stays ignored.
 
-    Python drops an exception that is raised within a callback of a library or a finalizer, and the process would go on;
-    such a signal is sent again. Outside the main thread, where Python takes no signals, nothing is changed.
+    Python drops an exception that is raised in a library's callback or a finalizer, and the process would continue;
+    the signal is then sent again. Outside the main thread, which alone receives signals, nothing changes.
     """
     before: dict[int, Any] = {}
-    handler, unraisable = _Raise(), sys.unraisablehook
+    handler, previous_hook = _RaiseStopped(), sys.unraisablehook
 
-    def raised_in_vain(dropped: "sys.UnraisableHookArgs") -> None:
+    def resend_dropped(dropped: "sys.UnraisableHookArgs") -> None:
         if isinstance(dropped.exc_value, Stopped):
-            handler.again(dropped.exc_value.number)
+            handler.resend(dropped.exc_value.number)
         elif isinstance(dropped.exc_value, KeyboardInterrupt):
-            handler.again(signal.SIGINT)
+            handler.resend(signal.SIGINT)
         else:
-            unraisable(dropped)
+            previous_hook(dropped)
 
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, handler)
-        sys.unraisablehook = raised_in_vain
+        sys.unraisablehook = resend_dropped
     try:
         yield
     finally:
-        if sys.unraisablehook is raised_in_vain:
-            sys.unraisablehook = unraisable
+        if sys.unraisablehook is resend_dropped:
+            sys.unraisablehook = previous_hook
         for number, earlier in before.items():
             signal.signal(number, earlier if earlier is not None else signal.SIG_DFL)
 
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Undo what a library that is started in the block does to the handlers of signals."""
+    """Restore the signal handlers after the block, for libraries that replace them."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *SIGNALS)} if in_main_thread else {}
     try:
@@ -102,20 +102,21 @@ def signals_kept() -> Iterator[None]:
 
 
 def _end_when(wait: Callable[[], object]) -> None:
-    """Send SIGTERM to this process when `wait` returns; it is waited for in a thread."""
+    """Call `wait` in a thread and end this process with SIGTERM when it returns."""
 
     def watch() -> None:
         wait()
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE)
+        time.sleep(KILL_AFTER_SECONDS)
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="parent watch").start()
 
 
 def follow_parent() -> None:
-    """End with the process that started this one, where that is torchrun or a script of ours: neither can end its
-    children when it is killed with SIGKILL.
+    """End this process when its parent ends, if the parent is torchrun or a script of this project.
+
+    A parent that is killed with SIGKILL cannot end its children itself.
     """
     if TORCHRUN not in os.environ and FOLLOW not in os.environ:
         return
@@ -130,19 +131,17 @@ class _Worker:
 
 
 def start_worker() -> None:
-    """Prepare a worker process: signals end it, within its work with everything put in order, and it ends when its
-    parent does, whatever ended that.
-    """
+    """Prepare a worker process: it ends on a signal, after cleaning up its current work, and when its parent ends."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if not _Worker.busy:
             os._exit(128 + number)
-        timer = threading.Timer(PATIENCE, os._exit, [128 + number])
+        timer = threading.Timer(KILL_AFTER_SECONDS, os._exit, [128 + number])
         timer.daemon = True
         timer.start()
         raise_once(number, None)
 
-    raise_once = _Raise()
+    raise_once = _RaiseStopped()
     for number in (signal.SIGINT, *SIGNALS):
         signal.signal(number, stop)
     parent = parent_process()
@@ -151,7 +150,7 @@ def start_worker() -> None:
 
 
 def do_work(work: Callable[..., Any], *arguments: Any) -> Any:
-    """The work of a worker process; a signal ends the process, once the work has put everything in order."""
+    """Call `work` in a worker process; a signal ends the process after the work has cleaned up."""
     _Worker.busy = True
     try:
         return work(*arguments)

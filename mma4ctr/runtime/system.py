@@ -1,4 +1,4 @@
-"""What the operating system tells of this process, on Linux, macOS and Windows."""
+"""Resources of this process on Linux, macOS and Windows: cores and memory."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ import psutil
 
 
 def cores() -> int:
-    """The processor cores this process may use."""
+    """Return the number of processor cores that this process may use."""
     own = psutil.Process()
     if hasattr(own, "cpu_affinity"):  # not on macOS
         return len(own.cpu_affinity())
@@ -15,14 +15,14 @@ def cores() -> int:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    """Return the peak resident memory of this process in MB (10^6 bytes)."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the process was before it became this program
+    if status.exists():  # getrusage includes the memory of the process before exec
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024 / 1e6
     memory = psutil.Process().memory_info()
-    if hasattr(memory, "peak_wset"):  # on Windows
+    if hasattr(memory, "peak_wset"):  # Windows
         return float(memory.peak_wset) / 1e6
     try:
         import resource

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.special import expit
 
-from mma4ctr.datasets.tiktok import COLUMNS, FILE_STEMS, UNKNOWN, VECTOR_KEYS
+from mma4ctr.datasets.tiktok import COLUMNS, FILE_STEMS, UNKNOWN
+from mma4ctr.datasets.tiktok_features import VECTOR_KEYS
 from mma4ctr.runtime.console import progress
 from mma4ctr.simulation.law import World, draw_exposures, logits
 from mma4ctr.simulation.rows import Chunk, copy_some_rows

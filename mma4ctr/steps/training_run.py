@@ -21,8 +21,9 @@ from mma4ctr.evaluation.run_records import (
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, load_step_inputs
 from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Network, automatic_batch_size, parameter_count, save_weights
+from mma4ctr.model.mlp import Network, parameter_count, save_weights
 from mma4ctr.model.trainer import Epoch, Outcome, TrainSettings, train
+from mma4ctr.model.training_defaults import default_batch_size
 from mma4ctr.runtime.console import (
     Stopwatch,
     note,
@@ -43,7 +44,7 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
         features: task, variant, embedding_length, split, evidence, folds, scaling: the matrix's own settings.
     """
     training = asdict(settings)
-    for name in ("networks", "interrupt"):
+    for name in ("networks", "schedule"):
         if training[name] == getattr(TrainSettings, name):
             del training[name]  # a usual run is named as before there was a choice
     return {"model": "MMa4CTR", **features, **training}
@@ -143,7 +144,7 @@ def finish_run(
         started=started,
         commit=commit_of(Path(__file__).parents[2]),
         networks=settings.networks,
-        interrupt=settings.interrupt,
+        schedule=settings.schedule,
     )
     append_result(paths.results, result)
     return result
@@ -179,7 +180,9 @@ def run_checkpoints(
     """
     matrix = load_matrix(paths, task, variant, device)
     user = load_step_inputs(paths, task).data.user
-    settings = replace(settings, batch_size=settings.batch_size or automatic_batch_size(len(matrix.train)))
+    settings = replace(
+        settings, batch_size=settings.batch_size or default_batch_size(settings.schedule, len(matrix.train))
+    )
     started = now()
     outcomes = train(matrix, settings, auc, checkpoint_epochs, on_epoch, processes)
     if not processes.first:

@@ -1,0 +1,1 @@
+"""Files on disk: path.json, raw text, artifacts, and safe writing."""

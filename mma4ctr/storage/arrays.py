@@ -11,12 +11,12 @@ import numpy as np
 
 
 def write_values(file: Any, values: np.ndarray) -> None:
-    """Write the bytes of an array. Unlike `ndarray.tofile` it says why it fails (no space left, file too large)."""
+    """Write the bytes of an array; unlike `ndarray.tofile`, errors keep their cause (no space left, file too large)."""
     file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
 class ArrayStream:
-    """A `.npy` file that grows by rows; its shape is filled in when it is closed."""
+    """A `.npy` file that grows by rows; the header gets the final shape when the file is closed."""
 
     def __init__(self, path: Path, dtype: np.dtype, row_shape: tuple[int, ...] = ()) -> None:
         self.rows = 0
@@ -26,7 +26,7 @@ class ArrayStream:
         self._header_bytes = self._write_header()
 
     def _write_header(self) -> int:
-        # numpy leaves room for the first dimension to grow, so the length does not depend on `rows`.
+        # numpy pads the header for a growing first dimension, so its length does not depend on `rows`.
         header = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
             "fortran_order": False,
@@ -51,10 +51,10 @@ class ArrayStream:
 
 
 class StoredArray:
-    """An array in a file, of which slices of rows are read (and, of a `scratch` one, written) as they are asked for, by
-    any thread.
+    """An array in a file whose slices of rows are read, and in a `scratch` array written, on demand by any thread.
 
-    Unlike those of a memory map they do not stay in the process's memory. The file may lose its name meanwhile.
+    Unlike the pages of a memory map, slices do not stay in the process's memory. The file may be renamed or unlinked
+    while the array is open.
     """
 
     def __init__(self, file: BinaryIO, start: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -65,7 +65,7 @@ class StoredArray:
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """That of a `.npy` file."""
+        """Open the array in a `.npy` file."""
         file = path.open("rb")
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -73,7 +73,7 @@ class StoredArray:
 
     @classmethod
     def scratch(cls, folder: Path, shape: tuple[int, ...], dtype: Any) -> Self:
-        """One in a file without a name that goes with it; rows must be written before they are read."""
+        """Create an array in an unnamed temporary file; rows must be written before they are read."""
         folder.mkdir(parents=True, exist_ok=True)
         return cls(cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0)), 0, shape, np.dtype(dtype))
 
@@ -81,10 +81,10 @@ class StoredArray:
         return self.shape[0]
 
     def _bytes_of(self, rows: slice) -> tuple[int, int]:
-        """How many rows, and where they begin in the file."""
+        """Return the number of rows of a slice and their byte offset in the file."""
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise IndexError("rows are read one after the other")
+            raise IndexError("only slices with step 1 are supported")
         return max(0, stop - start), self._start + start * self._row_bytes
 
     def __getitem__(self, rows: slice) -> np.ndarray:
@@ -94,7 +94,7 @@ class StoredArray:
         while rest:
             done = self._read_at(rest, offset)
             if not done:
-                raise OSError(f"{self._file.name}: ends before its last row")
+                raise OSError(f"{self._file.name}: the file ends before its last row")
             rest, offset = rest[done:], offset + done
         return values
 
@@ -107,7 +107,7 @@ class StoredArray:
             done = self._write_at(rest, offset)
             rest, offset = rest[done:], offset + done
 
-    # Reads and writes at a position of their own need no lock; Windows has only the file's one position.
+    # preadv and pwrite need no lock; Windows lacks them and has one position per file.
     def _read_at(self, into: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self._file.fileno(), [into], offset)

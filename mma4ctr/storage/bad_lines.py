@@ -1,19 +1,55 @@
-"""Bad lines of raw files: how many may be skipped, and what is reported about them."""
+"""Bad lines of raw files: how they are found, how many may be skipped, and how they are reported."""
 
 import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mma4ctr.runtime.console import note, warn
-from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.errors import BadLine, UserError
+
+
+def good_ranges(
+    first: int, last: int, parse: Callable[[int, int], object], report: Callable[[int, BadLine], None]
+) -> Iterator[tuple[int, int]]:
+    """Find the bad rows of a failing block by bisection and yield the ranges that parse, in order.
+
+    The slow path has no grammar of its own, so it cannot disagree with the fast one.
+
+    Args:
+        first: the first row of the range.
+        last: the row after the last.
+        parse: parses the rows from a first to before a last; raises `BadLine`.
+        report: called with each bad row and its error.
+
+    Yields:
+        (first row, row after the last) of each good range.
+    """
+    try:
+        parse(first, last)
+    except BadLine as error:
+        if last - first == 1:
+            report(first, error)
+            return
+        middle = (first + last) // 2
+        yield from good_ranges(first, middle, parse, report)
+        yield from good_ranges(middle, last, parse, report)
+    else:
+        yield first, last
 
 
 @dataclass
 class BadLines:
-    """How many bad lines may be passed over, and those met so far, each once however often a file is read.
+    """The bad lines found so far, each counted once even if a file is read several times.
 
-    `option` is what lets more pass, where the command has such an option.
+    Attributes:
+        allowed: bad lines that may be skipped.
+        option: the command's option to skip more; empty if it has none.
+        kinds: number of bad lines by reason, with values replaced by an ellipsis.
+        first: messages of the first ten.
+        seen: (file, line number) of each.
+        empty: files without rows.
     """
 
     allowed: int = 0
@@ -23,14 +59,14 @@ class BadLines:
     seen: set[tuple[Path, int]] = field(default_factory=set)
     empty: set[Path] = field(default_factory=set)
 
-    def pass_over_empty(self, path: Path) -> None:
-        """Note, once, a file that holds no rows, as jobs leave them among the parts of their output."""
+    def skip_empty(self, path: Path) -> None:
+        """Report once that a file has no rows; distributed jobs write such parts."""
         if path not in self.empty:
             self.empty.add(path)
-            note(f"{path}: holds no rows")
+            note(f"{path}: has no rows, skipped")
 
     def add(self, path: Path, line: int, reason: str) -> None:
-        """Note one bad line; raises `UserError` when there are more than allowed."""
+        """Record one bad line; raises `UserError` if there are now more than allowed."""
         if (path, line) in self.seen:
             return
         self.seen.add((path, line))
@@ -41,13 +77,13 @@ class BadLines:
             self.first.append(text)
         if len(self.seen) > self.allowed:
             advice = "correct or remove the line"
-            advice += f", or pass over such lines with {self.option}" if self.option else ""
+            advice += f", or skip such lines with {self.option}" if self.option else ""
             more = f" ({len(self.seen)} bad lines, {self.allowed} allowed)" if self.allowed else ""
             raise UserError(f"{text}; {advice}{more}")
 
     def report(self) -> None:
-        """Warn about what was passed over: counts by kind, the first ten with their line numbers."""
+        """Warn about the skipped lines: counts by reason, and the first ten with their line numbers."""
         for kind, count in self.kinds.most_common():
-            warn(f"passed over {count:,} bad line{'s' if count > 1 else ''}: {kind}")
+            warn(f"skipped {count:,} bad line{'s' if count > 1 else ''}: {kind}")
         for text in self.first:
             warn(f"  {text}")

@@ -1,10 +1,10 @@
-"""Single files, written whole or not at all, and never in place of a file that is not this project's.
+"""Single files, written atomically, without replacing files of others.
 
-A file is written under a temporary name in its folder, synced, and renamed. The temporary name says which process
-writes it, so that the next run removes what a killed process has left.
+A file is written under a temporary name in its folder, synced, and renamed. The temporary name identifies the process,
+so the next run can remove the files of a killed process.
 
-Tables, figures and the report have fixed names below `saved_path`. Each folder of theirs has a list of the files that
-were written there, `.mma4ctr.json`; a file that is not in the list is not replaced.
+Tables, figures and the report have fixed names below `saved_path`. Each of these folders has a list of the files that
+this project wrote there, `.mma4ctr.json`; a file that is not listed is not replaced.
 """
 
 import os
@@ -32,18 +32,18 @@ _numbers = count()
 
 @cache
 def _host() -> str:
-    """Eight hex digits that stand for this machine: processes of another one cannot be looked up here."""
+    """Return eight hex digits that identify this machine; processes of other machines cannot be looked up."""
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
 def temporary_name() -> str:
-    """A name for a file or folder under construction that tells the machine, the process and its start."""
+    """Return a name for an unfinished file or folder; it contains the machine, the process id and its start time."""
     started = int(psutil.Process().create_time())
     return f".mma4ctr-{_host()}-{os.getpid()}-{started}-{next(_numbers)}.partial"
 
 
 def is_stale(name: str) -> bool:
-    """True for a `temporary_name` of a process of this machine that no longer runs."""
+    """Return whether a name is a `temporary_name` of a process of this machine that has ended."""
     match = _PARTIAL.fullmatch(name)
     if not match or match[1] != _host():
         return False
@@ -56,7 +56,7 @@ def is_stale(name: str) -> bool:
 
 
 def remove_stale_files(folder: Path) -> None:
-    """Remove files that killed processes have left under a temporary name."""
+    """Remove the temporary files of killed processes."""
     with os.scandir(folder) as entries:
         stale = [entry.name for entry in entries if is_stale(entry.name) and entry.is_file(follow_symlinks=False)]
     for name in stale:
@@ -64,7 +64,7 @@ def remove_stale_files(folder: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file or folder to disk."""
+    """Sync a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -74,7 +74,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def file_replaced(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of `path` in one step when the block ends well."""
+    """Open a temporary file that atomically replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale_files(path.parent)
     temporary = path.parent / temporary_name()
@@ -89,13 +89,13 @@ def file_replaced(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace one file in one step, whatever it is; see `file_replaced`."""
+    """Atomically replace any file; see `file_replaced`."""
     with file_replaced(path) as handle:
         handle.write(content)
 
 
 def own_files(folder: Path) -> set[str]:
-    """The names of the files in a folder that `own_file_replaced` has written."""
+    """Return the names of the files in a folder that `own_file_replaced` wrote."""
     try:
         names = orjson.loads((folder / OWN_FILES).read_bytes())
     except (OSError, orjson.JSONDecodeError):
@@ -105,20 +105,19 @@ def own_files(folder: Path) -> set[str]:
 
 @contextmanager
 def own_file_replaced(path: Path) -> Iterator[BinaryIO]:
-    """As `file_replaced`, for a file with a fixed name in an output folder: it may be new or written here before.
+    """Replace an output file with a fixed name; see `file_replaced`.
 
     Raises:
-        UserError: A file of that name is there and this project did not write it.
+        UserError: The file exists and this project did not write it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(path) and (path.name not in own_files(path.parent) or path.is_symlink()):
         raise UserError(
-            f"{path}: is there already and was not written by this project; move it, or name another saved_path in "
-            "path.json"
+            f"{path}: exists and was not written by this project; move it, or name another saved_path in path.json"
         )
     with file_replaced(path) as handle:
         yield handle
-        # Listed before it gets its name, so that a run that is killed in between can be repeated.
+        # The file is listed before it is renamed, so a run that is killed in between can be repeated.
         with locked(path.parent / OWN_FILES, wait=True):
             known = own_files(path.parent)
             if path.name not in known:
@@ -126,17 +125,20 @@ def own_file_replaced(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_own_file(path: Path, content: bytes) -> None:
-    """Replace one file in one step; see `own_file_replaced`."""
+    """Atomically replace one output file; see `own_file_replaced`."""
     with own_file_replaced(path) as handle:
         handle.write(content)
 
 
 @contextmanager
 def written_to(path: Path) -> Iterator[BinaryIO]:
-    """A file of the user's choice to write: replaced in one step where it is a regular file or new.
+    """Open a file that the user named for writing.
 
-    A device, a pipe or the like (`/dev/stdout`) is written to as it is. A symbolic link stays and its target is
-    replaced.
+    A new or regular file is replaced atomically. A device or pipe (`/dev/stdout`) is written directly. A symbolic
+    link stays, and its target is replaced.
+
+    Raises:
+        UserError: The path is a folder.
     """
     try:
         kind = path.stat().st_mode

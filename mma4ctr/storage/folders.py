@@ -1,7 +1,7 @@
-"""Folders that are built under a temporary name and take their final one in one step.
+"""Folders that are built under a temporary name and renamed to their final one.
 
-The folder that is replaced is exchanged with the new one where the system can; elsewhere it is renamed first, so that
-a run that is killed in between loses nothing. All functions are to be called with the lock of the folder.
+The old folder is exchanged with the new one in one system call, if the system has one. Elsewhere the old one is renamed
+first, so a run that is killed in between loses nothing. The caller of every function must have locked the folder.
 """
 
 import ctypes
@@ -18,29 +18,32 @@ from typing import Any
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.files import sync
 
-# Lies in a folder that is being built, so that the next run knows it as this project's.
+# Marks a folder that is being built, so the next run can recognize and remove it.
 UNDER_CONSTRUCTION = ".mma4ctr-under-construction"
 
 
 def building_of(folder: Path) -> Path:
-    """Where the new folder is built."""
+    """Return the path where the new folder is built."""
     return folder.with_name(f".{folder.name}.partial")
 
 
 def retired_of(folder: Path) -> Path:
-    """Where the old folder waits while the new one takes its place, on systems that cannot exchange folders."""
+    """Return the path of the old folder during a replacement, on systems that cannot exchange folders."""
     return folder.with_name(f".{folder.name}.retired")
 
 
 def start_building(folder: Path, remove: Callable[[Path], None]) -> Path:
-    """Make the folder in which `folder` is built, and clear away what a killed run has left.
+    """Create the temporary folder, and remove the one of a killed run.
 
     Args:
-        folder: The final place.
-        remove: Removes an earlier output from the folder that it is given, and the folder where nothing else is in it.
+        folder: the final path.
+        remove: removes an earlier output from a folder, then the folder if it is empty.
+
+    Returns:
+        The temporary folder.
 
     Raises:
-        UserError: Something that this project did not write has the temporary name.
+        UserError: A file or folder that this project did not write has the temporary name.
     """
     building = building_of(folder)
     for stale in (building, retired_of(folder)):
@@ -52,23 +55,23 @@ def start_building(folder: Path, remove: Callable[[Path], None]) -> Path:
             else:
                 remove(stale)
                 with suppress(OSError):
-                    stale.rmdir()  # it is empty where the run was killed right after it was made
+                    stale.rmdir()  # empty if the run was killed right after creating it
         if os.path.lexists(stale):
-            raise UserError(f"{stale}: is in the way and was not written by this project; move it")
+            raise UserError(f"{stale}: was not written by this project, and its name is needed; move it")
     building.mkdir(parents=True)
     (building / UNDER_CONSTRUCTION).touch()
     return building
 
 
 def abandon_building(folder: Path) -> None:
-    """Remove the half-built folder."""
+    """Remove the unfinished folder."""
     building = building_of(folder)
     if (building / UNDER_CONSTRUCTION).is_file():
         shutil.rmtree(building, ignore_errors=True)
 
 
 def finish_building(folder: Path, remove: Callable[[Path], None]) -> None:
-    """Give the new folder its name and remove the one that had it; see `start_building` for `remove`."""
+    """Rename the new folder to its final name and remove the old one; see `start_building` for `remove`."""
     building = building_of(folder)
     (building / UNDER_CONSTRUCTION).unlink()
     sync(building)
@@ -85,7 +88,7 @@ def finish_building(folder: Path, remove: Callable[[Path], None]) -> None:
 
 @cache
 def _exchange_call() -> Any:
-    """The system's call that exchanges two names, as a function of two paths in bytes; None where it has none."""
+    """Return the system call that exchanges two paths (bytes) as a function, or None if there is none."""
     if os.name != "posix":
         return None
     library = ctypes.CDLL(None, use_errno=True)
@@ -98,7 +101,7 @@ def _exchange_call() -> Any:
 
 
 def exchange_folders(one: Path, other: Path) -> bool:
-    """Let two folders exchange their names in one step; false where the system or file system cannot."""
+    """Exchange two folders atomically; return False if the system or file system cannot."""
     call = _exchange_call()
     if call is None:
         return False

@@ -1,23 +1,29 @@
-"""Lines of whole numbers between delimiters, read and written: raw interaction files, and .inter files.
+"""A fast parser and writer of CSV lines of whole numbers, for raw interaction files and .inter files.
 
-Compiled (numba), without the interpreter's lock, so that threads share the work. It knows plain lines only: at most 18
-digits, perhaps after a minus, in every column that is wanted, the same number of columns in each line. Whoever calls it
-has a general parser for all other text, which also says what is wrong with it.
+Compiled with numba and without the GIL, so threads run in parallel. It accepts plain lines only: the same number of
+columns in each, and in every read column an optional minus and at most 18 digits. The caller parses all other text
+with the general parser (`delimited`), which also reports errors.
 """
 
 import numpy as np
 from numba import njit
 
-_DIGITS = np.uint64(18)  # any number of so many fits into int64
-_ONE, _TEN = np.uint64(1), np.uint64(10)  # places are unsigned: numba looks for negative ones otherwise
-_LONGEST = 20  # characters of the smallest int64
-_MOST = np.uint64(19)  # its digits
+_MAX_PARSED_DIGITS = np.uint64(18)  # every number of 18 digits fits into int64
+_ONE, _TEN = np.uint64(1), np.uint64(10)  # unsigned positions: numba adds a check for negative indices otherwise
+_MAX_CHARACTERS = 20  # of an int64, with its sign
+_MAX_DIGITS = np.uint64(19)  # of an int64
 
 
 def parse_columns(data: bytes, wanted: list[bool], delimiter: str) -> np.ndarray | None:
     """Parse lines of `len(wanted)` columns.
 
-    Returns: int64 (wanted columns, lines); or None where a line is not plain.
+    Args:
+        data: whole lines; the last line break may be missing.
+        wanted: whether each column is read.
+        delimiter: one byte between cells.
+
+    Returns:
+        int64 (read columns, lines), or None if a line is not plain.
     """
     text = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", np.uint8)
     lines = int(np.count_nonzero(text == ord("\n")))
@@ -27,7 +33,7 @@ def parse_columns(data: bytes, wanted: list[bool], delimiter: str) -> np.ndarray
 
 @njit(nogil=True, cache=True)
 def _parse(text, wanted, delimiter, values):  # type: ignore[no-untyped-def]
-    """Fill in the columns; False where a line is not plain."""
+    """Fill `values`; return False if a line is not plain."""
     at, last = np.uint64(0), len(wanted) - 1
     for line in range(values.shape[1]):
         row = 0
@@ -42,13 +48,13 @@ def _parse(text, wanted, delimiter, values):  # type: ignore[no-untyped-def]
                     number = number * 10 + digit
                     at += _ONE
                     digit = np.uint8(text[at] - np.uint8(48))
-                if at == start or at - start > _DIGITS:
+                if at == start or at - start > _MAX_PARSED_DIGITS:
                     return False
                 values[row, line] = -number if negative else number
                 row += 1
             else:
                 start = at
-                # What is special to one grammar or another is left to the parser that knows it.
+                # Quotes and control characters are left to the general parser.
                 while text[at] != delimiter and text[at] > 13 and text[at] != 34:
                     at += _ONE
                 if at == start:
@@ -60,19 +66,23 @@ def _parse(text, wanted, delimiter, values):  # type: ignore[no-untyped-def]
 
 
 def format_columns(columns: list[np.ndarray], delimiter: str) -> memoryview:
-    """Lines with one whole number of each column: the opposite of `parse_columns`.
+    """Format columns of whole numbers as lines, the inverse of `parse_columns`.
 
     Args:
-        columns: integers (lines,), as int64 can hold them.
+        columns: integers (lines,) in the range of int64.
+        delimiter: one byte between cells.
+
+    Returns:
+        The bytes of the lines.
     """
     values = np.stack([column.astype(np.int64, copy=False) for column in columns])
-    text = np.empty(values.size * (_LONGEST + 1), np.uint8)
+    text = np.empty(values.size * (_MAX_CHARACTERS + 1), np.uint8)
     return text[: _format(values, np.uint8(ord(delimiter)), text)].data
 
 
 @njit(nogil=True, cache=True)
 def _format(values, delimiter, text):  # type: ignore[no-untyped-def]
-    """Write the lines; returns how many bytes they have."""
+    """Write the lines into `text` and return their length in bytes."""
     at, last = np.uint64(0), values.shape[0] - 1
     for line in range(values.shape[1]):
         for column in range(values.shape[0]):
@@ -83,7 +93,7 @@ def _format(values, delimiter, text):  # type: ignore[no-untyped-def]
                 at += _ONE
                 rest = ~rest + _ONE
             size, power = _ONE, _TEN
-            while size < _MOST and rest >= power:
+            while size < _MAX_DIGITS and rest >= power:
                 size += _ONE
                 power *= _TEN
             end = at + size

@@ -1,4 +1,4 @@
-"""Locks between processes: one process at a time writes a folder or appends to a file."""
+"""Locks between processes, so only one at a time writes a folder or appends to a file."""
 
 import os
 import stat
@@ -11,13 +11,13 @@ from filelock import lock_descriptor
 
 from mma4ctr.runtime.errors import UserError
 
-# A symbolic link is refused and nothing is truncated: the name may belong to a file of the user.
+# Links are not followed and nothing is truncated: a file of the user may have this name.
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _POLL_SECONDS = 0.02
 
 
 def lock_path(path: Path) -> Path:
-    """The lock file of a folder or file."""
+    """Return the lock file of a folder or file."""
     return path.with_name(f".{path.name}.lock")
 
 
@@ -26,8 +26,8 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a folder or file for the duration of the block.
 
     Args:
-        path: What is locked; the lock file `.<name>.lock` lies beside it and is removed afterwards.
-        wait: Wait for another process that holds the lock.
+        path: the folder or file; its lock file `.<name>.lock` is created beside it and removed afterwards.
+        wait: wait for another process that holds the lock.
 
     Raises:
         UserError: Another process holds the lock and `wait` is false.
@@ -43,7 +43,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed before the lock is released: afterwards it could be the lock file of another process.
+        # The file is removed before the lock is released; later it could be another process's lock file.
         if not os.fstat(handle).st_size:
             with suppress(OSError):
                 file.unlink()
@@ -51,12 +51,12 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def _acquire(file: Path) -> int | None:
-    """The open, locked file; None where another process holds the lock."""
+    """Open and lock the file and return its handle, or None if another process holds the lock."""
     while True:
         handle = os.open(file, _FLAGS, 0o666)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise UserError(f"{file}: is no regular file; remove it, a lock file goes there")
+                raise UserError(f"{file}: is not a regular file, and a lock file of this name is needed; remove it")
             if not lock_descriptor(handle, blocking=False):
                 os.close(handle)
                 return None
@@ -66,4 +66,4 @@ def _acquire(file: Path) -> int | None:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its owner removed it after it was opened here
+        os.close(handle)  # the previous owner removed the file after it was opened here

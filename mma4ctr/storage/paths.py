@@ -1,11 +1,10 @@
-"""path.json: where the raw data sets lie and where each step writes.
+"""path.json: the folders of the raw data sets and of each step's output.
 
-Relative paths start at the folder of path.json itself; output folders and the dataset folder lie under
-`parent_folder`, the two data sets under `parent_folder/dataset_path`. Data sets of one's own stand under `datasets`,
-each described in a TOML file or in place; see mma4ctr/datasets/toml_spec.py.
+Relative paths start at the folder of path.json. Output folders and the dataset folder are relative to `parent_folder`,
+the two built-in data sets to `parent_folder/dataset_path`. The user's own data sets are listed under `datasets`, each
+with a description in a TOML file or in path.json itself; see mma4ctr/datasets/toml_spec.py.
 """
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from typing import Any
 
 import orjson
 
+from mma4ctr.runtime.console import closest_name, misspelled
 from mma4ctr.runtime.errors import UserError
 
-# Keys without which nothing can be found or written; the other two have an obvious place.
 REQUIRED = (
     "parent_folder",
     "dataset_path",
@@ -30,21 +29,32 @@ REQUIRED = (
     "saved_path",
 )
 OPTIONAL = {"temp_path": "temp", "feed_embedding": "feed_embeddings.csv"}
-# Without these, and with data sets of one's own, there are only the latter.
+# Keys of the built-in data sets; optional if `datasets` is given.
 BUILT_IN = {"wechat": "wechat_dataset_path", "tiktok": "tiktok_dataset_path"}
 OWN = "datasets"
-# Where step 2 keeps the features of new items, below modal_path; the sweep's own artifacts lie below `sweep` in each.
+# Subfolder of modal_path for the features of new items, and subfolder of every output folder for the sweep's artifacts.
 NEW_ITEMS = "new-items"
 SWEEP = "sweep"
 
 
 @dataclass(frozen=True)
 class Paths:
-    """The folders of one path.json, absolute.
+    """The absolute folders of one path.json.
 
     Attributes:
-        built_in: the data sets of the study that path.json names.
-        described: one's own, by name: a file's name, or the description itself.
+        file: the path.json.
+        wechat: raw files of WeChat.
+        tiktok: raw files of TikTok.
+        feed_embedding: the file of WeChat's feed embeddings.
+        graph: output of step 1.
+        modal: output of step 2.
+        user_embedding: output of step 3.
+        matrix: output of step 4.
+        torch_model: trained runs of step 5.
+        saved: results, tables, figures and the report.
+        temp: temporary files.
+        built_in: built-in data sets that path.json names.
+        described: the user's own data sets by name: a file name, or the description itself.
     """
 
     file: Path
@@ -63,7 +73,7 @@ class Paths:
 
     @property
     def results(self) -> Path:
-        """The file with one line per finished run."""
+        """results.jsonl, with one line per finished run."""
         return self.saved / "results.jsonl"
 
     @property
@@ -81,31 +91,32 @@ class Paths:
 
     @property
     def inputs(self) -> dict[str, Path]:
-        """The study's raw files that path.json names, and path.json itself, by key."""
+        """The built-in data sets' folders and files that path.json names, by key, and path.json itself."""
         named = {BUILT_IN[name]: getattr(self, name) for name in self.built_in}
         if "wechat" in self.built_in:
             named["feed_embedding"] = self.feed_embedding
         return named | {"path.json": self.file}
 
     def refuse_input(self, key: str, place: Path) -> None:
-        """Demand that raw data do not lie in a folder that a step writes to.
+        """Check that raw data is not inside an output folder.
 
         Args:
-            key: What names the data, for the message.
-            place: A file or folder that is read.
+            key: the key that names the data, for the message.
+            place: the file or folder that is read.
 
         Raises:
             UserError: Names both keys.
         """
         for output, folder in self.outputs.items():
-            if holds(folder, place):
+            if contains(folder, place):
                 raise UserError(
-                    f"{self.file}: {output!r} ({folder}) holds what {key!r} reads ({place}); name another folder"
+                    f"{self.file}: the output folder {output!r} ({folder}) contains the raw data of {key!r} ({place}); "
+                    "name another folder"
                 )
 
 
 def _identity(place: Path) -> object:
-    """What tells a file or folder: its inode where it is there, else its path without links."""
+    """Return a value that identifies a file or folder: device and inode if it exists, else the path without links."""
     try:
         status = place.stat()
     except (OSError, ValueError):
@@ -113,37 +124,34 @@ def _identity(place: Path) -> object:
     return status.st_dev, status.st_ino
 
 
-def holds(folder: Path, place: Path) -> bool:
-    """True where `place` is the folder, or lies in it, by whatever names and links both are given."""
+def contains(folder: Path, place: Path) -> bool:
+    """Return whether `place` is the folder or is inside it, also through links and other spellings."""
     inside = Path(os.path.realpath(place))
     return _identity(folder) in map(_identity, (inside, *inside.parents))
 
 
 def _check_folders(paths: Paths) -> None:
-    """Demand a folder of its own for each output, and none that holds what is read; raises `UserError`."""
+    """Raise `UserError` if two output folders are equal or nested, or one contains raw data."""
     outputs = list(paths.outputs.items())
     for number, (key, folder) in enumerate(outputs):
         for other, place in outputs[number + 1 :]:
-            outside, inside = holds(folder, place), holds(place, folder)
+            outside, inside = contains(folder, place), contains(place, folder)
             if outside and inside:
-                raise UserError(f"{paths.file}: {key!r} and {other!r} are one folder ({folder}); give each its own")
+                raise UserError(
+                    f"{paths.file}: {key!r} and {other!r} are the same folder ({folder}); name one folder for each"
+                )
             if outside or inside:
                 inner, outer = (other, key) if outside else (key, other)
                 raise UserError(
-                    f"{paths.file}: {inner!r} ({paths.outputs[inner]}) lies inside {outer!r} "
-                    f"({paths.outputs[outer]}); give each a folder of its own"
+                    f"{paths.file}: {inner!r} ({paths.outputs[inner]}) is inside {outer!r} "
+                    f"({paths.outputs[outer]}); name separate folders"
                 )
     for key, place in paths.inputs.items():
         paths.refuse_input(key, place)
 
 
-def load_paths(file: str | Path) -> Paths:
-    """Read a path.json.
-
-    Raises `UserError` for a file that cannot be read, a missing key (with the nearest spelling that is there) or
-    a value that is no path, and where two outputs share a folder, lie in each other, or hold raw data.
-    """
-    file = Path(file).absolute()
+def _read_json_object(file: Path) -> dict[str, Any]:
+    """Read the JSON object in a file; raises `UserError`."""
     try:
         content = orjson.loads(file.read_bytes())
     except OSError as error:
@@ -151,26 +159,48 @@ def load_paths(file: str | Path) -> Paths:
     except orjson.JSONDecodeError as error:
         raise UserError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); correct this line") from None
     if not isinstance(content, dict):
-        raise UserError(f"{file}: must hold one JSON object with the keys {', '.join(REQUIRED)}")
+        raise UserError(f"{file}: must be one JSON object with the keys {', '.join(REQUIRED)}")
+    return content
+
+
+def _described_datasets(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return the value of the key `datasets`; raises `UserError` if it is not an object or the key is misspelled."""
     for key in content:
-        if key not in (*REQUIRED, *OPTIONAL, OWN) and difflib.get_close_matches(key, [OWN], cutoff=0.8):
-            raise UserError(f"{file}: unknown key {key!r}; is {OWN!r} meant?")
+        if key not in (*REQUIRED, *OPTIONAL, OWN) and closest_name(key, [OWN], cutoff=0.8):
+            raise UserError(f"{file}: unknown key {key!r}; did you mean {OWN!r}?")
     described = content.get(OWN, {})
     if not isinstance(described, dict):
         raise UserError(f'{file}: the key {OWN!r} must be an object such as {{"mine": "mine.toml"}}')
-    optional = dict(OPTIONAL)
-    if described:
-        optional |= {"dataset_path": ".", **dict.fromkeys(BUILT_IN.values(), ".")}
+    return described
+
+
+def _path_values(file: Path, content: dict[str, Any], defaults: dict[str, str]) -> dict[str, str]:
+    """Return the paths by key, with defaults for optional ones; raises `UserError`."""
     for key in REQUIRED:
-        if key not in content and key not in optional:
-            near = difflib.get_close_matches(key, [k for k in content if k not in REQUIRED], n=1)
-            hint = f"; is {near[0]!r} meant to be it?" if near else ""
-            raise UserError(f"{file}: the key {key!r} is missing{hint}")
-    values = optional | {key: content[key] for key in (*REQUIRED, *OPTIONAL) if key in content}
+        if key not in content and key not in defaults:
+            unknown = [other for other in content if other not in REQUIRED]
+            raise UserError(f"{file}: the key {key!r} is missing{misspelled(key, unknown) or '; add it'}")
+    values = defaults | {key: content[key] for key in (*REQUIRED, *OPTIONAL) if key in content}
     for key, value in values.items():
         if not isinstance(value, str) or "\0" in value or (not value and key != "parent_folder"):
             raise UserError(f"{file}: the key {key!r} must be a path in quotes, not {value!r}")
+    return values
 
+
+def load_paths(file: str | Path) -> Paths:
+    """Read a path.json and check its folders.
+
+    Raises:
+        UserError: The file cannot be read, a key is missing or not a path, or output folders are equal, nested, or
+            contain raw data.
+    """
+    file = Path(file).absolute()
+    content = _read_json_object(file)
+    described = _described_datasets(file, content)
+    defaults = dict(OPTIONAL)
+    if described:
+        defaults |= {"dataset_path": ".", **dict.fromkeys(BUILT_IN.values(), ".")}
+    values = _path_values(file, content, defaults)
     parent = file.parent / values["parent_folder"]
     dataset = parent / values["dataset_path"]
     wechat = dataset / values["wechat_dataset_path"]

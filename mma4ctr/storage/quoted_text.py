@@ -1,10 +1,10 @@
-"""Where the records of quoted CSV end: a quoted cell may hold line breaks, so a line break may stand within a record.
+"""Record boundaries in quoted CSV, where quoted cells may contain line breaks.
 
-The grammar is that of RFC 4180 as pyarrow and Python's csv read it: a quote opens a quoted cell only at the start of a
-cell, a doubled quote in it stands for one, and the next quote closes it. A cell that is never closed would swallow all
-records after it, so a quote counts as not closed where the file ends before its partner, or where its partner stands in
-a later line and text follows it directly: that is the opening quote of another cell. The record then ends with the
-line of the quote, and the next line starts anew.
+The grammar is RFC 4180 as read by pyarrow and Python's csv: a quote opens a quoted cell only at the start of a cell, a
+doubled quote inside is an escaped quote, and the next single quote closes the cell. A cell that is never closed would
+swallow all following records. A quote is therefore unclosed in two cases: the file ends before its partner, or its
+partner is in a later line and text follows directly, because then the partner opens another cell. The record of an
+unclosed quote ends with its line.
 """
 
 import re
@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 import numpy as np
 
 QUOTE, NEWLINE = ord('"'), ord("\n")
-# Quotes of a block without a partner that are looked for to the end of the data; each costs a pass over the rest.
-MOST_UNCLOSED = 100
+# At most this many quotes without a partner are searched for in a block; each search scans the rest of the data.
+MAX_UNCLOSED = 100
 
 
 @dataclass(frozen=True)
 class QuotedCells:
-    """The quoted cells in some text that starts at a record.
+    """The quoted cells in text that starts at a record.
 
     Attributes:
-        opens, closes: int64 (n,) positions of their quotes, ascending. A cell with doubled quotes may stand as several.
-        open_at: the quote of a cell that goes on behind the data, None where all are closed.
-        unclosed: the first quote that is taken for not closed, None where there is none.
+        opens: int64 (n,) positions of the opening quotes, ascending. A cell with doubled quotes may count as several.
+        closes: int64 (n,) positions of the closing quotes.
+        open_at: the opening quote of a cell that continues beyond the data, or None.
+        unclosed: the first unclosed quote, or None.
     """
 
     opens: np.ndarray
@@ -35,7 +36,7 @@ class QuotedCells:
 
 @dataclass(frozen=True)
 class QuotedText:
-    """The records of CSV with one-byte `delimiter` between cells."""
+    """The record grammar of quoted CSV with a one-byte delimiter."""
 
     delimiter: str
     _starts_cell: np.ndarray = field(init=False, repr=False, compare=False)
@@ -50,11 +51,11 @@ class QuotedText:
         object.__setattr__(self, "_ends_cell", re.compile(ending))
 
     def cells(self, data: bytes, *, final: bool) -> QuotedCells:
-        """The quoted cells of text that starts at a record; `final`: nothing comes after it."""
+        """Find the quoted cells of text that starts at a record; `final` means that the file ends with the data."""
         text = np.frombuffer(data, np.uint8)
         quotes = np.flatnonzero(text == QUOTE)
         opens, closes = quotes[0::2], quotes[1::2]
-        # In usual text every other quote opens a cell, or is the second of a doubled one, and the others close.
+        # Usually quotes alternate: one opens a cell or is the second of a doubled quote, the next one closes.
         before = text[opens - 1]
         usual = self._starts_cell[before] | (before == QUOTE) | (opens == 0)
         after = text[np.minimum(closes + 1, len(text) - 1)]
@@ -65,13 +66,13 @@ class QuotedText:
         return self._one_by_one(data, final)
 
     def _one_by_one(self, data: bytes, final: bool) -> QuotedCells:
-        """The same for any text, quote by quote."""
+        """Find the quoted cells of any text, quote by quote."""
         opens, closes = [], []
         unclosed = open_at = None
         at = without_partner = 0
         while (start := data.find(b'"', at)) >= 0:
             if start and not self._starts_cell[data[start - 1]]:
-                at = start + 1  # in the middle of a cell: a character like others
+                at = start + 1  # in the middle of a cell a quote is an ordinary character
                 continue
             end = data.find(b'"', start + 1)
             while end >= 0 and data[end + 1 : end + 2] == b'"':
@@ -87,15 +88,21 @@ class QuotedText:
                 continue
             unclosed = start if unclosed is None else unclosed
             without_partner += end < 0
-            if line_end < 0 or without_partner > MOST_UNCLOSED:
+            if line_end < 0 or without_partner > MAX_UNCLOSED:
                 break
             at = line_end + 1
         return QuotedCells(np.array(opens, np.int64), np.array(closes, np.int64), open_at, unclosed)
 
     def record_ends(self, data: bytes, *, final: bool = True) -> np.ndarray:
-        """int64 (records,): where each record of text that starts at one ends, behind its line break.
+        """Find the end of each record in text that starts at a record.
 
-        The last one may lack the line break if the text is `final`; else what is not surely a whole record is left out.
+        Args:
+            data: the text.
+            final: the file ends with the data, so the last record may lack its line break. Otherwise a last record
+                that may be incomplete is left out.
+
+        Returns:
+            int64 (records,): positions after each record's line break.
         """
         ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
         if b'"' in data:
@@ -110,18 +117,18 @@ class QuotedText:
         return _with_rest(ends + 1, data) if final else ends + 1
 
     def last_end(self, data: bytes, *, final: bool = False) -> int:
-        """Where the last whole record of text that starts at one ends; 0 where none does."""
+        """Return the end of the last whole record in text that starts at a record, or 0."""
         if b'"' not in data:
             return data.rfind(b"\n") + 1
         ends = self.record_ends(data, final=final)
         return int(ends[-1]) if len(ends) else 0
 
     def is_open(self, data: bytes) -> bool:
-        """Whether a quoted cell goes on behind text that starts at a record."""
+        """Return whether a quoted cell continues beyond text that starts at a record."""
         return b'"' in data and self.cells(data, final=False).open_at is not None
 
     def is_whole(self, data: bytes) -> bool:
-        """Whether every quote of text that starts at a record is closed."""
+        """Return whether every quote is closed in text that starts at a record."""
         if b'"' not in data:
             return True
         found = self.cells(data, final=False)
@@ -129,18 +136,18 @@ class QuotedText:
 
 
 def line_ends(data: bytes) -> np.ndarray:
-    """int64 (lines,): where each line ends, behind its line break; the last one may lack it."""
+    """Return int64 (lines,): positions after each line break, and the end of a last line without one."""
     return _with_rest(np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE) + 1, data)
 
 
 def _with_rest(ends: np.ndarray, data: bytes) -> np.ndarray:
-    """The ends and that of text behind the last of them."""
+    """Append the end of the data if text follows the last end."""
     last = int(ends[-1]) if len(ends) else 0
     return np.append(ends, len(data)) if last < len(data) else ends
 
 
 def unquoted(cell: str) -> str:
-    """A cell of text whose grammar knows no quotes, without those that a writer has put around it, as R does."""
+    """Remove the quotes around a cell of a format without quoting, which R and other programs write."""
     inner = cell.strip()
     if len(inner) > 1 and inner[0] == inner[-1] == '"':
         return inner[1:-1].replace('""', '"')

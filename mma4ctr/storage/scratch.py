@@ -1,7 +1,7 @@
-"""Folders for what a step needs only while it works, removed also where their process was killed.
+"""Temporary folders of a step, which are removed even if the process was killed.
 
-A folder belongs to the process that holds the lock in it. The system lets go of the lock when the process ends, however
-it ends; a folder whose lock is free is left over, and the next step that makes one beside it removes it.
+A folder belongs to the process that holds the lock file in it. The system releases the lock whenever that process
+ends. The next step that creates a folder beside it removes all folders whose lock is free.
 """
 
 import glob
@@ -18,17 +18,18 @@ LOCK = ".owner.lock"
 
 @contextmanager
 def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder `<parent>/<prefix>...` for the time of the block; those of the same prefix that killed processes
-    have left are removed.
+    """Create a folder `<parent>/<prefix>...` for the duration of the block.
+
+    Folders with the same prefix that killed processes left behind are removed.
     """
     parent.mkdir(parents=True, exist_ok=True)
     for other in parent.glob(f"{glob.escape(prefix)}*"):
         if other.is_dir() and not other.is_symlink():
-            _remove_left(other)
+            _remove_if_abandoned(other)
     while True:
         folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         lock = FileLock(folder / LOCK)
-        with suppress(Timeout, FileNotFoundError):  # another process has taken the folder for one that was left
+        with suppress(Timeout, FileNotFoundError):  # another process took the new folder for an abandoned one
             lock.acquire(blocking=False)
             break
     try:
@@ -36,14 +37,14 @@ def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         lock.release()
-        shutil.rmtree(folder, ignore_errors=True)  # where an open file cannot be removed
+        shutil.rmtree(folder, ignore_errors=True)  # again, for systems that cannot remove an open file
 
 
-def _remove_left(folder: Path) -> None:
+def _remove_if_abandoned(folder: Path) -> None:
     lock = FileLock(folder / LOCK)
     with suppress(Timeout, OSError):
         if not (folder / LOCK).is_file():
-            folder.rmdir()  # its process was killed before it had the lock; if not, it takes another name
+            folder.rmdir()  # the process was killed before it had the lock; if it still runs, it takes another name
             return
         lock.acquire(blocking=False)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,19 +1,17 @@
-"""Raw text files in blocks of whole lines: parsed by several threads, bad lines named by number.
+"""Raw text files in blocks of whole lines, parsed in parallel, with the line numbers of bad lines.
 
-A parser is a function from the bytes of a block to a result; it raises for anything wrong. The fast path never
-looks at single lines. Where a block fails, it is halved until the failing lines are found, so the slow path has
-no grammar of its own and cannot disagree with the fast one.
+A parser is a function from the bytes of a block to a result; it raises `BadLine` for any error. The fast path never
+looks at single lines. If a block fails, `good_ranges` finds the bad lines by bisection with the same parser.
 
-In quoted CSV a record may go over several lines. Blocks are still cut at line breaks first, as most files have no line
-break in a cell and whoever works on a block can then read it alone. Where a block turns out to end within a cell, the
-file is read in order from there on, and blocks end where records do.
+In quoted CSV a record may span several lines. Blocks are first cut at line breaks, so each worker can read its block
+independently; most files have no line break in a cell. If a block ends inside a cell, the rest of the file is read
+sequentially, in blocks that end with a record.
 """
 
-import difflib
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar, cast
@@ -23,31 +21,50 @@ import numpy as np
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.runtime.parallel import Workers
-from mma4ctr.storage.bad_lines import BadLines
+from mma4ctr.storage.bad_lines import BadLines, good_ranges
 from mma4ctr.storage.quoted_text import QuotedText, line_ends
 
 T = TypeVar("T")
 
-# 4 MB: measured on 2 cores, 526 MB/s of TikTok text against 433 MB/s with 16 MB, and a quarter of the memory.
+# 4 MB: on 2 cores, TikTok text is read at 526 MB/s, against 433 MB/s with 16 MB and four times the memory.
 BLOCK_BYTES = 4 << 20
-TAIL_BYTES = 1 << 12  # beyond a block, for the rest of its last line
+TAIL_BYTES = 1 << 12  # read beyond a block, for the rest of its last line
 LONGEST_LINE = 64 << 20
-# A file of so many bytes is worth the tenths of a second that a compiled parser takes to load.
+# Above this file size the compiled parsers pay off; they take some tenths of a second to load.
 MANY_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Block:
-    """The lines of one file that start in a range of its bytes; of a gzip file, of its unpacked bytes.
-
-    Whoever works on a plain file's block reads it, in whatever thread, process or machine that is.
+class TextLayout:
+    """How the records of a text file are laid out.
 
     Attributes:
-        at_line_start: a line starts at `start` whatever stands before it: the file's first data line.
-        data: the lines themselves, where they had to be read in order.
-        consumed: bytes of the file on disk up to the end of this block, for the progress bar.
-        quoted: the grammar of quoted CSV, in which records may go over several lines; None: each line is a record.
-        whole_records: the block surely ends where a record does.
+        skip_lines: lines at the head of the file that are not data (a CSV header).
+        closed_by_newline: refuse a file whose last line has no line break. For formats in which a truncated line can
+            look complete (a number without its last digits) this is the only sign.
+        quoted: the grammar of quoted CSV, in which a record may span several lines; None: each line is a record.
+    """
+
+    skip_lines: int = 0
+    closed_by_newline: bool = True
+    quoted: QuotedText | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """The lines of a file that start in a range of its bytes (of its unpacked bytes, for a gzip file).
+
+    A block of a plain file is read by the worker that parses it.
+
+    Attributes:
+        path: the file.
+        start: first byte of the range.
+        end: byte after the range.
+        consumed: bytes of the file on disk up to the end of the block, for the progress bar.
+        at_line_start: a line starts at `start`, also without a line break before it (the first data line).
+        data: the lines themselves, if they had to be read sequentially.
+        quoted: the grammar of quoted CSV; None: each line is a record.
+        whole_records: the block is known to end with a record.
     """
 
     path: Path
@@ -60,7 +77,7 @@ class Block:
     whole_records: bool = False
 
     def read(self) -> bytes:
-        """Whole lines; empty where no line starts in the range. Raises `UserError` for a line of over 64 MB."""
+        """Return the whole lines, empty if no line starts in the range; raises `UserError` for one of over 64 MB."""
         if self.data is not None:
             return self.data
         with self.path.open("rb", buffering=0) as file:
@@ -79,7 +96,7 @@ class Block:
 
     @property
     def begin(self) -> int:
-        """Where the first line starts, in bytes."""
+        """Position of the first line in bytes."""
         if self.at_line_start or self.data is not None:
             return self.start
         with self.path.open("rb") as file:
@@ -87,14 +104,14 @@ class Block:
             return self.start - 1 + len(file.readline())
 
     def record_ends(self, data: bytes) -> np.ndarray:
-        """int64 (records,): where each record of `data`, which starts at one, ends; see `QuotedText.record_ends`."""
+        """Return int64 (records,): the end of each record in `data`, which starts at a record."""
         return line_ends(data) if self.quoted is None else self.quoted.record_ends(data)
 
     def line_of(self, record: int) -> int:
-        """The number of the line, from 1, in which a record of the block starts. For messages only.
+        """Return the line number, from 1, of a record; the file is read again, so use it for messages only.
 
         Args:
-            record: from 0; of quoted CSV those of blank text do not count.
+            record: number of the record in the block, from 0. Blank records of quoted CSV are not counted.
         """
         if self.quoted is None:
             return self.first_line + record
@@ -109,19 +126,19 @@ class Block:
 
     @property
     def first_line(self) -> int:
-        """The number of the first line, from 1. The file is read up to here: for messages only."""
+        """Number of the first line, from 1; the file is read up to it, so use it for messages only."""
         count, position = 1, 0
         with opened(self.path) as file:
             while position < self.start and (data := file.read(min(BLOCK_BYTES, self.start - position))):
                 count += data.count(b"\n")
                 position += len(data)
             if not self.at_line_start and self.data is None and not data.endswith(b"\n"):
-                count += 1  # the line that the range starts in belongs to the block before
+                count += 1  # the range starts inside a line, which belongs to the previous block
         return count
 
 
 def _read_all(file: BinaryIO, size: int) -> bytes:
-    """`size` bytes, fewer only at the end of the file."""
+    """Read `size` bytes, fewer only at the end of the file."""
     parts = []
     while size > 0 and (part := file.read(size)):
         parts.append(part)
@@ -130,25 +147,29 @@ def _read_all(file: BinaryIO, size: int) -> bytes:
 
 
 def _too_long(path: Path, line: int) -> UserError:
-    return UserError(f"{path}:{line}: a line of over 64 MB; this is not such a text file")
+    return UserError(f"{path}:{line}: a line of over 64 MB; name a text file with shorter lines")
 
 
 def opened(path: Path) -> BinaryIO:
-    """A file's bytes, unpacked where it is a gzip file."""
+    """Open a file for reading; a gzip file is unpacked."""
     return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb", buffering=0)
 
 
 def find_raw_file(folder: Path, name: str) -> Path | None:
-    """`folder/name` or `folder/name.gz`, whichever is there.
+    """Find `folder/name` or `folder/name.gz`.
 
-    Raises `UserError` where something of that name is there but is no readable file.
+    Returns:
+        The path of the file, or None if neither exists.
+
+    Raises:
+        UserError: The path exists but is not a readable file.
     """
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_symlink() and not path.exists():
-            raise UserError(f"{path}: a link to a file that is not there; correct the link")
+            raise UserError(f"{path}: is a link to a file that does not exist; correct the link")
         if path.exists():
             if not path.is_file():
-                raise UserError(f"{path}: a folder stands where a file is expected; put the file there")
+                raise UserError(f"{path}: is a folder, and a file is expected; put the file there")
             if not os.access(path, os.R_OK):
                 raise UserError(f"{path}: no permission to read it; change its permissions")
             return path
@@ -156,26 +177,31 @@ def find_raw_file(folder: Path, name: str) -> Path | None:
 
 
 def head_of(path: Path, skip_lines: int, quoted: QuotedText | None = None) -> tuple[int, bytes]:
-    """Where the data of a file start, after a byte order mark and `skip_lines` lines, and the text before it.
+    """Find the start of a file's data, after a byte order mark and the header.
 
     Args:
-        quoted: the grammar of quoted CSV, of which records are skipped instead of lines.
+        path: a text or gzip file.
+        skip_lines: number of header lines.
+        quoted: the grammar of quoted CSV; records are then skipped instead of lines.
+
+    Returns:
+        The position of the first data line, and the text before it.
     """
     with opened(path) as file:
         text = _unpacked(path, file, 1 << 16)
-        start = 3 if text.startswith(b"\xef\xbb\xbf") else 0  # a byte order mark is no part of the first cell
+        start = 3 if text.startswith(b"\xef\xbb\xbf") else 0  # the byte order mark is not part of the first cell
         for _ in range(skip_lines):
             while not (cut := _first_end(text[start:], quoted)) and (more := _unpacked(path, file, 1 << 16)):
                 text += more
                 if len(text) > LONGEST_LINE:
                     raise _too_long(path, 1)
-            # A header with a quote that is never closed ends with its line; who reads it says what is wrong.
+            # A header with an unclosed quote ends with its line; the function that parses it reports the error.
             start += cut or text[start:].find(b"\n") + 1 or len(text) - start
     return start, text[:start]
 
 
 def _first_end(text: bytes, quoted: QuotedText | None) -> int:
-    """Where the first record of some text ends; 0 where the text does not tell."""
+    """Return the end of the first record, or 0 if the text is too short to contain it."""
     line_end = text.find(b"\n") + 1
     if quoted is None or b'"' not in text[:line_end]:
         return line_end
@@ -187,20 +213,28 @@ def _unpacked(path: Path, file: BinaryIO, size: int, line: int = 1) -> bytes:
     try:
         return file.read(size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}:{line}: damaged gzip data ({error}); fetch the file again") from None
+        raise UserError(f"{path}:{line}: damaged gzip data ({error}); download the file again") from None
 
 
 def read_blocks(
     path: Path, *, skip_lines: int = 0, closed_by_newline: bool, quoted: QuotedText | None = None
 ) -> Iterator[Block]:
-    """A text or gzip file as blocks of about `BLOCK_BYTES`, each line in one of them.
+    """Split a text or gzip file into blocks of about `BLOCK_BYTES`; each line is in exactly one block.
+
+    With quoted CSV, blocks of a gzip file end with a record; those of a plain file may end inside a record, see
+    `read_records`.
 
     Args:
-        skip_lines: lines at the head of the file that are no data (a CSV header).
-        closed_by_newline: refuse a file whose last line has no line end. For formats in which a cut line can look
-            like a whole one (a number that lost its last digits) there is no other sign.
-        quoted: the grammar of quoted CSV. Blocks of a gzip file then end where a record does; those of a plain file
-            may end within one, see `read_records`.
+        path: the file.
+        skip_lines: see `TextLayout`.
+        closed_by_newline: see `TextLayout`.
+        quoted: see `TextLayout`.
+
+    Yields:
+        The blocks in the file's order.
+
+    Raises:
+        UserError: The last line is truncated, or gzip data is damaged.
     """
     start, head = head_of(path, skip_lines, quoted)
     if path.suffix == ".gz":
@@ -211,35 +245,41 @@ def read_blocks(
         with path.open("rb") as file:
             file.seek(size - 1)
             if file.read(1) != b"\n":
-                raise _cut_off(path, Block(path, size, size, size, at_line_start=True).first_line)
+                raise _truncated(path, Block(path, size, size, size, at_line_start=True).first_line)
     for begin in range(start, size, BLOCK_BYTES):
         end = min(begin + BLOCK_BYTES, size)
         yield Block(path, begin, end, end, at_line_start=begin == start, quoted=quoted)
 
 
 def read_records(block: Block) -> Iterator[Block]:
-    """A plain file of quoted CSV from a block on, as blocks that end where a record does.
+    """Split the rest of a plain quoted CSV file into blocks that end with a record.
 
-    The block must start at a record. To find the ends the file is read in order; the blocks themselves can still be
-    parsed by anyone.
+    The file is read sequentially to find the ends; any worker can still parse the blocks.
+
+    Args:
+        block: the first block of the rest; it starts at a record.
     """
     yield from _blocks_in_order(block.path, block.begin, None, False, block.quoted)
 
 
-def _cut_off(path: Path, line: int) -> UserError:
+def _truncated(path: Path, line: int) -> UserError:
     return UserError(
-        f"{path}:{line}: the file ends in the middle of a line; fetch it again, or, if the line is whole, end it with "
-        "a line break"
+        f"{path}:{line}: the last line has no line break, so it may be truncated; download the file again, or end the "
+        "line with a line break"
     )
 
 
 def _blocks_in_order(
     path: Path, start: int, line: int | None, closed_by_newline: bool, quoted: QuotedText | None
 ) -> Iterator[Block]:
-    """Blocks of whole records: of a gzip file, which can only be read from its beginning, or of a plain one.
+    """Read a file sequentially in blocks of whole records.
 
     Args:
-        start: where the first record starts. line: its number, for messages; None: it is counted where it is needed.
+        path: a gzip file, which can only be read from its beginning, or a plain file.
+        start: position of the first record.
+        line: its line number, for messages; None: it is counted when it is needed.
+        closed_by_newline: see `TextLayout`.
+        quoted: see `TextLayout`.
     """
     packed = path.suffix == ".gz"
 
@@ -251,11 +291,11 @@ def _blocks_in_order(
     with path.open("rb", buffering=0) as raw:
         stream = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
         if packed:
-            _unpacked(path, stream, start)  # the head
+            _unpacked(path, stream, start)  # skip the header
         else:
             raw.seek(start)
         rest = b""
-        # A record that is longer than a block is looked at again with twice the text each time.
+        # A record that is longer than a block is scanned again with twice the text.
         while chunk := _unpacked(path, stream, max(BLOCK_BYTES, len(rest)), line or 1):
             data = rest + chunk
             if quoted is None:
@@ -263,7 +303,7 @@ def _blocks_in_order(
             else:
                 cut = quoted.last_end(data)
                 if not cut and len(data) > LONGEST_LINE:
-                    cut = quoted.last_end(data, final=True)  # a quote that is not closed
+                    cut = quoted.last_end(data, final=True)  # an unclosed quote
             if not cut and len(data) > LONGEST_LINE:
                 raise _too_long(path, line or block_of(data, start).first_line)
             if cut:
@@ -273,17 +313,18 @@ def _blocks_in_order(
             rest = data[cut:]
         if rest:
             if closed_by_newline and not rest.endswith(b"\n"):
-                raise _cut_off(path, (line or 1) + rest.count(b"\n"))
+                raise _truncated(path, (line or 1) + rest.count(b"\n"))
             yield block_of(rest, start)
 
 
 @dataclass(frozen=True)
 class ParseBlock(Generic[T]):
-    """Read and parse one block: the unit of work of a thread, a process or another machine."""
+    """Read and parse one block, as a picklable function for any kind of worker."""
 
     parse: Callable[[bytes, Block], T]
 
     def __call__(self, block: Block) -> T | None:
+        """Return the result of a block, or None if no line starts in it."""
         data = block.read()
         return self.parse(data, block) if data else None
 
@@ -292,23 +333,31 @@ def parse_blocks(
     path: Path,
     parse: Callable[[bytes, Block], T],
     bad: BadLines,
+    layout: TextLayout,
     *,
     description: str,
     workers: Workers,
-    skip_lines: int = 0,
-    closed_by_newline: bool = True,
-    quoted: QuotedText | None = None,
 ) -> Iterator[T]:
-    """Parse a file block by block in the file's order, with a progress bar.
+    """Parse a file block by block, with a progress bar.
 
     Args:
-        parse: from the bytes of whole records, and the block they are of, to a result; raises `BadLine`, in any case
-            where a quoted cell goes on behind the bytes. It runs wherever `workers` let it.
-        bad: collects the lines that cannot be parsed; raises `UserError` when they are too many.
-        skip_lines: lines at the head of the file that are not parsed (a CSV header).
-        quoted: the grammar of quoted CSV, in which a record may go over several lines; None: each line is a record.
+        path: a text or gzip file.
+        parse: from the bytes of whole records and their block to a result; raises `BadLine`, also if a quoted cell
+            continues beyond the bytes. `workers` may run it in another thread, process or machine.
+        bad: collects the bad lines.
+        layout: how the records are laid out.
+        description: label of the progress bar.
+        workers: run `parse` on the blocks.
+
+    Yields:
+        The result of each block, in the file's order.
+
+    Raises:
+        UserError: Too many lines are bad, or the file is damaged.
     """
-    blocks = read_blocks(path, skip_lines=skip_lines, closed_by_newline=closed_by_newline, quoted=quoted)
+    blocks = read_blocks(
+        path, skip_lines=layout.skip_lines, closed_by_newline=layout.closed_by_newline, quoted=layout.quoted
+    )
     remaining: Iterator[Block] | None = blocks
     with progress(f"{description} {path.name}", path.stat().st_size) as advance:
         done = 0
@@ -320,7 +369,7 @@ def parse_blocks(
                 except BadLine:
                     data = block.read()
                     if block.quoted and not block.whole_records and block.quoted.is_open(data):
-                        # The blocks after it, parsed ahead, start within a cell: they are dropped and cut anew.
+                        # The following blocks, parsed ahead, start inside a cell; drop them and split the rest again.
                         remaining = read_records(block)
                         break
                     good = b"".join(_good_records(block, data, parse, bad))
@@ -332,33 +381,15 @@ def parse_blocks(
 
 
 def _good_records(block: Block, data: bytes, parse: Callable[[bytes, Block], T], bad: BadLines) -> Iterator[bytes]:
-    """The parts of a failing block that parse, halving it at ends of records until each bad record stands alone."""
+    """Yield the parts of a failing block that parse, and record its bad records."""
     ends = [0, *block.record_ends(data).tolist()]
     first_line = block.first_line
 
-    def good(first: int, last: int) -> Iterator[bytes]:
-        part = data[ends[first] : ends[last]]
-        try:
-            parse(part, block)
-        except BadLine as error:
-            if last - first == 1:
-                bad.add(block.path, first_line + data.count(b"\n", 0, ends[first]), str(error))
-                return
-            middle = (first + last) // 2
-            yield from good(first, middle)
-            yield from good(middle, last)
-        else:
-            yield part
+    def parse_range(first: int, last: int) -> T:
+        return parse(data[ends[first] : ends[last]], block)
 
-    yield from good(0, len(ends) - 1)
+    def report(record: int, error: BadLine) -> None:
+        bad.add(block.path, first_line + data.count(b"\n", 0, ends[record]), str(error))
 
-
-def demand_columns(where: str, names: list[str], required: Iterable[str]) -> None:
-    """Raises `UserError` for a required column that is missing (with the nearest name that is there) or named twice."""
-    for column in required:
-        if names.count(column) > 1:
-            raise UserError(f"{where}: the column {column!r} stands twice; remove one")
-        if column not in names:
-            near = difflib.get_close_matches(column, names, n=1)
-            hint = f"; is {near[0]!r} meant to be it?" if near else f"; there are: {', '.join(names)[:300] or 'none'}"
-            raise UserError(f"{where}: the column {column!r} is missing{hint}")
+    for first, last in good_ranges(0, len(ends) - 1, parse_range, report):
+        yield data[ends[first] : ends[last]]

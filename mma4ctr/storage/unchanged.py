@@ -1,6 +1,6 @@
-"""Input files that must stay as they are while a step reads them, some of them twice.
+"""A check that input files do not change while a step reads them.
 
-Counts of one reading and rows of another, of a file that grew in between, would give wrong numbers without a word.
+Some files are read twice, to count and to load. If a file grew in between, the results would be silently wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,30 +12,32 @@ from mma4ctr.runtime.errors import UserError
 
 @contextmanager
 def unchanged(files: Callable[[], Iterable[Path]]) -> Iterator[Callable[[], None]]:
-    """Remember how the input files stand before they are read.
+    """Record the state of the input files and give the block a function that checks it.
 
-    Yields a function to be called after the last reading, before anything bears its final name: it raises `UserError`
-    where a file has changed, is gone, or has come. So does the end of the block after an error, since a file that was
-    cut off or replaced is told by its cause, not by what it led to.
+    The block calls the function after the last read, before any output gets its final name. If an error ends the
+    block, the check runs too, so a file that was truncated meanwhile is reported as changed, not as damaged.
 
     Args:
-        files: tells the files of now.
+        files: lists the input files that exist now.
+
+    Yields:
+        A function that raises `UserError` if a file has changed, disappeared or appeared.
     """
-    before = {path: _stand(path) for path in files()}
+    before = {path: _file_state(path) for path in files()}
 
     def check() -> None:
-        for path, stand in before.items():
-            now = _stand(path)
-            if now != stand:
-                size = "it is gone" if now is None else f"{stand[0] if stand else 0:,} bytes before, {now[0]:,} now"
+        for path, state in before.items():
+            now = _file_state(path)
+            if now != state:
+                size = "it was deleted" if now is None else f"{state[0] if state else 0:,} bytes before, {now[0]:,} now"
                 raise UserError(
-                    f"{path}: changed while it was read ({size}); wait until nothing writes it any more, and run the "
+                    f"{path}: changed while it was read ({size}); wait until no program writes it, and run the "
                     "command again"
                 )
-        if come := [path for path in files() if path not in before]:
+        if added := [path for path in files() if path not in before]:
             raise UserError(
-                f"{come[0]}: came while the files beside it were read; wait until all are there, and run the command "
-                "again"
+                f"{added[0]}: was added while the files beside it were read; wait until all files are complete, and "
+                "run the command again"
             )
 
     try:
@@ -45,8 +47,8 @@ def unchanged(files: Callable[[], Iterable[Path]]) -> Iterator[Callable[[], None
         raise
 
 
-def _stand(path: Path) -> tuple[int, int, int] | None:
-    """Bytes, time of the last change and number of a file; None where it is not there."""
+def _file_state(path: Path) -> tuple[int, int, int] | None:
+    """Return a file's size in bytes, modification time and inode, or None if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:

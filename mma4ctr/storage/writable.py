@@ -1,4 +1,4 @@
-"""Whether results can be written, found out before hours of training."""
+"""Check before hours of training that the results can be written."""
 
 import os
 import tempfile
@@ -7,37 +7,40 @@ from pathlib import Path
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import Paths
 
-# Where the tables of the studies go, below saved_path.
-TABLES = "tables"
+TABLES = "tables"  # subfolder of saved_path for the tables of the studies
 
 
 def demand_room_for_results(paths: Paths, *, tables: bool = False) -> None:
-    """Raises `UserError` where a run could not be recorded: in results.jsonl, and with its files in torch_model_path.
+    """Check that results.jsonl and the folders of runs and tables can be written.
 
     Args:
-        tables: those of the studies are written too.
+        paths: the folders.
+        tables: also check the folder of the studies' tables.
+
+    Raises:
+        UserError: A file or folder cannot be written.
     """
-    _demand_folder(paths.torch_model, "torch_model_path")
-    _demand_folder(paths.saved, "saved_path")
+    _check_folder(paths.torch_model, "torch_model_path")
+    _check_folder(paths.saved, "saved_path")
     if tables:
-        _demand_folder(paths.saved / TABLES, "saved_path")
+        _check_folder(paths.saved / TABLES, "saved_path")
     if os.path.lexists(paths.results):
         try:
             with paths.results.open("r+b"):
                 pass
         except OSError as error:
-            raise _unusable(paths.results, error, "saved_path") from None
+            raise _not_writable(paths.results, error, "saved_path") from None
 
 
-def _demand_folder(folder: Path, key: str) -> None:
-    """Demand that files can be made in a folder; it is made where it is not there."""
+def _check_folder(folder: Path, key: str) -> None:
+    """Create a folder if it is missing, and check that files can be created in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise _unusable(folder, error, key) from None
+        raise _not_writable(folder, error, key) from None
 
 
-def _unusable(path: Path, error: OSError, key: str) -> UserError:
-    return UserError(f"{path}: results cannot be written there ({error.strerror}); make room, or name another {key}")
+def _not_writable(path: Path, error: OSError, key: str) -> UserError:
+    return UserError(f"{path}: results cannot be written there ({error.strerror}); free space, or name another {key}")

@@ -1,0 +1,108 @@
+"""The columns of a description: those of the interactions, and those beside content of items, users and context."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from mma4ctr.datasets.base import ColumnNames
+from mma4ctr.datasets.columns import Rule
+from mma4ctr.datasets.spec_table import SpecTable
+from mma4ctr.datasets.table_readers import Source
+
+
+@dataclass(frozen=True)
+class InteractionColumns:
+    """The interaction files and the names of their columns.
+
+    Attributes:
+        source: the files.
+        user: column of user ids.
+        item: column of item ids.
+        time: column of times; None: the rows are in time order.
+        device: column of devices, if any.
+        also: columns that distinguish otherwise equal rows.
+    """
+
+    source: Source
+    user: str
+    item: str
+    time: str | None
+    device: str | None
+    also: tuple[str, ...]
+    outcomes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ColumnSource:
+    """Columns beside content of the users, the items or the rows.
+
+    Attributes:
+        names: The columns.
+        source: The table that lists users or items; None for columns of the interactions.
+        key: The table's column of ids.
+    """
+
+    names: ColumnNames
+    source: Source | None = None
+    key: str = ""
+
+
+def column_sources(content: Any, where: str, mistakes: list[str], folder: Path) -> tuple[dict[str, ColumnSource], bool]:
+    """Read the tables `[columns.item]`, `[columns.user]` and `[columns.context]`.
+
+    Args:
+        content: The table `columns`.
+        where: The description, for messages.
+        mistakes: Messages are appended here.
+        folder: Where files are looked up.
+
+    Returns:
+        The columns by side, and whether the hour is one of the context columns.
+    """
+    tables = SpecTable(content, f"{where} [columns]", mistakes)
+    found: dict[str, ColumnSource] = {}
+    hour = False
+    for side in ("item", "user", "context"):
+        if side not in tables.content:
+            continue
+        part = SpecTable(tables.content[side], f"{where} [columns.{side}]", mistakes)
+        names = ColumnNames(part.texts("categories"), part.texts("numbers"))
+        for name in names.names:
+            if names.names.count(name) > 1:
+                part.add_mistake(f"{name!r} is named twice; a column is a category or a number")
+        source, key = None, ""
+        if side == "context":
+            hour = bool(part.get("hour", "true or false", lambda value: isinstance(value, bool)))
+            if not names.names and not hour:
+                part.add_mistake("needs categories, numbers or hour = true")
+        else:
+            key = part.text(side, required=True) or ""
+            source = part.source(part.texts("files", required=True), folder)
+            if not names.names:
+                part.add_mistake("needs categories or numbers")
+        part.check_unknown()
+        found[side] = ColumnSource(names, source, key)
+    tables.check_unknown(("item", "user", "context"))
+    return found, hour
+
+
+def column_mistakes(
+    columns: Mapping[str, ColumnSource], hour: bool, own: InteractionColumns, rules: Mapping[str, Rule], where: str
+) -> list[str]:
+    """Messages about context columns that are not known before the user acts, and about an hour without a time."""
+    mistakes = []
+    if hour and own.time is None:
+        mistakes.append(f"{where} [columns.context]: hour = true needs time in [interactions]")
+    targets = {rule.column: target for target, rule in rules.items() if rule.column}
+    for name in columns["context"].names.names if "context" in columns else ():
+        if name in targets:
+            mistakes.append(f"{where} [columns.context]: {name!r} decides the target {targets[name]}; remove it")
+        elif any(fnmatchcase(name, pattern) for pattern in own.outcomes):
+            mistakes.append(
+                f"{where} [columns.context]: {name!r} is an outcome of the row, not known before; remove it"
+            )
+        elif name in (own.user, own.item, own.time):
+            mistakes.append(f"{where} [columns.context]: {name!r} is the user, the item or the time; remove it")
+    return mistakes
