@@ -1,0 +1,313 @@
+"""Columns beside content, from raw files to step 1's arrays: codes, missing values, names, and wrong input."""
+
+import csv
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import preprocess_inter
+from mma4ctr.data.interactions import load_interactions
+from mma4ctr.data.log_columns import SIDES, MostFrequent, codes_of, stored_columns
+from mma4ctr.datasets import base
+from mma4ctr.datasets.base import MISSING, ColumnNames
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.datasets.log_columns import amounts_of, categories_of
+from mma4ctr.datasets.tiktok import COLUMNS
+from mma4ctr.features.behavioral.inputs import log_inputs
+from mma4ctr.runtime.errors import BadLine
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
+from tests.conftest import call
+
+OUT = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
+TIKTOK = "dataset/TikTok2019ICME/track1/final_track1_train.txt"
+WECHAT = "dataset/wechat"
+USERS, ITEMS, ROWS = 12, 15, 240
+
+# Readers and codes
+
+
+def test_categories_of_text_numbers_and_booleans():
+    found = categories_of(pa.array(["7", " ", None, "rock", "-1", "rock", ""]), "genre")
+    assert found.values[[0, 1, 2, 4, 6]].tolist() == [7, MISSING, MISSING, -1, MISSING]
+    assert found.values[3] == found.values[5] and found.named.tolist() == [3, 5]
+    assert found.text.to_pylist() == ["rock", "rock"]
+    assert categories_of(pa.array([3.0, float("nan"), None]), "genre").values.tolist() == [3, MISSING, MISSING]
+    assert categories_of(pa.nulls(2), "genre").values.tolist() == [MISSING] * 2
+    flags = categories_of(pa.array([True, None, False, True]), "flag")
+    assert flags.text.to_pylist() == ["true", "false", "true"] and flags.values[1] == MISSING
+    assert len(np.unique(flags.values)) == 3
+    with pytest.raises(BadLine, match="column genre"):
+        categories_of(pa.array([1.5]), "genre")
+    with pytest.raises(BadLine, match="column genre"):
+        categories_of(pa.array([[1, 2]]), "genre")
+
+
+def test_numbers_may_be_missing_and_nothing_else():
+    found = amounts_of(pa.array(["2.5", "", None, " ", "1e3"]), "length")
+    assert np.array_equal(found, [2.5, np.nan, np.nan, np.nan, 1000], equal_nan=True)
+    assert np.array_equal(amounts_of(pa.array([2, None]), "length"), [2, np.nan], equal_nan=True)
+    assert (
+        np.isnan(amounts_of(pa.array([float("nan")]), "length")).all() and np.isnan(amounts_of(pa.nulls(1), "x")).all()
+    )
+    wrong = [pa.array(["long"]), pa.array(["inf"]), pa.array([-np.inf]), pa.array(["2022-04-10"])]
+    for array in (*wrong, pa.array([0], pa.date32()), pa.array([0], pa.timestamp("s")), pa.array([[1.0]])):
+        with pytest.raises(BadLine, match="column length"):
+            amounts_of(array, "length")
+
+
+@given(st.lists(st.integers(-1, 5), min_size=1, max_size=30))
+def test_codes_are_places_among_the_values(values):
+    known = sorted(set(values) - {MISSING})
+    found = codes_of(np.array(values, np.int64), np.array(known, np.int64))
+    assert found.tolist() == [0 if value == MISSING else 1 + known.index(value) for value in values]
+    assert found.dtype == np.uint8
+
+
+def test_codes_take_the_smallest_type():
+    for count, kind in ((255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)):
+        found = codes_of(np.arange(count), np.arange(count))
+        assert found.dtype == kind and found[-1] == count
+
+
+cells = st.tuples(st.integers(0, 3), st.integers(-1, 2), st.sampled_from([0.5, 1.0, np.nan]))
+
+
+@given(st.lists(st.lists(cells, max_size=12), min_size=1, max_size=4))
+def test_the_most_frequent_value_is_that_of_a_count(chunks):
+    names = ColumnNames(("city",), ("length",))
+    gathered = MostFrequent(names)
+    for chunk in chunks:
+        ids, city, length = (np.array([row[place] for row in chunk], kind) for place, kind in enumerate("iif"))
+        gathered.add(ids.astype(np.int64), {"city": city.astype(np.int64), "length": length.astype(np.float64)})
+    found = gathered.values(IdIndex(np.arange(4)), names)
+    rows = [row for chunk in chunks for row in chunk]
+    for one in range(4):
+        for place, name, missing in ((1, "city", MISSING), (2, "length", np.nan)):
+            own = [row[place] for row in rows if row[0] == one and row[place] not in (MISSING, None)]
+            own = [value for value in own if value == value]
+            expected = min(own, key=lambda value, own=own: (-own.count(value), value)) if own else missing
+            assert np.array_equal(found[name][one], expected, equal_nan=True)
+
+
+def test_many_chunks_of_counts_are_one_count(monkeypatch):
+    rng = np.random.default_rng(0)
+    ids, city = rng.integers(0, 5, 400), rng.integers(-1, 3, 400)
+    names = ColumnNames(("city",))
+    whole, parts = MostFrequent(names), MostFrequent(names)
+    whole.add(ids, {"city": city})
+    monkeypatch.setattr("mma4ctr.data.log_columns.TABLES_WAITING", 3)
+    for start in range(0, 400, 7):
+        parts.add(ids[start : start + 7], {"city": city[start : start + 7]})
+    index = IdIndex(np.arange(5))
+    assert whole.values(index, names)["city"].tolist() == parts.values(index, names)["city"].tolist()
+
+
+# A described data set
+
+DESCRIPTION = """
+min_interactions = 5
+[interactions]
+files = "log.csv"
+user = "user"
+item = "item"
+time = "time"
+outcomes = ["stay*"]
+[targets]
+like = "liked"
+[modalities.title]
+files = "items.csv"
+item = "id"
+text = "title"
+[columns.item]
+files = "items.csv"
+item = "id"
+categories = ["author", "flag"]
+numbers = ["length"]
+[columns.user]
+files = "users.csv"
+user = "id"
+categories = ["city"]
+numbers = ["age"]
+[columns.context]
+categories = ["channel"]
+numbers = ["position"]
+hour = true
+"""
+CITIES = ("Oslo", "", "Bergen", "7")
+CHANNELS = ("feed", "search", "", "-1")
+
+
+def write_table(path, names, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([names, *rows])
+
+
+def draw_rows():
+    rng = np.random.default_rng(1)
+    rows = []
+    for place in range(ROWS):
+        channel, position = CHANNELS[rng.integers(4)], rng.integers(0, 30)
+        shown = "" if position == 3 else str(position / 2)
+        rows.append([place % USERS, rng.integers(ITEMS), 10**9 + 40 * place, rng.integers(2), channel, shown, 9])
+    return rows
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A described data set with columns of every kind: its path.json."""
+    names = ["user", "item", "time", "liked", "channel", "position", "stay_time"]
+    write_table(tmp_path / "log.csv", names, draw_rows())
+    items = [[n, f"film {n}", n // 3, ("yes", "no")[n % 2], "" if n == 4 else n / 2] for n in range(ITEMS + 2)]
+    write_table(tmp_path / "items.csv", ["id", "title", "author", "flag", "length"], items)
+    users = [[n, CITIES[n % 4], 20 + n] for n in range(USERS) if n != 9]
+    write_table(tmp_path / "users.csv", ["id", "city", "age"], users)
+    (tmp_path / "own.toml").write_text(DESCRIPTION)
+    content = {"parent_folder": ".", "datasets": {"own": "own.toml"}} | {key: f"out/{key}" for key in OUT}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    return tmp_path / "path.json"
+
+
+def step_1(paths, *options):
+    assert call(preprocess_inter.main, "--paths", paths, *options) == 0
+    return load_paths(paths)
+
+
+def columns_in(artifact):
+    return {side: {one.name: one for one in stored_columns(artifact, side)} for side in SIDES}
+
+
+def shown(column):
+    """A category as it is written, None where it is missing."""
+    texts = [None, *map(str, column.raw.tolist())]
+    return [texts[code] for code in column.values.tolist()]
+
+
+def refused(paths, capsys, *options):
+    capsys.readouterr()
+    assert call(preprocess_inter.main, "--paths", paths, *options) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
+    assert line.startswith("error: ")
+    return line
+
+
+def replaced(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def arrays_in(artifact):
+    return {name: artifact.array(name) for name in artifact.array_names}
+
+
+def test_described_columns_are_kept_as_they_are_written(own):
+    data = load_interactions(step_1(own), "own")
+    found = columns_in(data.artifact)
+    assert {side: list(columns) for side, columns in found.items()} == {
+        "user": ["city", "age"], "item": ["author", "flag", "length"], "context": ["channel", "position"]
+    }  # fmt: skip
+    expected = [None if user == 9 else CITIES[user % 4] or None for user in data.user_ids.tolist()]
+    assert shown(found["user"]["city"]) == expected
+    assert np.array_equal(
+        found["user"]["age"].values, np.where(data.user_ids == 9, np.nan, 20 + data.user_ids), equal_nan=True
+    )
+    assert shown(found["item"]["author"]) == [str(item // 3) for item in data.item_ids.tolist()]
+    assert found["item"]["author"].raw.dtype == np.int64 and found["item"]["author"].values.dtype == np.uint8
+    assert shown(found["item"]["flag"]) == [("yes", "no")[item % 2] for item in data.item_ids.tolist()]
+    length = np.where(data.item_ids == 4, np.nan, data.item_ids / 2).astype(np.float32)
+    assert np.array_equal(found["item"]["length"].values, length, equal_nan=True)
+    rows = sorted(draw_rows(), key=lambda row: (row[0], row[2]))
+    assert shown(found["context"]["channel"]) == [{"": None, "-1": None}.get(row[4], row[4]) for row in rows]
+    position = np.array([float(row[5] or "nan") for row in rows], np.float32)
+    assert np.array_equal(found["context"]["position"].values, position, equal_nan=True)
+    assert data.artifact.manifest["hour"] is True and data.artifact.manifest["ticks_per_second"] == 1
+    inputs = log_inputs(data)
+    assert inputs.context["hour"].tolist() == [row[2] // 3600 % 24 for row in rows]
+    assert "weekday" not in inputs.context, "the log has less than three weeks"
+    assert inputs.paired == ("channel",) and inputs.item.rated == ("author", "flag")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_columns_of_every_format_are_equal(own, kind):
+    """Null and NaN where the text has an empty cell."""
+    whole = arrays_in(load_interactions(step_1(own), "own").artifact)
+    whole_names = {
+        name: shown(one)
+        for name, one in columns_in(load_interactions(load_paths(own), "own").artifact)["context"].items()
+        if one.is_category
+    }
+    numbers = {"user": int, "item": int, "time": int, "liked": int, "position": float, "stay_time": int, "id": int}
+    numbers |= {"length": float, "age": float, "author": int}
+    for name in ("log", "items", "users"):
+        with (own.parent / f"{name}.csv").open(newline="") as file:
+            rows = [
+                {key: numbers.get(key, str)(cell) if cell else None for key, cell in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), own.parent / f"{name}.parquet", row_group_size=7)
+        else:
+            (own.parent / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        text = (own.parent / "own.toml").read_text().replace(f'"{name}.csv"', f'"{name}.{kind}"')
+        (own.parent / "own.toml").write_text(text)
+    artifact = load_interactions(step_1(own), "own").artifact
+    assert {name: shown(one) for name, one in columns_in(artifact)["context"].items() if one.is_category} == whole_names
+    found = arrays_in(artifact)
+    assert found.keys() == whole.keys()
+    for name, values in whole.items():
+        assert found[name].tobytes() == values.tobytes(), name
+
+
+def test_one_block_or_many_give_the_same_bytes(own, monkeypatch):
+    whole = arrays_in(load_interactions(step_1(own), "own").artifact)
+    monkeypatch.setattr("mma4ctr.storage.text_blocks.BLOCK_BYTES", 300)
+    monkeypatch.setattr("mma4ctr.data.row_order.PARTITION_ROWS", 50)
+    found = arrays_in(load_interactions(step_1(own), "own").artifact)
+    assert found.keys() == whole.keys()
+    for name, values in whole.items():
+        assert found[name].tobytes() == values.tobytes(), name
+
+
+def test_negatives_keep_the_context_of_their_row(own):
+    replaced(own.parent / "own.toml", "min_interactions = 5", "min_interactions = 5\nnegatives = 1")
+    data = load_interactions(step_1(own), "own")
+    channel, position = columns_in(data.artifact)["context"].values()
+    rows = sorted(draw_rows(), key=lambda row: (row[0], row[2]))
+    context = {(row[0], row[2]): (row[4] if row[4] not in ("", "-1") else None, row[5]) for row in rows}
+    assert len(data) > ROWS + 30 and len(channel.values) == len(position.values) == len(data)
+    names = shown(channel)
+    for row in range(len(data)):
+        key = int(data.user_ids[data.user[row]]), int(data.time[row])
+        name, place = context[key]
+        assert names[row] == name
+        assert np.array_equal(position.values[row], np.float32(place or "nan"), equal_nan=True)
+
+
+def listed_twice(folder, table, line):
+    path = folder / table
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, line]) + "\n")
+    return len(lines) + 1
+
+
+@pytest.mark.parametrize("block", [1 << 20, 60])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("items.csv", "5,film 5,1,no,7.5", 7, "length"),
+        ("items.csv", "5,film 5,,no,2.5", 7, "author"),
+        ("users.csv", "2,Oslo,22", 4, "city"),
+    ],
+)
+def test_two_rows_that_differ_are_refused_with_both_lines(own, capsys, monkeypatch, block, case):
+    monkeypatch.setattr("mma4ctr.storage.text_blocks.BLOCK_BYTES", block)
+    table, line, first, column = case
+    last = listed_twice(own.parent, table, line)
+    error = refused(own, capsys)
+    assert f"{table}:{last}:" in error and f"{table}:{first};" in error and f" {column} " in error
