@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import preprocess_inter
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.log_columns import SIDES, MostFrequent, codes_of, stored_columns
-from mma4ctr.datasets import base
 from mma4ctr.datasets.base import MISSING, ColumnNames
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
-from mma4ctr.datasets.tiktok import COLUMNS
+from mma4ctr.datasets.tiktok import COLUMNS, TikTok
+from mma4ctr.datasets.wechat import ACTIONS, WeChat
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
@@ -311,3 +311,175 @@ def test_two_rows_that_differ_are_refused_with_both_lines(own, capsys, monkeypat
     last = listed_twice(own.parent, table, line)
     error = refused(own, capsys)
     assert f"{table}:{last}:" in error and f"{table}:{first};" in error and f" {column} " in error
+
+
+def test_two_equal_rows_are_one(own):
+    whole = arrays_in(load_interactions(step_1(own), "own").artifact)
+    listed_twice(own.parent, "items.csv", "5,film 5,1,no,2.5")
+    listed_twice(own.parent, "items.csv", "4,film 4,1,yes,")
+    found = arrays_in(load_interactions(step_1(own), "own").artifact)
+    assert all(found[name].tobytes() == values.tobytes() for name, values in whole.items())
+
+
+WRONG = {
+    "category column missing": ('categories = ["author", "flag"]', 'categories = ["auther"]', "'author'"),
+    "context column missing": ('categories = ["channel"]', 'categories = ["chanel"]', "'channel'"),
+    "number column missing": ('numbers = ["age"]', 'numbers = ["aeg"]', "'age'"),
+    "key missing": ('user = "id"', 'user = "idd"', "'id'"),
+    "table missing": ('files = "users.csv"', 'files = "user.csv"', "'users.csv'"),
+    "a target as context": ('categories = ["channel"]', 'categories = ["liked"]', "'liked' decides the target like"),
+    "an outcome as context": ('categories = ["channel"]', 'categories = ["stay_time"]', "'stay_time' is an outcome"),
+    "an outcome as a number": ('numbers = ["position"]', 'numbers = ["stay_time"]', "'stay_time' is an outcome"),
+    "the user as context": ('categories = ["channel"]', 'categories = ["user"]', "'user' is the user"),
+    "named twice": ('numbers = ["position"]', 'numbers = ["channel"]', "'channel' is named twice"),
+    "an unknown side": ("[columns.user]", "[columns.usr]", "usr"),
+    "no columns": ('categories = ["city"]\nnumbers = ["age"]', "", "needs categories or numbers"),
+    "hour is no text": ("hour = true", 'hour = "yes"', "true or false"),
+    "hour without a time": ('time = "time"\n', "", "hour = true needs time"),
+    "no names": ('categories = ["city"]', "categories = [3]", "categories"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_columns_of_a_description(own, capsys, case):
+    old, new, message = WRONG[case]
+    replaced(own.parent / "own.toml", old, new)
+    assert message in refused(own, capsys)
+
+
+@pytest.mark.parametrize(
+    ("table", "row", "cell", "new"),
+    [
+        ("items.csv", 6, 4, "long"),
+        ("items.csv", 6, 4, "inf"),
+        ("items.csv", 6, 4, "2022-04-10"),
+        ("users.csv", 3, 2, "1e999"),
+        ("users.csv", 3, 0, ""),
+        ("log.csv", 3, 5, "many"),
+        ("log.csv", 3, 5, "-inf"),
+    ],
+)
+def test_a_cell_that_is_no_number_is_named_with_its_line(own, capsys, table, row, cell, new):
+    path = own.parent / table
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[row][cell] = new
+    write_table(path, lines[0], lines[1:])
+    error = refused(own, capsys)
+    assert f"{table}:{row + 1}: column {lines[0][cell]}" in error
+    assert new in error or "finite" in error
+
+
+def test_a_category_that_is_like_an_id_is_a_warning(own, capsys):
+    replaced(own.parent / "own.toml", 'categories = ["channel"]', 'categories = ["channel", "note"]')
+    lines = (own.parent / "log.csv").read_text().splitlines()
+    lines = [f"{line},{'note' if place == 0 else f'n{place}'}" for place, line in enumerate(lines)]
+    (own.parent / "log.csv").write_text("\n".join(lines) + "\n")
+    data = load_interactions(step_1(own), "own")
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "may be an id" in line]
+    assert "context column note" in warning and "240" in warning
+    assert columns_in(data.artifact)["context"]["note"].categories == ROWS
+
+
+# The built-in data sets
+
+
+def most_frequent(rows, key, column):
+    found = {}
+    for row in rows:
+        found.setdefault(row[key], []).append(row[column])
+    return {
+        one: min(filter(lambda v: v != -1, values), key=lambda v, values=values: (-values.count(v), v), default=None)
+        for one, values in found.items()
+    }
+
+
+def test_tiktok_columns_equal_those_of_a_loop(raw_copy):
+    """With unknown values of every kind in the file."""
+    path = raw_copy / TIKTOK
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    place = {name: COLUMNS.index(name) for name in COLUMNS}
+    for number, row in enumerate(rows):
+        for name, step in (("author_id", 7), ("music_id", 3), ("user_city", 5), ("channel", 11), ("device", 13)):
+            if number % step == 0:
+                row[place[name]] = "-1"
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+    paths = step_1(raw_copy / "path.json", "--dataset", "tiktok", "--min-interactions", 20)
+    data = load_interactions(paths, "tiktok")
+    found = columns_in(data.artifact)
+    rows = [list(map(int, row)) for row in rows]
+    for side, key, ids in (("user", "uid", data.user_ids), ("item", "item_id", data.item_ids)):
+        for name, column in found[side].items():
+            expected = most_frequent(rows, place[key], place[name])
+            values = [expected[one] for one in ids.tolist()]
+            if column.is_category:
+                assert shown(column) == [None if one is None else str(one) for one in values], name
+            else:
+                assert column.values.tolist() == values, name
+    assert list(found["item"]) == ["author_id", "music_id", "item_city", "duration_time"]
+    keys = ("uid", "item_id", "time")
+    of_row = {}
+    for row in rows:
+        of_row.setdefault(tuple(row[place[key]] for key in keys), set()).add(
+            (row[place["channel"]], row[place["device"]])
+        )
+    channel, device = ([int(one or -1) for one in shown(found["context"][name])] for name in ("channel", "device"))
+    kept = zip(data.user_ids[data.user].tolist(), data.item_ids[data.item].tolist(), data.time.tolist(), strict=True)
+    assert all(pair in of_row[key] for key, pair in zip(kept, zip(channel, device, strict=True), strict=True))
+    assert -1 in channel and -1 in device
+
+
+def test_wechat_columns_are_those_of_feed_info(raw_copy, capsys):
+    path = raw_copy / WECHAT / "feed_info.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for number, row in enumerate(rows):
+        row["bgm_song_id"] = "" if number % 4 == 0 else f"{int(float(row['bgm_song_id'] or 3))}.0"
+        row["videoplayseconds"] = "" if number % 5 == 0 else row["videoplayseconds"]
+    write_table(path, list(rows[0]), [list(row.values()) for row in rows])
+    options = ("--dataset", "wechat", "--min-interactions", 20)
+    data = load_interactions(step_1(raw_copy / "path.json", *options), "wechat")
+    found = columns_in(data.artifact)
+    by_feed = {int(row["feedid"]): row for row in rows}
+    for name, column in found["item"].items():
+        values = [by_feed[item][name] if item in by_feed else "" for item in data.item_ids.tolist()]
+        if column.is_category:
+            assert shown(column) == [str(int(float(one))) if one else None for one in values], name
+        else:
+            expected = np.array([float(one or "nan") for one in values], np.float32)
+            assert np.array_equal(column.values, expected, equal_nan=True)
+    assert list(found["context"]) == ["device"] and not data.artifact.manifest["hour"]
+    assert (found["item"]["bgm_song_id"].values == 0).any() and found["item"]["authorid"].categories > 1
+    feed = next(number for number, row in enumerate(rows) if int(row["feedid"]) in set(data.item_ids.tolist()))
+    twice = rows[feed] | {"authorid": "123456"}
+    write_table(path, list(rows[0]), [list(row.values()) for row in (*rows, twice)])
+    error = refused(raw_copy / "path.json", capsys, *options)
+    assert f"feed_info.csv:{len(rows) + 2}:" in error and f"feed_info.csv:{feed + 2};" in error and "authorid" in error
+    for wrong in ("long", "inf", "2021-05-05"):
+        bad = [dict(row) for row in rows]
+        bad[5]["videoplayseconds"] = wrong
+        write_table(path, list(rows[0]), [list(row.values()) for row in bad])
+        assert "feed_info.csv:7: column videoplayseconds" in refused(raw_copy / "path.json", capsys, *options)
+
+
+def test_wechat_without_a_column_of_feed_info_has_it_missing(raw_copy):
+    replaced(raw_copy / WECHAT / "feed_info.csv", "authorid", "other")
+    data = load_interactions(step_1(raw_copy / "path.json", "--dataset", "wechat", "--min-interactions", 20), "wechat")
+    author = columns_in(data.artifact)["item"]["authorid"]
+    assert author.categories == 0 and (author.values == 0).all() and author.is_category
+
+
+@pytest.mark.parametrize("dataset", ["tiktok", "wechat"])
+def test_built_in_columns_of_one_block_or_many_are_equal(made, raw_copy, monkeypatch, dataset):
+    monkeypatch.setattr("mma4ctr.storage.text_blocks.BLOCK_BYTES", 16_384)
+    monkeypatch.setattr("mma4ctr.data.row_order.PARTITION_ROWS", 3000)
+    paths = step_1(raw_copy / "path.json", "--dataset", dataset, "--min-interactions", 20)
+    one, two = (arrays_in(read_artifact(place.graph / dataset, "")) for place in (made, paths))
+    assert one.keys() == two.keys() and any("column" in name for name in one)
+    for name, values in one.items():
+        assert values.tobytes() == two[name].tobytes(), name
+
+
+@pytest.mark.parametrize("raw", [TikTok, WeChat])
+def test_no_built_in_data_set_has_an_outcome_among_its_columns(raw):
+    names = {name for columns in raw.columns.values() for name in columns.names}
+    assert names and not names & {*raw.targets, *ACTIONS, "click", "finish", "like", "play", "stay"}
