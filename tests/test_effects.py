@@ -1,0 +1,584 @@
+"""The columns of features plus beside content: effects, rates, pairs, bins and recency against slow twins; leakage."""
+
+import csv
+import shutil
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from scipy.stats import norm
+
+import cross_matrix
+from benchmarks.reference import mlp_module
+from mma4ctr.data.interactions import TRAIN, Interactions
+from mma4ctr.datasets.tiktok import COLUMNS
+from mma4ctr.features.behavioral import effects
+from mma4ctr.features.behavioral.effects import Side, fit_effects
+from mma4ctr.features.behavioral.inputs import (
+    bins_of,
+    log_inputs,
+    normal_scores,
+    quantile_edges,
+    recency_of,
+    side_inputs,
+)
+from mma4ctr.features.behavioral.rates import PRIOR, category_codes, find_pairs, pair_codes, rates_and_counts
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.matrix_writer import plus_factors, vectors_of
+from mma4ctr.model.inference import predict
+from mma4ctr.model.mlp import Network, initial_weights
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
+from tests.conftest import call, prepare
+
+CPU = torch.device("cpu")
+MODALITIES = ("visual", "acoustic", "textual")
+VARIANT = "vat_concat.plus"
+
+# Effects against the dense Newton method
+
+
+@dataclass
+class SmallLog:
+    """Rows of a small log with categories of users, items and context."""
+
+    user: np.ndarray
+    item: np.ndarray
+    context: dict
+    label: np.ndarray
+    sides: tuple
+
+    def fit(self):
+        return fit_effects((self.user, self.item), self.context, self.label, self.sides)
+
+    def part(self, rows):
+        context = {name: codes[rows] for name, codes in self.context.items()}
+        return replace(self, user=self.user[rows], item=self.item[rows], label=self.label[rows], context=context)
+
+
+def small_log(rows=1500, *, content=0, seed=0):
+    rng = np.random.default_rng(seed)
+    users, items = 30, 24
+    city, author = rng.integers(0, 4, users), rng.integers(0, 6, items)
+    vectors = rng.normal(size=(items, content)).astype(np.float32) if content else None
+    user, item, channel = rng.integers(0, users, rows), rng.integers(0, items, rows), rng.integers(0, 3, rows)
+    true = -0.5 + 0.8 * rng.normal(size=users)[user] + rng.normal(size=6)[author[item]] + 0.5 * channel
+    if vectors is not None:
+        true += vectors[item] @ rng.normal(size=content)
+    label = (rng.random(rows) < expit(true)).astype(np.float64)
+    sides = Side(users, {"city": city}), Side(items, {"author": author}, vectors)
+    return SmallLog(user, item, {"channel": channel}, label, sides)
+
+
+def blocks_of(log):
+    """By name, the code of each row in each random effect, and the number of codes."""
+    user, item = log.sides
+    codes = {"user": log.user, "item": log.item, "channel": log.context["channel"]}
+    codes |= {"city": user.categories["city"][log.user], "author": item.categories["author"][log.item]}
+    sizes = {"user": user.size, "item": item.size, "city": 4, "author": 6, "channel": 3}
+    return {name: (codes[name], sizes[name]) for name in sizes}
+
+
+def dense_modes(log, variances):
+    """The intercept and all effects at once, by Newton's method on the penalised likelihood; content has variance 1."""
+    rows = len(log.label)
+    design, penalty, places = [np.ones((rows, 1))], [np.zeros(1)], {}
+    for name, (codes, size) in blocks_of(log).items():
+        places[name] = slice(sum(part.shape[1] for part in design), sum(part.shape[1] for part in design) + size)
+        design.append(np.eye(size)[codes])
+        penalty.append(np.full(size, 1 / variances[name]))
+    content = log.sides[1].content
+    if content is not None:
+        design.append(content[log.item].astype(float))
+        penalty.append(np.ones(content.shape[1]))
+    whole, ridge = np.concatenate(design, axis=1), np.concatenate(penalty)
+    effect = np.zeros(whole.shape[1])
+    for _ in range(50):
+        chance = expit(whole @ effect)
+        hessian = (whole.T * (chance * (1 - chance))) @ whole + np.diag(ridge) + 1e-12 * np.eye(len(ridge))
+        effect += np.linalg.solve(hessian, whole.T @ (log.label - chance) - ridge * effect)
+    return effect[0], {name: effect[place] for name, place in places.items()}, whole @ effect
+
+
+@pytest.fixture
+def fixed_variance(monkeypatch):
+    """All effects keep their first variance, and there are steps enough to reach the mode."""
+    for name in ("SMALLEST_VARIANCE", "LARGEST_VARIANCE", "FIRST_VARIANCE"):
+        monkeypatch.setattr(effects, name, 0.3)
+    monkeypatch.setattr(effects, "STEPS", 15)
+    monkeypatch.setattr(effects, "ROUNDS", 60)
+
+
+def test_effects_are_the_modes_of_the_penalised_likelihood(fixed_variance):
+    log = small_log()
+    found, rows = log.fit()
+    base, expected, row_logits = dense_modes(log, dict.fromkeys(blocks_of(log), 0.3))
+    assert np.allclose(rows, row_logits, atol=1e-4)
+    assert found.base == pytest.approx(base, abs=1e-3)
+    assert np.allclose(found.user.own, expected["user"], atol=1e-3)
+    assert np.allclose(found.item.own, expected["item"], atol=1e-3)
+    assert np.allclose(found.user.categories["city"], expected["city"], atol=1e-3)
+    assert np.allclose(found.item.categories["author"], expected["author"], atol=1e-3)
+    assert np.allclose(found.context["channel"], expected["channel"], atol=1e-3)
+    assert np.allclose(found.logit(log.user, log.item, log.context), rows, atol=1e-9)
+
+
+def test_effects_of_content_are_the_modes_too(fixed_variance):
+    log = small_log(content=3)
+    found, rows = log.fit()
+    _, _, row_logits = dense_modes(log, dict.fromkeys(blocks_of(log), 0.3))
+    # The steps of content and own effect alternate, so they come near to the mode more slowly.
+    assert np.allclose(rows, row_logits, atol=0.02)
+    content = log.sides[1].content
+    assert np.allclose(found.item.content, content @ found.item.coefficients, atol=1e-5)
+    total = found.item.own + found.item.content + found.item.categories["author"][log.sides[1].categories["author"]]
+    assert np.allclose(found.item.total, total)
+
+
+def test_few_steps_come_near_to_the_modes(monkeypatch):
+    """With the usual numbers of steps, and the variances that are found on the way."""
+    log = small_log(4000)
+    found, rows = log.fit()
+    monkeypatch.setattr(effects, "STEPS", 40)
+    monkeypatch.setattr(effects, "ROUNDS", 20)
+    slow, slow_rows = log.fit()
+    assert np.corrcoef(rows, slow_rows)[0, 1] > 0.998
+    assert np.sqrt(np.mean((expit(rows) - expit(slow_rows)) ** 2)) < 0.02
+    assert np.allclose(found.user.total, slow.user.total, atol=0.15)
+
+
+def test_effects_shrink_to_0_where_labels_tell_nothing_apart():
+    log = small_log(6000)
+    log.label = (np.random.default_rng(4).random(6000) < 0.3).astype(float)
+    found, _ = log.fit()
+    assert found.base == pytest.approx(logit(log.label.mean()), abs=0.1)
+    for effect in (found.user.total, found.item.total, found.context["channel"]):
+        assert np.abs(effect).max() < 0.2
+
+
+def test_the_fewer_rows_the_nearer_to_0(fixed_variance):
+    """Users whose rows all have label 1."""
+    rows_of = np.repeat(np.arange(6), [1, 2, 4, 8, 16, 400])
+    label = np.where(rows_of == 5, np.arange(len(rows_of)) % 2, 1).astype(float)
+    log = SmallLog(rows_of, np.zeros(len(rows_of), int), {}, label, (Side(7), Side(1)))
+    own = log.fit()[0].user.own
+    assert (np.diff(own[:5]) > 0.02).all() and own[0] > 0 and own[6] == 0
+
+
+def test_who_has_no_rows_has_the_effects_of_the_category():
+    log = small_log(5000, content=2)
+    log = log.part((log.user != 7) & (log.item != 9) & (log.context["channel"] != 2))
+    log.context["channel"] = np.where(log.context["channel"] == 1, 3, 0)
+    found, _ = log.fit()
+    user, item = found.user, found.item
+    city, author = log.sides[0].categories["city"], log.sides[1].categories["author"]
+    assert user.own[7] == 0 and user.total[7] == user.categories["city"][city[7]] != 0
+    assert item.own[9] == pytest.approx(0, abs=1e-12)
+    assert item.total[9] == pytest.approx(item.categories["author"][author[9]] + item.content[9])
+    assert found.context["channel"][1] == found.context["channel"][2] == 0 != found.context["channel"][3]
+    unseen = log.part(~np.isin(author[log.item], [author[9]]))
+    assert unseen.fit()[0].item.categories["author"][author[9]] == 0
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_one_class_or_no_row_has_finite_effects(label):
+    log = small_log(200, content=2)
+    log.label[:] = label
+    for one in (log, log.part(np.zeros(200, bool))):
+        found, rows = one.fit()
+        parts = (found.base, found.user.total, found.item.total, found.context["channel"], rows)
+        assert all(np.isfinite(part).all() for part in parts)
+
+
+# Rates and pairs
+
+coded = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
+
+
+@given(coded, st.floats(1, 2))
+def test_rates_and_counts_equal_a_loop(rows, scale):
+    codes, *labels = (np.array(column) for column in zip(*rows, strict=True))
+    found = rates_and_counts(codes, 6, labels, scale)
+    assert found.shape == (6, 3) and found.dtype == np.float32
+    for code in range(6):
+        own = [row for row in rows if row[0] == code]
+        for target in (0, 1):
+            share = (sum(row[1 + target] for row in rows) + 0.5) / (len(rows) + 1)
+            rate = (sum(row[1 + target] for row in own) + PRIOR * share) / (len(own) + PRIOR)
+            assert found[code, target] == pytest.approx(np.log(rate / (1 - rate)), abs=1e-5)
+        assert found[code, 2] == pytest.approx(np.log(1 + scale * len(own)), abs=1e-5)
+
+
+pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40)
+
+
+@given(pairs, pairs)
+def test_codes_of_pairs_equal_a_dictionary(seen, asked):
+    entity, category = (np.array(column) for column in zip(*seen, strict=True))
+    found = pair_codes("userxtab", entity, category.astype(np.uint8))
+    known = {pair: 1 + place for place, pair in enumerate(sorted(set(seen)))}
+    assert found.codes.tolist() == [known[pair] for pair in seen] and found.size == len(known) + 1
+    place = find_pairs(found, *(np.array(column) for column in zip(*asked, strict=True)))
+    assert place.tolist() == [known.get(pair, 0) for pair in asked]
+    assert (find_pairs(found, entity, category) == found.codes).all()
+
+
+def test_codes_of_a_category_have_no_keys():
+    found = category_codes("tab", np.array([0, 3, 1], np.uint8))
+    assert found.size == 4 and not len(found.keys)
+    empty = pair_codes("userxtab", np.empty(0, np.int32), np.empty(0, np.uint8))
+    assert find_pairs(empty, np.array([0, 1]), np.array([0, 1])).tolist() == [0, 0]
+
+
+def test_entities_of_any_size_do_not_overflow():
+    entity = np.array([2**31 - 1, 2**31 - 2, 2**31 - 1], np.int32)
+    category = np.array([255, 255, 254], np.uint8)
+    found = pair_codes("userxtab", entity, category)
+    assert found.codes.tolist() == [3, 1, 2]
+    assert find_pairs(found, entity, category).tolist() == [3, 1, 2]
+    # Another user's pair must not be met by a category beyond those that are known.
+    assert find_pairs(found, np.array([2**31 - 2]), np.array([255 + 256])).tolist() == [0]
+
+
+# Bins, normal scores, recency
+
+values_of = st.lists(st.one_of(st.just(np.nan), st.floats(-1e6, 1e6, width=32)), min_size=1, max_size=60)
+
+
+@given(values_of)
+def test_bins_hold_equal_shares_and_no_missing_value(values):
+    values = np.array(values)
+    edges = quantile_edges(values)
+    known = np.isfinite(values)
+    for count in (1, 4, 8):
+        inner = sorted({float(np.quantile(edges, place / count)) for place in range(1, count)})
+        expected = [
+            0 if not ok else 1 + sum(one >= edge for edge in inner) for one, ok in zip(values, known, strict=True)
+        ]
+        assert bins_of(values, edges, count).tolist() == expected
+
+
+def test_bins_of_many_distinct_values_are_of_one_size():
+    values = np.random.default_rng(0).lognormal(size=8000)
+    counts = np.bincount(bins_of(values, quantile_edges(values), 8), minlength=9)
+    assert counts[0] == 0 and (np.abs(counts[1:] - 1000) < 20).all()
+
+
+def test_normal_scores_are_quantiles_of_the_normal_distribution():
+    rng = np.random.default_rng(0)
+    values = rng.permutation(np.append(rng.exponential(size=3000), [np.nan] * 5))
+    scores = normal_scores(values, quantile_edges(values))
+    known = values[np.isfinite(values)]
+    expected = [0 if np.isnan(one) else norm.ppf((np.sum(known < one) + 0.5) / len(known)) for one in values]
+    middle = np.abs(expected) < 2
+    assert np.allclose(scores[middle], np.array(expected)[middle], atol=0.02)
+    assert scores.dtype == np.float32 and np.abs(scores).max() <= 3 and (scores[np.isnan(values)] == 0).all()
+    order = np.argsort(known)
+    assert (np.diff(scores[np.isfinite(values)][order]) >= 0).all()
+
+
+@pytest.mark.parametrize("values", [[np.nan, np.nan], [3.0, 3.0, 3.0], [np.nan, 2.0]])
+def test_numbers_that_tell_nothing_apart_have_finite_scores(values):
+    values = np.array(values)
+    edges = quantile_edges(values)
+    assert np.isfinite(normal_scores(values, edges)).all()
+    assert len(np.unique(bins_of(values, edges, 8)[np.isfinite(values)])) <= 1
+
+
+seconds = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200_000)), min_size=1, max_size=40)
+
+
+@given(seconds)
+def test_recency_equals_a_loop(rows):
+    rows = sorted(rows)
+    user, time = (np.array(column, np.int64) for column in zip(*rows, strict=True))
+    found = recency_of(user, time * 1000, 1000.0)
+    gaps = [
+        one[1] - before[1] if one[0] == before[0] else None
+        for before, one in zip([(None, 0), *rows], rows, strict=False)
+    ]
+    longest = max([gap for gap in gaps if gap is not None], default=0)
+    gaps = np.array([longest if gap is None else gap for gap in gaps])
+    assert found.shape == (len(rows), 3) and np.isfinite(found).all()
+    order = np.argsort(gaps, kind="stable")
+    assert (np.diff(found[order, 0]) >= 0).all(), "a longer gap has a larger score"
+    assert (np.abs(np.diff(found[order, 0]))[np.diff(gaps[order]) == 0] == 0).all()
+    for place, window in ((1, 3600), (2, 86_400)):
+        for row, (one, moment) in enumerate(rows):
+            earlier = sum(other == one and moment - then <= window for other, then in rows[:row])
+            assert found[row, place] == pytest.approx(np.log1p(earlier), abs=1e-6)
+    assert recency_of(user, time, None).shape == (len(rows), 1)
+
+
+def test_recency_of_nothing_is_nothing():
+    assert recency_of(np.empty(0, np.int64), np.empty(0, np.int64), 1.0).shape == (0, 3)
+
+
+@given(st.integers(1, 30), st.data())
+def test_recency_sees_no_later_row(count, data):
+    """But through the ranks of the gaps, which all rows have together, only earlier rows count."""
+    user = np.sort(np.array(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))))
+    moments = data.draw(st.lists(st.integers(0, 10_000), min_size=count, max_size=count))
+    time = np.array([moment for _, moment in sorted(zip(user.tolist(), moments, strict=True))])
+    whole = recency_of(user, time, 1.0)
+    for user_of, last in {(one, int(np.flatnonzero(user == one)[-1])) for one in user.tolist()}:
+        later = time.copy()
+        later[last] += 5000
+        changed = recency_of(user, later, 1.0)
+        before = np.arange(count) < last
+        assert (whole[before, 1:] == changed[before, 1:]).all(), user_of
+
+
+# Leakage, over every array of features plus
+
+
+@pytest.fixture(scope="module")
+def plus(made, tmp_path_factory):
+    """The tiny world with plus matrices of its tasks."""
+    folder = tmp_path_factory.mktemp("effects")
+    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
+    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
+    return load_paths(folder / "path.json")
+
+
+@dataclass(frozen=True)
+class Relabelled(Interactions):
+    """Interactions some of whose labels, of every target, are the other way round."""
+
+    rows: np.ndarray | None = None
+
+    def label(self, target):
+        label = super().label(target).copy()
+        label[self.rows] ^= 1
+        return label
+
+
+def relabelled(inputs, rows):
+    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
+    return replace(inputs, data=Relabelled(**data, rows=rows))
+
+
+def every_array(factors):
+    """All arrays of features plus before they are scaled, by name."""
+    tables = factors.plus
+    found = {"user_part": factors.user_part, "item_part": factors.item_part, "recency": tables.recency}
+    for one in tables.lookups:
+        name = one.codes.name
+        found |= {f"{name} table": one.table, f"{name} codes": one.codes.codes, f"{name} keys": one.codes.keys}
+    for one in tables.pairs:
+        found |= {f"{one.kind} user": one.user, f"{one.kind} item": one.item}
+        if one.of_content is not None:
+            found[f"{one.kind} of content"] = one.of_content
+    return found
+
+
+def inputs_of_row(factors, inputs, row):
+    """What an interaction's columns are made from, before scaling, by name: table rows, codes and vectors."""
+    data, block, tables = inputs.data, int(inputs.embedding.array("block")[row]), factors.plus
+    user, item = (rows_in_blocks(one[[row]], np.array([block]), size)[0] for one, size in (
+        (data.user, len(data.user_ids)), (data.item, len(data.item_ids))))  # fmt: skip
+    found = {"user": factors.user_part[user], "item": factors.item_part[item], "recency": tables.recency[row]}
+    for one in tables.lookups:
+        code = int(one.codes.codes[row])
+        found |= {f"{one.codes.name} code": np.array(code), f"{one.codes.name} columns": one.table[block, code]}
+    for one in tables.pairs:
+        users, items = vectors_of(one)
+        found |= {f"{one.kind} user": users[user], f"{one.kind} item": items[item % len(items)]}
+    return found
+
+
+@pytest.mark.parametrize("task", ["tiktok_like", "tiktok_finish", "wechat_click"])
+def test_labels_of_later_rows_change_no_array(plus, task):
+    inputs = load_step_inputs(plus, task)
+    before = plus_factors(inputs, MODALITIES)
+    after = plus_factors(relabelled(inputs, np.flatnonzero(inputs.data.split != TRAIN)), MODALITIES)
+    one, two = every_array(before), every_array(after)
+    assert one.keys() == two.keys() and {"userxdevice table", "itemxdevice codes", "recency"} <= one.keys()
+    assert len(one) == 3 + 3 * len(before.plus.lookups) + 2 * len(before.plus.pairs) + 1
+    for name, values in one.items():
+        assert values.tobytes() == two[name].tobytes(), name
+
+
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_a_training_rows_own_labels_change_none_of_its_inputs(plus, task):
+    inputs = load_step_inputs(plus, task)
+    before = plus_factors(inputs, MODALITIES)
+    moved = set()
+    for row in np.random.default_rng(1).choice(np.flatnonzero(inputs.data.split == TRAIN), 3, replace=False):
+        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
+        one, two = inputs_of_row(before, inputs, row), inputs_of_row(after, inputs, row)
+        assert one.keys() == two.keys()
+        for name, values in one.items():
+            assert values.tobytes() == two[name].tobytes(), name
+        moved |= {name for name, values in every_array(before).items() if (values != every_array(after)[name]).any()}
+    assert {"user_part", "item_part", "userxdevice table", "label_svd user", "content_factors item"} <= moved
+
+
+RAW = {
+    "tiktok": ("dataset/TikTok2019ICME/track1/final_track1_train.txt", ("finish", "like")),
+    "wechat": ("dataset/wechat/user_action.csv", None),
+}
+NOT_OUTCOMES = {"userid", "feedid", "date_", "device"}
+
+
+def with_other_outcomes(dataset, folder, chosen):
+    """Write other outcomes to one raw row, given its user, item and time; returns the number of rows changed."""
+    name, outcomes = RAW[dataset]
+    delimiter = "\t" if dataset == "tiktok" else ","
+    with (folder / name).open(newline="") as file:
+        rows = list(csv.reader(file, delimiter=delimiter))
+    names = list(COLUMNS) if dataset == "tiktok" else rows[0]
+    outcomes = outcomes or tuple(one for one in names if one not in NOT_OUTCOMES)
+    keys = [
+        names.index(key)
+        for key in (("uid", "item_id", "time") if dataset == "tiktok" else ("userid", "feedid", "date_"))
+    ]
+    changed = 0
+    for row in rows if dataset == "tiktok" else rows[1:]:
+        if tuple(int(row[key]) for key in keys) == chosen:
+            for one in outcomes:
+                cell = int(row[names.index(one)])
+                row[names.index(one)] = str(1 - cell if cell in (0, 1) else cell + 7)
+            changed += 1
+    (folder / name).write_text("".join(delimiter.join(row) + "\n" for row in rows))
+    return changed
+
+
+@pytest.mark.parametrize(("dataset", "task"), [("tiktok", "tiktok_like"), ("wechat", "wechat_click")])
+def test_a_rows_own_outcomes_in_the_raw_file_change_none_of_its_inputs(plus, raw_copy, dataset, task):
+    """From the raw file through steps 1 to 4: the row's codes, numbers, recency, table rows and vectors."""
+    inputs = load_step_inputs(plus, task)
+    data = inputs.data
+    keys = np.stack([data.user_ids[data.user], data.item_ids[data.item], np.floor(data.time).astype(np.int64)], axis=1)
+    train = np.flatnonzero(data.split == TRAIN)
+    unique = [row for row in train[100:140] if (keys == keys[row]).all(axis=1).sum() == 1]
+    row = unique[0]
+    assert with_other_outcomes(dataset, raw_copy, tuple(keys[row].tolist())) >= 1
+    prepare(raw_copy / "path.json")
+    again = load_step_inputs(load_paths(raw_copy / "path.json"), task)
+    assert (again.data.user == data.user).all() and (again.data.item == data.item).all()
+    targets = [name for name in data.artifact.array_names if name.startswith("label_")]
+    assert any(again.data.artifact.array(name)[row] != data.artifact.array(name)[row] for name in targets)
+    for name in data.artifact.array_names:
+        if not name.startswith("label_"):
+            assert data.artifact.array(name).tobytes() == again.data.artifact.array(name).tobytes(), name
+    one = inputs_of_row(plus_factors(inputs, MODALITIES), inputs, row)
+    two = inputs_of_row(plus_factors(again, MODALITIES), again, row)
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        assert values.tobytes() == two[name].tobytes(), name
+
+
+def test_inputs_contain_no_label(plus):
+    """Columns, bins, hours and recency are the same whatever the labels are."""
+    inputs = load_step_inputs(plus, "tiktok_like")
+    one, two = log_inputs(inputs.data), log_inputs(relabelled(inputs, np.arange(len(inputs.data))).data)
+    assert one.context.keys() == two.context.keys() == {"channel", "device", "hour", "weekday"} & one.context.keys()
+    assert all(one.context[name].tobytes() == two.context[name].tobytes() for name in one.context)
+    assert one.recency.tobytes() == two.recency.tobytes()
+    for side in ("user", "item"):
+        mine, theirs = getattr(one, side), getattr(two, side)
+        assert all((mine.categories[name] == theirs.categories[name]).all() for name in mine.categories)
+        assert (mine.numbers == theirs.numbers).all()
+
+
+@pytest.mark.parametrize("group", ["user-columns", "item-columns", "context", "recency"])
+def test_inputs_without_a_group(plus, group):
+    data = load_step_inputs(plus, "tiktok_like").data
+    whole, left = log_inputs(data), log_inputs(data, group)
+    same = {
+        "user-columns": not left.user.categories and whole.user.categories,
+        "item-columns": not left.item.categories and left.item.numbers.shape == (len(data.item_ids), 0),
+        "context": not left.context and not left.paired and whole.paired,
+        "recency": left.recency.shape == (len(data), 0) and whole.recency.shape == (len(data), 3),
+    }
+    assert same[group]
+    others = set(same) - {group}
+    assert all(
+        not {"user-columns": left.user.categories, "item-columns": left.item.categories, "context": left.context}[one]
+        is None
+        for one in others - {"recency"}
+    )
+
+
+def test_a_side_without_columns_has_no_inputs():
+    empty = side_inputs([], 5, "user")
+    assert empty.numbers.shape == (5, 0) and not empty.categories and not empty.rated
+
+
+# The gather and prediction
+
+
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_gathered_rows_equal_a_plain_gather(plus, task):
+    """Scaled tables looked up row by row with numpy, in the order of the manifest's columns."""
+    inputs = load_step_inputs(plus, task)
+    matrix, artifact = load_matrix(plus, task, VARIANT, CPU), read_artifact(plus.matrix / task / VARIANT, "")
+    data, block = inputs.data, inputs.embedding.array("block").astype(np.int64)
+    assert len(artifact.manifest["columns"]) == matrix.in_features and len(matrix.lookups) > 0
+    shift = artifact.array("row_shift") / artifact.array("row_scale")
+    for group in (matrix.train, matrix.valid, matrix.test):
+        chosen = np.array([0, 5, len(group) // 2, len(group) - 1])
+        made = group.features(matrix, torch.from_numpy(chosen)).numpy()
+        buffer = torch.full((9, matrix.in_features), 7.0)
+        assert (group.features(matrix, chosen, buffer).numpy() == made).all() and (buffer[4:] == 7).all()
+        assert (group.features(matrix, slice(5, 6)).numpy() == made[1:2]).all()
+        for place, row in enumerate(group.rows[chosen]):
+            user = block[row] * len(data.user_ids) + data.user[row]
+            item = block[row] * len(data.item_ids) + data.item[row]
+            parts = [artifact.array("user_part")[user], artifact.array("item_part")[item]]
+            for number, entry in enumerate(artifact.manifest["lookups"]):
+                code = int(artifact.array(f"lookup_codes_{number}")[row])
+                assert 0 <= code < entry["size"]
+                parts.append(artifact.array(f"lookup_table_{number}")[block[row] * entry["size"] + code])
+            if "recency" in artifact.array_names:
+                parts.append(artifact.array("recency")[row].astype(np.float32))
+            first = sum(map(len, parts[2:]))
+            for kind in artifact.manifest["pairs"]:
+                users, items = artifact.array(f"{kind}_user_vectors"), artifact.array(f"{kind}_item_vectors")
+                columns = users[user] @ items[item % len(items)]
+                parts.append(columns - shift[first : first + len(columns)])
+                first += len(columns)
+            assert first == len(shift)
+            assert np.allclose(made[place], np.concatenate(parts), atol=1e-4)
+
+
+@pytest.mark.parametrize("task", ["tiktok_finish", "wechat_click"])
+def test_lookups_in_the_matrix_are_the_codes_and_keys_of_the_tables(plus, task):
+    inputs = load_step_inputs(plus, task)
+    artifact = read_artifact(plus.matrix / task / VARIANT, "")
+    for number, entry in enumerate(artifact.manifest["lookups"]):
+        codes = artifact.array(f"lookup_codes_{number}").astype(np.int64)
+        side, cross, category = entry["name"].partition("x")
+        if not cross or side not in ("user", "item"):
+            continue
+        context = log_inputs(inputs.data).context[category].astype(np.int64)
+        keys = artifact.array(f"lookup_keys_{number}")
+        assert entry["size"] == len(keys) + 1 and (codes > 0).all()
+        entity = getattr(inputs.data, side).astype(np.int64)
+        assert (keys[codes - 1] == entity * entry["categories"] + context).all()
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task, networks):
+    monkeypatch.setitem(__import__("mma4ctr.model.inference", fromlist=["x"]).SCORING_ROWS, "cpu", 500)
+    matrix = load_matrix(plus, task, VARIANT, CPU)
+    for group in (matrix.test, matrix.train):
+        whole = group.features(matrix, slice(None))
+        logits = []
+        for seed in range(networks):
+            network = Network(initial_weights(matrix.in_features, 0.1, seed))
+            found, _ = predict(network, matrix, group)
+            with torch.no_grad():
+                expected = mlp_module(network.state())(whole)
+            assert torch.allclose(found, expected, atol=1e-5)
+            logits.append(found)
+        if networks > 1:
+            weights = [Network(initial_weights(matrix.in_features, 0.1, seed)) for seed in range(networks)]
+            together, _ = predict(Network.joined(weights) if hasattr(Network, "joined") else weights[0], matrix, group)
+            assert len(together) == len(group)
