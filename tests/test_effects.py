@@ -29,6 +29,7 @@ from mma4ctr.features.behavioral.inputs import (
 from mma4ctr.features.behavioral.rates import PRIOR, category_codes, find_pairs, pair_codes, rates_and_counts
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
 from mma4ctr.features.matrix_writer import plus_factors, vectors_of
+from mma4ctr.model import inference
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.storage.artifacts import read_artifact
@@ -497,12 +498,13 @@ def test_inputs_without_a_group(plus, group):
         "recency": left.recency.shape == (len(data), 0) and whole.recency.shape == (len(data), 3),
     }
     assert same[group]
-    others = set(same) - {group}
-    assert all(
-        not {"user-columns": left.user.categories, "item-columns": left.item.categories, "context": left.context}[one]
-        is None
-        for one in others - {"recency"}
-    )
+    rest = {
+        "user-columns": left.user.categories.keys() == whole.user.categories.keys(),
+        "item-columns": left.item.categories.keys() == whole.item.categories.keys(),
+        "context": left.context.keys() == whole.context.keys(),
+        "recency": left.recency.shape == whole.recency.shape,
+    }
+    assert [name for name, stays in rest.items() if not stays] == [group]
 
 
 def test_a_side_without_columns_has_no_inputs():
@@ -563,22 +565,22 @@ def test_lookups_in_the_matrix_are_the_codes_and_keys_of_the_tables(plus, task):
         assert (keys[codes - 1] == entity * entry["categories"] + context).all()
 
 
-@pytest.mark.parametrize("networks", [1, 3])
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
-def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task, networks):
-    monkeypatch.setitem(__import__("mma4ctr.model.inference", fromlist=["x"]).SCORING_ROWS, "cpu", 500)
+def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task):
+    """One network and several, all rows of a group and some, in chunks shorter than the group."""
+    monkeypatch.setitem(inference.SCORING_ROWS, "cpu", 500)
     matrix = load_matrix(plus, task, VARIANT, CPU)
+    states = [initial_weights(matrix.in_features, 0.1, seed) for seed in range(3)]
+    several = Network({name: torch.stack([one[name] for one in states]) for name in states[0]})
     for group in (matrix.test, matrix.train):
         whole = group.features(matrix, slice(None))
-        logits = []
-        for seed in range(networks):
-            network = Network(initial_weights(matrix.in_features, 0.1, seed))
-            found, _ = predict(network, matrix, group)
-            with torch.no_grad():
-                expected = mlp_module(network.state())(whole)
-            assert torch.allclose(found, expected, atol=1e-5)
-            logits.append(found)
-        if networks > 1:
-            weights = [Network(initial_weights(matrix.in_features, 0.1, seed)) for seed in range(networks)]
-            together, _ = predict(Network.joined(weights) if hasattr(Network, "joined") else weights[0], matrix, group)
-            assert len(together) == len(group)
+        with torch.no_grad():
+            expected = [mlp_module(state)(whole) for state in states]
+        assert torch.allclose(predict(Network(states[0]), matrix, group)[0], expected[0], atol=1e-5)
+        assert torch.allclose(predict(several, matrix, group)[0], torch.stack(expected).mean(dim=0), atol=1e-5)
+        # Rows of blocks far apart, whose users are not a range.
+        few = np.random.default_rng(0).choice(len(group), 7, replace=False)
+        chosen = replace(
+            group, rows=group.rows[few], label=group.label[few], item=group.item[few], **vars(group.chosen(few))
+        )
+        assert torch.allclose(predict(Network(states[0]), matrix, chosen)[0], expected[0][few], atol=1e-5)

@@ -149,7 +149,8 @@ class _SideFit:
 
     def change(self, gradient: np.ndarray) -> np.ndarray:
         """One round over the side's effects, given the rows' gradient float64 (n,); returns each total's change."""
-        sums: np.ndarray = np.bincount(self.index, gradient, self.side.size)
+        # Sums over no rows are integers in numpy.
+        sums: np.ndarray = np.bincount(self.index, gradient, self.side.size).astype(np.float64)
         total = np.zeros(self.side.size)
 
         def moved(change: np.ndarray) -> None:
@@ -225,7 +226,7 @@ def fit_effects(
         for name, effect in of_context.items():
             effect.weight = np.bincount(context[name], rows.weight, len(effect.value))
         for _ in range(ROUNDS):
-            step = float(rows.gradient.sum() / rows.weight.sum())
+            step = float(rows.gradient.sum()) / max(float(rows.weight.sum()), SMALLEST_HESSIAN_WEIGHT)
             base += step
             rows.move(step)
             for fit in fits:

@@ -75,6 +75,8 @@ def bins_of(values: np.ndarray, edges: np.ndarray, count: int) -> np.ndarray:
 
 def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """float32 (n,): the normal quantile of each value's rank among the edges; 0 for a missing value."""
+    if not len(values):
+        return np.zeros(0, np.float32)
     transformer = QuantileTransformer(n_quantiles=len(edges), output_distribution="normal", subsample=None)
     transformer.fit(edges[:, None])
     scores = transformer.transform(np.asarray(values, np.float64)[:, None])[:, 0]
