@@ -26,6 +26,7 @@ import viewer
 from baseline import comp
 from mma4ctr.data import row_order
 from mma4ctr.data.interactions import load_interactions
+from mma4ctr.data.log_columns import SIDES, stored_columns
 from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
 from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.datasets import known_datasets, split_task
@@ -45,6 +46,7 @@ REAL = ROOT.parent / "shared/data/tiktok-real/track1"
 MOVIELENS = list((ROOT / ".venv-baseline").glob("lib/*/site-packages/recbole/dataset_example/ml-100k"))
 USERS, ITEMS, ROWS, WIDTH = 30, 40, 1500, 6
 OUT = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
+ARRAYS = ("column", "values", "texts")  # of each column beside content
 
 
 def draw_world(seed=0):
@@ -464,9 +466,14 @@ def test_one_modality_has_nothing_to_mix(folder, capsys):
 
 def test_ready_descriptions_are_listed_and_of_right_form(tmp_path, capsys):
     names = sorted(path.stem for path in READY.glob("*.toml"))
-    assert {"movielens-100k", "tiktok-track1", "tiktok-arrays", "microlens-100k", "mm-ctr-2025", "kuairand"} == set(
-        names
-    )
+    assert {
+        "movielens-100k",
+        "tiktok-track1",
+        "tiktok-arrays",
+        "microlens-100k",
+        "mm-ctr-2025",
+        "kuairand-pure",
+    } == set(names)
     content = {"parent_folder": "."} | {key: key for key in OUT}
     content["datasets"] = {name: {"description": name, "folder": "."} for name in names}
     (tmp_path / "path.json").write_text(json.dumps(content))
@@ -508,33 +515,58 @@ def write_mm_ctr(folder, log, items):
     return "click", {"tags", "embedding"}
 
 
+LOG_OF_KUAIRAND = (
+    "user_id,video_id,date,hourmin,time_ms,is_click,is_like,is_follow,is_comment,is_forward,is_hate,long_view,"
+    "play_time_ms,duration_ms,profile_stay_time,comment_stay_time,is_profile_enter,is_rand,tab"
+)
+VIDEOS_OF_KUAIRAND = (
+    "video_id,author_id,video_type,upload_dt,upload_type,visible_status,video_duration,server_width,server_height,"
+    "music_id,music_type,tag"
+)
+USERS_OF_KUAIRAND = (
+    "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
+    "follow_user_num_range,fans_user_num,fans_user_num_range,friend_user_num,friend_user_num_range,register_days,"
+    "register_days_range," + ",".join(f"onehot_feat{place}" for place in range(18))
+)
+
+
 def write_kuairand(folder, log, items):
-    names = [
-        "user_id",
-        "video_id",
-        "date",
-        "hourmin",
-        "time_ms",
-        "is_click",
-        "is_like",
-        "long_view",
-        "play_time_ms",
-        "tab",
-    ]
-    for part in (0, 1):
-        with (folder / f"log_standard_4_{part}_pure.csv").open("w") as file:
-            file.write(",".join(names) + "\n")
-            for user, item, rating, time in list(zip(*log.values(), strict=True))[part::2]:
-                row = [user, item, 20220408, 1200, time * 1000, int(rating > 2), int(rating > 4), int(rating > 3), 5, 1]
-                file.write(",".join(map(str, row)) + "\n")
-    np.save(folder / "video_embeddings.npy", items["vector"].astype(np.float16))
-    (folder / "video_ids.txt").write_text("".join(f"{one}\n" for one in items["id"]))
-    return "click", {"video"}
+    """The files of KuaiRand-Pure: the log of two periods, one gzipped; videos with empty cells, floats and lists
+    of tags; users with ranges as text.
+    """
+    rng = np.random.default_rng(0)
+    rows = list(zip(*log.values(), strict=True))
+    for part, period in enumerate(("4_08_to_4_21", "4_22_to_5_08")):
+        lines = [",".join(f'"{name}"' for name in LOG_OF_KUAIRAND.split(","))]
+        for user, item, rating, time in rows[part::2]:
+            actions = [int(rating > 2), int(rating > 4), 0, 0, 0, 0, int(rating > 3)]
+            row = [user, item, 20220408, 1200, time * 1000, *actions, 1184, 11933, 0, 0, 0, 0, rng.integers(0, 3)]
+            lines.append(",".join(map(str, row)))
+        text = ("\n".join(lines) + "\n").encode()
+        name = f"log_standard_{period}_pure.csv"
+        if part:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(text))
+        else:
+            (folder / name).write_bytes(text)
+    with (folder / "video_features_basic_pure.csv").open("w") as file:
+        file.write(VIDEOS_OF_KUAIRAND + "\n")
+        for item in items["id"]:
+            author, music, tag = 7349781 + item // 4, 9155697141 + item // 2, ("39", '"12,65"', "2", "")[item % 4]
+            duration = "" if item % 7 == 3 else f"{87433 + item}.0"
+            file.write(f"{item},{author},NORMAL,2022-04-10,LongImport,0.0,{duration},720.0,1280.0,{music},9.0,{tag}\n")
+    with (folder / "user_features_pure.csv").open("w") as file:
+        file.write(USERS_OF_KUAIRAND + "\n")
+        for user in range(USERS):
+            degree = ("full_active", "middle_active", "UNKNOWN")[user % 3]
+            counts = f'{user},"(250,500]",{user + 1},"[1,5)",{user},"[30,60)",799,730+'
+            codes = ",".join("" if user == 5 and place > 12 else f"{user % 4}.0" for place in range(18))
+            file.write(f"{user},{degree},0,-124,1,{counts},{codes}\n")
+    return "click", {"tags"}
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("microlens-100k", write_microlens), ("mm-ctr-2025", write_mm_ctr), ("kuairand", write_kuairand)],
+    [("microlens-100k", write_microlens), ("mm-ctr-2025", write_mm_ctr), ("kuairand-pure", write_kuairand)],
 )
 def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, write):
     log, items = draw_world()
@@ -548,6 +580,32 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, writ
     assert set(read_artifact(paths.modal / "own", "").manifest["modalities"]) == modalities
     assert call(mlp.main, "--paths", paths.file, "--task", f"own_{target}", "--epochs", 1) == 0
     assert read_results(paths.results)[-1].task == f"own_{target}"
+
+
+def test_the_columns_of_kuairand_pure(tmp_path):
+    """What the published files say beside content, as step 1 keeps it and features plus use it."""
+    log, items = draw_world()
+    write_kuairand(tmp_path, log, items)
+    paths = ready_paths(tmp_path, own={"description": "kuairand-pure", "folder": "."})
+    paths = steps(paths, preprocess_inter, preprocess_multimodal, get_user_embedding)
+    data = load_interactions(paths, "own")
+    columns = {side: {one.name: one for one in stored_columns(data.artifact, side)} for side in SIDES}
+    assert {side: len(found) for side, found in columns.items()} == {"user": 30, "item": 9, "context": 1}
+    author, tag, duration = (columns["item"][name] for name in ("author_id", "tag", "video_duration"))
+    assert (author.raw[author.values - 1] == 7349781 + data.item_ids // 4).all()
+    assert {"12,65", "2", "39"} == {str(one) for one in tag.raw} and (tag.values[data.item_ids % 4 == 3] == 0).all()
+    expected = np.where(data.item_ids % 7 == 3, np.nan, 87433.0 + data.item_ids)
+    assert np.array_equal(duration.values, expected.astype(np.float32), equal_nan=True)
+    degree = columns["user"]["user_active_degree"]
+    assert degree.raw[degree.values[:3] - 1].tolist() == ["full_active", "middle_active", "UNKNOWN"]
+    assert columns["user"]["is_live_streamer"].raw.tolist() == [-124]
+    assert columns["user"]["onehot_feat17"].values[data.user_ids == 5].tolist() == [0]
+    assert columns["context"]["tab"].categories == 3 and data.artifact.manifest["hour"]
+    assert data.artifact.manifest["ticks_per_second"] == 1000
+    assert call(gen_matrix.main, "--paths", paths.file, "--features", "plus") == 0
+    (matrix,) = (paths.matrix / "own_click").glob("*.plus")
+    names = read_artifact(matrix, "").manifest["columns"]
+    assert {"context:tab:click", "pair-rates:userxtab:click", "item-numbers:video_duration"} <= set(names)
 
 
 @pytest.mark.skipif(not MOVIELENS, reason="RecBole's environment, which holds MovieLens-100k, is made by make baseline")
@@ -602,7 +660,12 @@ def test_tiktok_real_is_the_same_to_the_last_bit_in_every_form(tmp_path):
     for name in ("raw", "arrays"):
         for kind, one in (("graph", ""), ("modal", ""), ("user_embedding", "_like"), ("matrix", "_like/va_concat")):
             ours, theirs = (read_artifact(getattr(paths, kind) / f"{data}{one}", "") for data in (name, "tiktok"))
-            for array in theirs.array_names:
+            # In a description, columns of users and items are those of a table of their own.
+            more = {f"{side}_{what}_{place}" for side in ("user", "item") for what in ARRAYS for place in range(4)}
+            assert (set(theirs.array_names) - set(ours.array_names) <= more) and {*ours.array_names} <= {
+                *theirs.array_names
+            }
+            for array in ours.array_names:
                 assert np.array_equal(ours.array(array), theirs.array(array)), (name, kind, array)
     found = {(r.auc, r.gauc, r.logloss, r.valid_auc) for r in read_results(paths.results)}
     assert len(found) == 1

@@ -13,6 +13,7 @@ from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.negative_sampling import by_first_split, draw_unseen
 from mma4ctr.data.row_order import drop_duplicates, order_by, record_type
 from mma4ctr.data.splits import order_statistics, split_rows
+from mma4ctr.datasets.base import ColumnNames
 from mma4ctr.datasets.columns import ids_of
 from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS
@@ -73,7 +74,7 @@ def test_rows_are_ordered_as_tuples_are(table):
 @quick
 @given(rows, st.booleans())
 def test_duplicates_are_those_of_a_set(table, time_is_day):
-    records = np.zeros(len(table), record_type(["like"]))
+    records = np.zeros(len(table), record_type(["like"], ColumnNames()))
     for row, (user, item, time, _) in enumerate(table):
         # A small hash, so that different rows share one.
         records[row] = user, item, 0, time, user % 2, 0

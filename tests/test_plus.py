@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mma4ctr.features.behavioral.biases import TrainingRows, fit_biases, signals_of, weighted_products, weighted_sum
 from scipy import sparse
+from scipy.special import expit
 
 import adjust_hyperparameter
 import cross_matrix
@@ -27,7 +27,10 @@ from mma4ctr.features.behavioral.content_factors import (
     posterior_means,
     products_by_index,
 )
+from mma4ctr.features.behavioral.effects import Side, fit_effects, weighted_products, weighted_sum
+from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
+from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
 from mma4ctr.features.matrix_writer import plus_factors, vectors_of
 from mma4ctr.features.variants import split_variant, with_features
@@ -57,7 +60,8 @@ def rows_of(inputs):
     train = np.flatnonzero(data.split == TRAIN)
     block = inputs.embedding.array("block")[train].astype(np.int64)
     user, item = (part[train].astype(np.int64) for part in (data.user, data.item))
-    return TrainingRows(user, item, block, len(data.user_ids), len(data.item_ids), 5), train
+    sizes = len(data.user_ids), len(data.item_ids), 5
+    return TrainingRows(user, item, block, *sizes, train, data.user, data.item), train
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,20 @@ def feature_row(factors, inputs, row):
     data, block = inputs.data, int(inputs.embedding.array("block")[row])
     user = block * len(data.user_ids) + data.user[row]
     item = block * len(data.item_ids) + data.item[row]
-    pairs = [vectors_of(table) for table in factors.pairs]
-    columns = [of_user[user] @ of_item[item % len(of_item)] for of_user, of_item in pairs]
+    pairs = [vectors_of(table) for table in factors.plus.pairs]
+    columns = [lookup.table[block, lookup.codes.codes[row]] for lookup in factors.plus.lookups]
+    columns.append(factors.plus.recency[row])
+    columns += [of_user[user] @ of_item[item % len(of_item)] for of_user, of_item in pairs]
     return np.concatenate([factors.user_part[user], factors.item_part[item], *columns])
 
 
 def arrays_of(factors):
     """Every table of some factors, by name."""
-    found = {"user_part": factors.user_part, "item_part": factors.item_part}
-    return found | {f"{t.kind} {of}": getattr(t, of) for t in factors.pairs for of in ("user", "item")}
+    found = {"user_part": factors.user_part, "item_part": factors.item_part, "recency": factors.plus.recency}
+    for lookup in factors.plus.lookups:
+        found |= {f"{lookup.codes.name} table": lookup.table, f"{lookup.codes.name} codes": lookup.codes.codes}
+        found[f"{lookup.codes.name} keys"] = lookup.codes.keys
+    return found | {f"{t.kind} {of}": getattr(t, of) for t in factors.plus.pairs for of in ("user", "item")}
 
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
@@ -100,7 +109,8 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, later), MODALITIES)
     before, after = arrays_of(before), arrays_of(after)
-    assert {*SUPERVISED, "exposure_svd item"} <= before.keys()
+    assert {*SUPERVISED, "exposure_svd item", "userxdevice table", "itemxdevice keys", "device table"} <= before.keys()
+    assert before.keys() == after.keys()
     for name, part in before.items():
         assert part.tobytes() == after[name].tobytes(), name
 
@@ -112,7 +122,7 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
         after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
         moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
-        assert {"user_part", *SUPERVISED} <= moved, "other rows see it"
+        assert {"user_part", "item_part", "channel table", "userxchannel table", *SUPERVISED} <= moved, "others see it"
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
@@ -121,11 +131,14 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
     rows, train = rows_of(inputs)
     labels = {"like": inputs.data.label("like")[train]}
     features = [inputs.modal.array(name) for name in MODALITIES]
-    before = plus_tables(rows, labels, features)
+    columns = log_inputs(inputs.data)
+    before = plus_tables(rows, labels, features, columns)
     row = 1234
     item = rows.item.copy()
     item[row] = (item[row] + 1) % rows.items
-    after = plus_tables(replace(rows, item=item), labels, features)
+    everywhere = rows.all_items.copy()
+    everywhere[rows.place[row]] = item[row]
+    after = plus_tables(replace(rows, item=item, all_items=everywhere), labels, features, columns)
     own, other = rows.fold[row], (rows.fold[row] + 1) % 5
     columns = {
         name: (of_before.user[:, rows.user[row], place], of_after.user[:, rows.user[row], place])
@@ -146,7 +159,7 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     content = item_content([inputs.modal.array(name) for name in MODALITIES])[:, :6]
     monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.ROWS_AT_A_TIME", 100)
     monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.AT_A_TIME", 7)
-    monkeypatch.setattr("mma4ctr.features.behavioral.biases.ITEMS_AT_A_TIME", 50)
+    monkeypatch.setattr("mma4ctr.features.behavioral.effects.ITEMS_AT_A_TIME", 50)
     found = products_by_index(rows.user, rows.item, content, 10, 30)
     of_user = [content[rows.item[rows.user == user]].astype(float) for user in range(rows.users)]
     for user in range(10, 30):
@@ -178,16 +191,19 @@ def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
     weight = np.exp(chosen * suits)
     item = np.concatenate([rng.choice(items, rows // users, p=w / w.sum()) for w in weight])
     label = (rng.random(len(user)) < 1 / (1 + np.exp(1 - suits[user, item]))).astype(np.uint8)
-    rows = TrainingRows(user, item, np.zeros(len(user), np.int64), users, items, 1)
+    rows = TrainingRows(user, item, np.zeros(len(user), np.int64), users, items, 1, np.arange(len(user)), user, item)
     return rows, label, content, seen, suits
 
 
 def signals_in(rows, labels, content):
-    """What the last block sees, with biases fitted on it."""
-    biases = {
-        name: [None, fit_biases(rows.user, rows.item, label, content, rows.users)] for name, label in labels.items()
-    }
-    return signals_of(rows, 1, labels, biases)
+    """What the last block sees, with effects of users, items and content fitted on it."""
+    logits = {name: fitted(rows.user, rows.item, label, content, rows.users)[1] for name, label in labels.items()}
+    return signals_of(rows, 1, labels, logits)
+
+
+def fitted(user, item, label, content, users):
+    """The effects of users, items and content, and the logits of the rows."""
+    return fit_effects((user, item), {}, label, (Side(users), Side(len(content), content=content)))
 
 
 def agreement(user, item, suits):
@@ -275,13 +291,14 @@ def test_biases_find_what_the_labels_were_drawn_from():
     of_user, of_item = rng.normal(size=users), 0.5 * rng.normal(size=items) + content @ np.array([0.5, 0, -0.5, 0])
     user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
     label = (rng.random(rows) < 1 / (1 + np.exp(1 - of_user[user] - of_item[item]))).astype(np.uint8)
-    found = fit_biases(user, item, label, content, users)
-    assert np.corrcoef(found.user, of_user)[0, 1] > 0.98
-    assert np.corrcoef(found.item + found.content, of_item)[0, 1] > 0.97
-    chance = 1 / (1 + np.exp(-found.logit(user, item)))
+    found, logit = fitted(user, item, label, content, users)
+    assert np.corrcoef(found.user.total, of_user)[0, 1] > 0.98
+    assert np.corrcoef(found.item.total, of_item)[0, 1] > 0.97
+    chance = expit(found.logit(user, item, {}))
+    assert np.allclose(chance, expit(logit), atol=1e-9)
     assert chance.mean() == pytest.approx(label.mean(), rel=0.03), "calibrated"
-    unseen = fit_biases(user[item < 70], item[item < 70], label[item < 70], content, users)
-    assert (unseen.item[70:] == 0).all() and np.corrcoef(unseen.content[70:], of_item[70:])[0, 1] > 0.5
+    unseen = fitted(user[item < 70], item[item < 70], label[item < 70], content, users)[0].item
+    assert np.allclose(unseen.own[70:], 0) and np.corrcoef(unseen.content[70:], of_item[70:])[0, 1] > 0.5
 
 
 def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
@@ -341,7 +358,14 @@ def test_a_group_of_columns_can_be_left_out(plus):
         return feature_row(factors, inputs, 0).size
 
     for group in GROUPS:
-        assert 0 < width(plus_factors(inputs, MODALITIES, group)) < width(whole), group
+        left = plus_factors(inputs, MODALITIES, group)
+        if group == "user-columns":
+            # TikTok's users have a city and no number: it has effects, which are part of the users' bias.
+            assert left.plus.names == whole.plus.names and (left.user_part != whole.user_part).any()
+        else:
+            assert 0 < width(left) < width(whole), group
+            removed = set(whole.plus.names) - set(left.plus.names)
+            assert removed and not any(name.partition(":")[0] == group for name in left.plus.names)
     with pytest.raises(UserError, match="content-factors"):
         plus_factors(inputs, MODALITIES, "content-factor")
     assert split_variant("vat_concat.plus-content-factors") == ("vat_concat", "plus", "content-factors")
@@ -354,7 +378,7 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
     assert "fused" in inputs.modalities
     made = load_matrix(plus, "wechat_click", "vat_concat.plus", CPU)
     for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
-        _, content = vectors_of(plus_factors(inputs, modalities).pairs[0])
+        _, content = vectors_of(plus_factors(inputs, modalities).plus.pairs[0])
         assert np.array_equal(content, made.pairs[0].item_vectors.numpy()) == equal
 
 
@@ -392,5 +416,5 @@ def test_biases_of_a_rare_action_are_found_where_some_users_act_often():
     of_user = np.where(np.arange(users) < 8, 5.0, 0.0)
     user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
     label = (rng.random(rows) < 1 / (1 + np.exp(7 - of_user[user]))).astype(np.uint8)
-    found = fit_biases(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users)
-    assert np.abs(found.user).max() < 6 and found.user[:8].min() > found.user[8:].max() + 1
+    found = fitted(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users)[0].user.total
+    assert np.abs(found).max() < 6 and found[:8].min() > found[8:].max() + 1

@@ -57,7 +57,8 @@ def test_the_matrix_on_disk_is_its_factors(made):
 
 @pytest.mark.parametrize("dataset", ["wechat", "tiktok"])
 def test_raw_files_are_read_once_or_as_often_as_needed(raw_copy, monkeypatch, dataset):
-    """Interactions twice, to count and to keep; a feature file once for each modality that it holds."""
+    """Interactions twice, to count and to keep; a feature file once for each modality that it holds, and
+    WeChat's once more for the columns of items that it holds beside them."""
     reads = Counter()
     original = rawfiles.read_blocks
 
@@ -69,7 +70,7 @@ def test_raw_files_are_read_once_or_as_often_as_needed(raw_copy, monkeypatch, da
     options = ("--paths", raw_copy / "path.json", "--dataset", dataset)
     assert call(preprocess_inter.main, *options, "--min-interactions", 20) == 0
     assert call(preprocess_multimodal.main, *options) == 0
-    expected = {"user_action.csv": 2, "feed_info.csv": 3, "final_track1_train.txt": 2}
+    expected = {"user_action.csv": 2, "feed_info.csv": 4, "final_track1_train.txt": 2}
     assert reads
     for name, times in reads.items():
         assert times == expected.get(name, 1), name
