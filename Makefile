@@ -68,7 +68,7 @@ lint: .venv/installed
 	.venv/bin/lint-imports --no-logo
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
 baseline: .venv/installed .venv-baseline/installed
 	$(RUN) -m mma4ctr.simulation demo/tiny --dataset tiktok --rows 8000 --users 60 --items 300

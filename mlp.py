@@ -37,7 +37,7 @@ from mma4ctr.evaluation.run_records import (
 from mma4ctr.features.feature_matrix import load_step_inputs, read_matrix
 from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, variants_for, with_features
 from mma4ctr.model.distributed import join_process_group, local_device
-from mma4ctr.model.inference import load_network, load_scorer, score_pairs, top_items
+from mma4ctr.model.inference import load_network, load_scorer, missing_context, score_pairs, top_items
 from mma4ctr.model.onnx_export import onnx_model
 from mma4ctr.model.trainer import LOSSES, SCHEDULES, Epoch, TrainSettings
 from mma4ctr.model.training_defaults import EPOCHS, PATIENCE, TRAINING
@@ -103,6 +103,8 @@ def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
                 count, unknown = top_items(scorer, arguments.predict, arguments.top, file)
             else:
                 count, unknown = score_pairs(scorer, arguments.predict, file)
+        if lacking := missing_context(scorer, arguments.predict):
+            note(f"{arguments.predict}: no column {', '.join(lacking)}; scored with the most frequent value")
         if unknown:
             warn(f"{arguments.predict}: {unknown:,} have a user or an item that no kept row has; the mean one stood in")
         closing_line(5, str(written), count, watch, unit="users" if arguments.top else "pairs")

@@ -22,12 +22,13 @@ import preprocess_inter
 from mma4ctr.datasets.arrow import OPAQUE
 from mma4ctr.datasets.codes import Codes
 from mma4ctr.datasets.columns import devices_of, ids_of, numbers_of, tokens_of
+from mma4ctr.datasets.encoders import expanded
 from mma4ctr.datasets.hashing import hash_values
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.json_lines import JsonLines, column_of
 from mma4ctr.datasets.table_readers import natural_order
 from mma4ctr.datasets.times import UNITS, TimeForm, form_of, time_of, units_of
-from mma4ctr.datasets.toml_dataset import DescribedDataset, expanded
+from mma4ctr.datasets.toml_dataset import DescribedDataset
 from mma4ctr.datasets.toml_spec import read_descriptions
 from mma4ctr.datasets.validate import check_dataset
 from mma4ctr.datasets.vectors import vectors_of

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import pyarrow as pa
 from mma4ctr.datasets.arrow import is_list, is_text, plain_array
 from mma4ctr.datasets.base import BagChunk, ColumnChunk, DenseChunk, InteractionChunk, Modality, RawDataset, hash_rows
 from mma4ctr.datasets.codes import Codes
-from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of, tokens_of
+from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of
+from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.npy_files import array_chunks, array_file, checked_ids
@@ -25,7 +25,6 @@ from mma4ctr.datasets.toml_spec import DEFAULT_WIDTH, Description, ModalitySourc
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.bad_lines import BadLines
-from mma4ctr.storage.delimited import require_columns
 from mma4ctr.storage.text_blocks import Block
 
 # Rows read from the start of a file to infer the form of a column.
@@ -308,7 +307,7 @@ class DescribedDataset(RawDataset):
             if set(expanded(source, path)) != set(columns):
                 patterns = ", ".join(source.columns)
                 raise UserError(f"{path}: the columns that match {patterns} differ from those in {files[0]}")
-            encode = _encoder(source, columns, width)
+            encode = encoder_of(source, columns, width)
 
             def parse(table: pa.Table, block: Block, encode: Encoder = encode) -> DenseChunk | BagChunk:
                 ids = ids_of(table[id_column], id_column)
@@ -397,44 +396,6 @@ class DescribedDataset(RawDataset):
         if not share:
             raise UserError(f"{text}; name columns and files with the same ids")
         return text
-
-
-Encoder = Callable[[pa.Table, Block, np.ndarray, pa.Array | None], DenseChunk | BagChunk]
-
-
-def _encoder(source: ModalitySource, columns: list[str], width: int) -> Encoder:
-    """Return the function from a table, its block and the item ids to a chunk of features."""
-
-    def dense(table: pa.Table, block: Block, ids: np.ndarray, text: pa.Array | None) -> DenseChunk:
-        values, length = vectors_of([(name, table[name]) for name in columns], width)
-        return DenseChunk(block, ids, values, length, np.arange(len(ids)), text)
-
-    def bag(table: pa.Table, block: Block, ids: np.ndarray, text: pa.Array | None) -> BagChunk:
-        parts = [tokens_of(table[name], name, words=source.encoding == "text") for name in columns]
-        row, token = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        return BagChunk(block, ids, np.arange(len(ids)), row, token, np.ones(len(row), np.float32), text)
-
-    return dense if source.kind == "dense" else bag
-
-
-def expanded(source: ModalitySource, path: Path) -> list[str]:
-    """Return the columns that are encoded, with patterns such as `x*` expanded in the file's order.
-
-    Raises:
-        UserError: A column is missing.
-    """
-    names = source.source.columns(path)
-    found: list[str] = []
-    for column in source.columns:
-        # A pattern does not match the id column.
-        others = [name for name in names if name != source.item]
-        matches = [column] if column in names else [name for name in others if fnmatchcase(name, column)]
-        if not matches:
-            require_columns(str(path), names, [column])
-        found += matches
-    assert source.item is not None
-    require_columns(str(path), names, [source.item])
-    return list(dict.fromkeys(found))
 
 
 def _examples(names: Sequence[str]) -> str:

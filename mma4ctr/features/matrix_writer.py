@@ -197,7 +197,7 @@ def _write_lookup(
     writer.array(f"lookup_codes_{place}", codes.codes.astype(kind))
     if len(codes.keys):
         writer.array(f"lookup_keys_{place}", codes.keys)
-    entry = {"name": codes.name, "size": codes.size, "categories": codes.categories, "columns": lookup.names}
+    entry = {"category": codes.category, "side": codes.side, "size": codes.size, "categories": codes.categories}
     return entry, fitted
 
 

@@ -1,9 +1,10 @@
 """Prediction with a trained network: test rows for step 5, and any pairs of users and items for `--predict`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO
 
 import numpy as np
@@ -15,15 +16,24 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from mma4ctr.datasets.columns import ids_of
-from mma4ctr.features.feature_matrix import FactorMatrix, Pairs, RowGroup, load_matrix, load_step_inputs, read_matrix
+from mma4ctr.features.feature_matrix import (
+    FactorMatrix,
+    LookupTable,
+    Pairs,
+    RowGroup,
+    load_matrix,
+    load_step_inputs,
+    read_matrix,
+)
 from mma4ctr.features.variants import split_variant
 from mma4ctr.model.cold_start import load_new_items
+from mma4ctr.model.context import ContextLookups, context_lookups
 from mma4ctr.model.mlp import Network, torch_threads
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.artifacts import Artifact
-from mma4ctr.storage.delimited import read_tsv
+from mma4ctr.storage.delimited import read_header, read_tsv
 from mma4ctr.storage.paths import Paths
 from mma4ctr.storage.unchanged import unchanged
 
@@ -140,19 +150,35 @@ class Scorer:
         matrix: The last block of the feature matrix, followed by one row for unknown users and one for unknown items.
         users: Ids of the users, as the raw files write them.
         items: Ids of the items, likewise, new items last.
+        context: What the lookups of the matrix need to be told of a row.
     """
 
     network: Network
     matrix: FactorMatrix
     users: pa.Array
     items: pa.Array
+    context: ContextLookups
 
-    def score(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Predict the probabilities of pairs, float32 (pairs,), given int64 positions of users and items."""
+    def score(
+        self, user: np.ndarray, item: np.ndarray, context: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> np.ndarray:
+        """Predict the probabilities of pairs.
+
+        Args:
+            user: int64 (pairs,), positions.
+            item: int64 (pairs,), positions.
+            context: By category, int64 (pairs,) codes as `ContextLookups.read` returns them.
+
+        Returns:
+            float32 (pairs,).
+        """
         # Sorted by user, so that the user's vectors stay in the cache: 10 to 20 % more pairs a second.
         users, order = torch.from_numpy(user).sort()
         items = torch.from_numpy(item)[order]
-        rows = RowGroup(order.numpy(), users, items, items, torch.empty(len(user)))
+        codes = tuple(torch.from_numpy(one)[order] for one in self.context.codes(user, item, context))
+        # Recency is scaled to mean 0; of a row without a time it is not known.
+        recency = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16) if self.matrix.recency else None
+        rows = RowGroup(order.numpy(), users, items, items, torch.empty(len(user)), codes, recency)
         probability = torch.empty(len(user))
         probability[order] = torch.sigmoid(predict(self.network, self.matrix, rows)[0])
         return probability.numpy()
@@ -209,8 +235,17 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
         matrix.settings,
         matrix.fingerprint,
         tuple(map(extended, artifact.manifest.get("pairs", ()), matrix.pairs)),
+        tuple(LookupTable(one.table[-one.size :], one.size) for one in matrix.lookups),
+        matrix.recency,
     )
-    return Scorer(load_network(run), whole, pa.array(inputs.data.user_names), names)
+    context = context_lookups(artifact, inputs.data)
+    return Scorer(load_network(run), whole, pa.array(inputs.data.user_names), names, context)
+
+
+def missing_context(scorer: Scorer, pairs: Path) -> list[str]:
+    """Names of the context columns that a TSV of pairs lacks."""
+    there = read_header(pairs, (), delimiter="\t", quoted=False)
+    return [name for name in scorer.context.columns if name not in there]
 
 
 def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
@@ -218,7 +253,7 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
 
     Args:
         scorer: The trained run.
-        pairs: A TSV with the columns `user` and `item`.
+        pairs: A TSV with the columns `user` and `item`, and context columns by name.
         file: Where to write, in the order of `pairs`.
 
     Returns:
@@ -227,14 +262,17 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
     Raises:
         UserError: The TSV cannot be read.
     """
+    there = read_header(pairs, ("user", "item"), delimiter="\t", quoted=False)
+    context = [name for name in scorer.context.columns if name in there]
 
-    def ids_in(table: pa.Table) -> tuple[IdColumn, IdColumn]:
-        return id_column(table["user"], scorer.users, "user"), id_column(table["item"], scorer.items, "item")
+    def read(table: pa.Table) -> tuple[IdColumn, IdColumn, dict[str, np.ndarray]]:
+        user, item = id_column(table["user"], scorer.users, "user"), id_column(table["item"], scorer.items, "item")
+        return user, item, scorer.context.read(table)
 
     def scored() -> Iterator[tuple[pa.Table, int]]:
-        for user, item in read_tsv(pairs, ("user", "item"), ids_in, description="scoring"):
+        for user, item, codes in read_tsv(pairs, ("user", "item", *context), read, description="scoring"):
             missing = int(((user.place == len(scorer.users)) | (item.place == len(scorer.items))).sum())
-            yield _scores(user.text, item.text, scorer.score(user.place, item.place)), missing
+            yield _scores(user.text, item.text, scorer.score(user.place, item.place, codes)), missing
 
     count = unknown = 0
     with unchanged(lambda: [pairs]) as check:

@@ -218,7 +218,7 @@ def row_codes(rows: TrainingRows, inputs: LogInputs, user: np.ndarray, item: np.
     found = [category_codes(name, codes) for name, codes in inputs.context.items()]
     for name in inputs.paired:
         category = inputs.context[name]
-        found += [pair_codes(f"userx{name}", user, category), pair_codes(f"itemx{name}", item, category)]
+        found += [pair_codes("user", name, user, category), pair_codes("item", name, item, category)]
     return found
 
 

@@ -1,6 +1,6 @@
 """Smoothed rates of users, items, item categories and pairs with a context category, as log-odds with a count.
 
-    rate = logit((positives + PRIOR * share) / (rows + PRIOR))
+    rate = logit((positives + PRIOR * share) / (rows + PRIOR)) - logit(share)
 
 over the training rows of a code, `share` the positives' share of all training rows. Beside the effects of the additive
 model (effects.py), which tell causes apart, a rate says what is observed, and the count how much of it there is. Pairs
@@ -22,7 +22,8 @@ class RowCodes:
     """A code for each row of the log, by which it looks up its columns.
 
     Attributes:
-        name: `<side>x<category>` of a pair, or the category.
+        category: Name of the context category.
+        side: `user` or `item` for pairs with the category; empty for the category itself.
         codes: Unsigned (rows,).
         size: Number of codes.
         keys: int64 (size - 1,), sorted keys `entity * categories + category` of the codes of a pair from 1 on; code 0
@@ -30,32 +31,37 @@ class RowCodes:
         categories: Number of codes of the category.
     """
 
-    name: str
+    category: str
+    side: str
     codes: np.ndarray
     size: int
     keys: np.ndarray
     categories: int
 
+    @property
+    def name(self) -> str:
+        """`<side> x <category>` for pairs, else the category."""
+        return f"{self.side} x {self.category}" if self.side else self.category
 
-def category_codes(name: str, codes: np.ndarray) -> RowCodes:
+
+def category_codes(category: str, codes: np.ndarray) -> RowCodes:
     """The codes of a context category itself."""
     size = int(codes.max(initial=0)) + 1
-    return RowCodes(name, codes, size, np.empty(0, np.int64), size)
+    return RowCodes(category, "", codes, size, np.empty(0, np.int64), size)
 
 
-def pair_codes(name: str, entity: np.ndarray, category: np.ndarray) -> RowCodes:
+def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray) -> RowCodes:
     """Codes of the observed pairs of users or items (rows,) with a category (rows,)."""
     categories = int(category.max(initial=0)) + 1
     keys, codes = np.unique(entity.astype(np.int64) * categories + category, return_inverse=True)
-    return RowCodes(name, (codes + 1).astype(np.uint32), len(keys) + 1, keys, categories)
+    return RowCodes(name, side, (codes + 1).astype(np.uint32), len(keys) + 1, keys, categories)
 
 
 def find_pairs(codes: RowCodes, entity: np.ndarray, category: np.ndarray) -> np.ndarray:
     """int64 (n,): the codes of pairs; 0 for those that are not there."""
     wanted = entity.astype(np.int64) * codes.categories + category
-    place = np.minimum(np.searchsorted(codes.keys, wanted), max(len(codes.keys) - 1, 0))
-    known = codes.keys[place] == wanted if len(codes.keys) else np.zeros(len(wanted), bool)
-    return np.where(known & (category < codes.categories), place + 1, 0)
+    place = np.minimum(np.searchsorted(codes.keys, wanted), len(codes.keys) - 1)
+    return np.where((codes.keys[place] == wanted) & (category < codes.categories), place + 1, 0)
 
 
 def rates_and_counts(codes: np.ndarray, size: int, labels: Sequence[np.ndarray], scale: float) -> np.ndarray:
@@ -74,5 +80,5 @@ def rates_and_counts(codes: np.ndarray, size: int, labels: Sequence[np.ndarray],
     columns = []
     for label in labels:
         share = (label.sum() + 0.5) / (len(label) + 1)
-        columns.append(logit((np.bincount(codes, label, size) + PRIOR * share) / (rows + PRIOR)))
+        columns.append(logit((np.bincount(codes, label, size) + PRIOR * share) / (rows + PRIOR)) - logit(share))
     return np.stack([*columns, np.log1p(scale * rows)], axis=1).astype(np.float32)

@@ -1,0 +1,100 @@
+"""Context columns of rows that a trained run scores: from the values in a file to the codes of the matrix's lookups."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mma4ctr.data.interactions import TRAIN, Interactions
+from mma4ctr.data.log_columns import StoredColumn, stored_columns
+from mma4ctr.datasets.columns import numbers_of
+from mma4ctr.features.behavioral.inputs import BINS, bins_of, quantile_edges
+from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
+from mma4ctr.runtime.errors import BadLine
+from mma4ctr.storage.artifacts import Artifact
+
+HOURS = 24
+
+
+@dataclass(frozen=True)
+class ContextLookups:
+    """What the lookups of a matrix need to be told of a row.
+
+    Attributes:
+        lookups: Sides, categories and keys of the lookups, in the order of the matrix; without codes of rows.
+        columns: The context columns by name: `hour`, and those of step 1.
+        usual: By category of the lookups, the most frequent code of the training rows.
+    """
+
+    lookups: tuple[RowCodes, ...]
+    columns: Mapping[str, StoredColumn | None]
+    usual: Mapping[str, int]
+
+    def codes(self, user: np.ndarray, item: np.ndarray, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Codes of rows for each lookup.
+
+        Args:
+            user: int64 (n,) positions.
+            item: int64 (n,) positions.
+            given: By category, int64 (n,) codes, as `read` returns them; others get the most frequent code.
+
+        Returns:
+            int64 (n,) for each lookup.
+        """
+        found = []
+        for lookup in self.lookups:
+            codes = given.get(lookup.category)
+            if codes is None:
+                codes = np.full(len(user), self.usual[lookup.category])
+            if lookup.side:
+                codes = find_pairs(lookup, user if lookup.side == "user" else item, codes)
+            found.append(np.where(codes < lookup.size, codes, 0))
+        return found
+
+    def read(self, table: pa.Table) -> dict[str, np.ndarray]:
+        """Codes by category, int64 (n,), of the context columns that a table of texts has.
+
+        Raises:
+            BadLine: A number or an hour is not one.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name, column in self.columns.items():
+            if name not in table.column_names:
+                continue
+            text = pc.utf8_trim_whitespace(table[name].combine_chunks())
+            if column is None:
+                hours = numbers_of(text, name)
+                if ((hours < 0) | (hours >= HOURS)).any():
+                    raise BadLine(f"column {name}: an hour is a number from 0 to 23")
+                found[name] = hours.astype(np.int64)
+            elif column.is_category:
+                known = pc.cast(pa.array(column.raw), pa.string())
+                place = pc.fill_null(pc.index_in(text, value_set=known), -1).to_numpy(zero_copy_only=False)
+                found[name] = place.astype(np.int64) + 1  # 0, missing, for a category that no row has
+            else:
+                edges, values = quantile_edges(column.values), numbers_of(text, name)
+                found |= {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
+        return found
+
+
+def context_lookups(matrix: Artifact, data: Interactions) -> ContextLookups:
+    """What is needed to code the context of new rows for a feature matrix made from step 1's rows."""
+    lookups, usual = [], {}
+    train = data.split == TRAIN
+    for place, entry in enumerate(matrix.manifest.get("lookups", ())):
+        keys = matrix.array(f"lookup_keys_{place}") if entry["side"] else np.empty(0, np.int64)
+        none = np.empty(0, np.int64)
+        lookups.append(RowCodes(entry["category"], entry["side"], none, entry["size"], keys, entry["categories"]))
+        if not entry["side"]:
+            codes = matrix.array(f"lookup_codes_{place}")[train]
+            usual[entry["category"]] = int(np.bincount(codes).argmax())
+    columns: dict[str, StoredColumn | None] = {
+        column.name: column
+        for column in (stored_columns(data.artifact, "context") if lookups else ())
+        if column.name in usual or f"{column.name}/{BINS[0]}" in usual
+    }
+    if "hour" in usual:
+        columns["hour"] = None
+    return ContextLookups(tuple(lookups), columns, usual)
