@@ -24,7 +24,8 @@ from mma4ctr.data.splits import write_other_split
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.plans import Group, plan
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.evaluation.studies import STUDIES, Inputs, Study, prepared_inputs
+from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
+from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.evaluation.tables import write_tables
 from mma4ctr.features.feature_matrix import column_version
 from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind, variants_for

@@ -19,11 +19,13 @@ from matplotlib.ticker import MaxNLocator
 
 from mma4ctr.data.interactions import interactions_artifact, load_interactions
 from mma4ctr.datasets import known_datasets
+from mma4ctr.evaluation.data_statistics import negatives_per_positive, statistics_layout
 from mma4ctr.evaluation.figures import COLORS, line_styles, panels, save_figure, set_title
 from mma4ctr.evaluation.layouts import write_layout
 from mma4ctr.evaluation.run_records import Result, read_history, read_results
-from mma4ctr.evaluation.studies import STUDIES, Cell, Study, prepared_inputs
-from mma4ctr.evaluation.tables import negatives_per_positive, statistics_layout, study_tables
+from mma4ctr.evaluation.studies import STUDIES, Study
+from mma4ctr.evaluation.study_cells import Cell, prepared_inputs
+from mma4ctr.evaluation.tables import study_tables
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, print_table, run
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.steps.options import add_task_options, chosen_tasks

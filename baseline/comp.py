@@ -31,10 +31,12 @@ import torch
 from mma4ctr.data.interactions import SPLIT_NAMES, TRAIN, Interactions, load_interactions
 from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.evaluation.baselines import BASELINES, Baseline
+from mma4ctr.evaluation.comparison_tables import comparison_layout
 from mma4ctr.evaluation.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.evaluation.run_records import Result, append_result, commit_of, now, read_results, run_folder, run_id_of
-from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, prepared_inputs
-from mma4ctr.evaluation.tables import comparison_layout, study_tables, write_tables
+from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES
+from mma4ctr.evaluation.study_cells import prepared_inputs
+from mma4ctr.evaluation.tables import study_tables, write_tables
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, negatives_setting
 from mma4ctr.features.variants import MADE_BY, variant_kind, with_features
 from mma4ctr.runtime.console import (

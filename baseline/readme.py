@@ -20,18 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mma4ctr.datasets import known_datasets, tasks_of
+from mma4ctr.evaluation.comparison_tables import comparison_layout, computation_layout, interval_layout
 from mma4ctr.evaluation.ground_truth import oracle_auc
 from mma4ctr.evaluation.layouts import Layout, markdown_table
 from mma4ctr.evaluation.run_records import Result, read_results
-from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES, Cell
-from mma4ctr.evaluation.tables import (
-    comparison_layout,
-    computation_layout,
-    interval_layout,
-    layout,
-    protocol_line,
-    study_tables,
-)
+from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES
+from mma4ctr.evaluation.study_cells import Cell
+from mma4ctr.evaluation.study_layouts import layout, protocol_line
+from mma4ctr.evaluation.tables import study_tables
 from mma4ctr.features.variants import variants_for, with_features
 from mma4ctr.runtime.console import note, parser, run
 from mma4ctr.runtime.errors import UserError

@@ -16,13 +16,15 @@ from sklearn.linear_model import LogisticRegression
 from baseline import comp, own_model, readme
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES
-from mma4ctr.evaluation.ground_truth import probabilities_of_test_rows
+from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell
+from mma4ctr.evaluation.ground_truth import true_test_probabilities
 from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import auc, logloss, platt_scaled, reliability, score_predictions
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.run_records import test_scores as kept_scores
-from mma4ctr.evaluation.studies import STUDIES, cells, prepared_inputs
-from mma4ctr.evaluation.tables import CALIBRATION, chosen_cell, layouts
+from mma4ctr.evaluation.studies import STUDIES
+from mma4ctr.evaluation.study_cells import cells, prepared_inputs
+from mma4ctr.evaluation.tables import layouts
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare, reseal
@@ -203,7 +205,7 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     # The errors of calibration: on the drawn labels, and on the true probabilities of the simulated world.
     errors = told["bias model"][paired.header.index(CALIBRATION)]
     rates = kept_scores(compared, next(r for r in results if r.model == "bias model"))
-    truth = probabilities_of_test_rows(compared, TASK)
+    truth = true_test_probabilities(compared, TASK)
     data = load_interactions(compared, "tiktok")
     label = data.label("like")[data.split == TEST]
     assert errors == f"{reliability(label, rates)[2]:.4f} ({reliability(truth, rates)[2]:.4f})"

@@ -34,8 +34,9 @@ from mma4ctr.datasets.columns import NameTable, hash_text, ids_of, parse_rule, t
 from mma4ctr.datasets.toml_spec import READY
 from mma4ctr.evaluation import __main__ as results
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.evaluation.studies import STUDIES, cases_of, prepared_inputs
-from mma4ctr.evaluation.tables import protocol_line
+from mma4ctr.evaluation.studies import STUDIES, cases_of
+from mma4ctr.evaluation.study_cells import prepared_inputs
+from mma4ctr.evaluation.study_layouts import protocol_line
 from mma4ctr.features.variants import STUDY, variants_for, variants_of
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths

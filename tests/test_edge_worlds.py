@@ -194,4 +194,4 @@ def test_a_run_of_other_data_is_not_drawn(tmp_path, capsys):
     capsys.readouterr()
     assert call(viewer.main, "--paths", paths.file, *TASK) == 2
     shown = capsys.readouterr()
-    assert "of other data than those there now, left out" in shown.out and "run mlp.py first" in shown.err
+    assert "was made from other data than the present, skipped" in shown.out and "run mlp.py first" in shown.err

@@ -482,7 +482,7 @@ def test_an_artifact_in_the_place_of_another_is_refused(made, tmp_path, capsys):
     kept = folder.rename(tmp_path / "kept")
     shutil.copytree(paths.torch_model / "tiktok_finish" / other.run_id, folder)
     for read in (read_run, read_history):
-        with pytest.raises(UserError, match=f"holds the run {other.run_id}, not {one.run_id}"):
+        with pytest.raises(UserError, match=f"contains the run {other.run_id}, not {one.run_id}"):
             read(paths, one)
     assert call(mlp.main, "--paths", paths.file, "--run", one.run_id, "--onnx", tmp_path / "m.onnx") == 2
     shutil.rmtree(folder)

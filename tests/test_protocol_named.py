@@ -16,8 +16,9 @@ import statis_and_draw
 import viewer
 from mma4ctr.evaluation import run_report
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.evaluation.studies import STUDIES, prepared_inputs
-from mma4ctr.evaluation.tables import leakage_in_words, study_tables, write_tables
+from mma4ctr.evaluation.studies import STUDIES
+from mma4ctr.evaluation.study_cells import prepared_inputs
+from mma4ctr.evaluation.tables import leakage_summary, study_tables, write_tables
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 from tests.test_sweep import SHORT
@@ -97,14 +98,15 @@ def test_the_report_names_it(leaky):
     headings = [unescape(one) for one in re.findall("<h3>(.*?)</h3>", text)]
     plots = [one for one in headings if one.startswith("tiktok_like: ")]
     assert len(plots) == 6 and all(words in one for one in plots)
-    assert "<td>user, all, zscore, listwise, LEAKY</td>" in text
+    caption = "tiktok_like: user split, evidence all, scaling zscore, loss listwise, "
+    assert f'<p class="caption">{caption}<span class="leaky">LEAKY</span>' in text
 
 
 def test_leakage_is_told_in_the_table_and_in_the_report(leaky):
     table = study_tables(leaky, read_results(leaky.results), SHORT["protocol"], ["tiktok_like"])["tiktok_like"]
-    words = leakage_in_words(table, "tiktok_like")
-    assert "On tiktok_like, letting the user embedding see every label moves test AUC" in words
-    assert "AUC points of leakage" in words and "Evaluated the published way" in words
+    words = leakage_summary(table, "tiktok_like")
+    assert "On tiktok_like, a user embedding made from all labels changes test AUC" in words
+    assert "AUC points of leakage" in words and "Under the published protocol" in words
     assert words in (leaky.saved / "tables/protocol.md").read_text()
     assert escape(words) in (leaky.saved / "report.html").read_text()
 

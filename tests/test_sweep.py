@@ -16,8 +16,10 @@ import mlp
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.evaluation.studies import EARLY, MODEL, STUDIES, Inputs, cells, prepared_inputs, published_figure
-from mma4ctr.evaluation.tables import best_of, layout, leakage_in_words
+from mma4ctr.evaluation.studies import EARLY, MODEL, STUDIES, Inputs
+from mma4ctr.evaluation.study_cells import cells, prepared_inputs, published_figure
+from mma4ctr.evaluation.study_layouts import best_of, layout
+from mma4ctr.evaluation.tables import leakage_summary
 from mma4ctr.features.feature_matrix import load_matrix
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import read_artifact
@@ -230,7 +232,7 @@ def test_the_best_is_bold_and_leaky_rows_do_not_compete(swept):
     assert best.runs[0].auc == max(clean)
     shown = layout(SHORT["protocol"], table)
     assert sum(bold for row in shown.rows for _, bold in row) == 6
-    words = leakage_in_words(table, "tiktok_like")
+    words = leakage_summary(table, "tiktok_like")
     honest, leaky = (
         c.runs[0].auc for c in column if c.case.label in ("chronological, train, bce", "chronological, all, bce")
     )

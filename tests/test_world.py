@@ -11,7 +11,7 @@ import pytest
 
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.datasets.wechat import CLICK_WEIGHTS, click_label
-from mma4ctr.evaluation.ground_truth import oracle_auc, probabilities_of_test_rows, true_probabilities
+from mma4ctr.evaluation.ground_truth import oracle_auc, true_probabilities, true_test_probabilities
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.simulation import __main__ as command
@@ -114,7 +114,7 @@ def test_the_oracle_is_better_than_what_is_known_and_belongs_to_the_rows(made, t
     columns = (data.user_ids[data.user], data.item_ids[data.item], np.floor(data.time).astype(np.int64))
     chance = true_probabilities(where, target, *columns)
     assert chance.mean() == pytest.approx(data.label(target).mean(), rel=0.2)
-    assert (probabilities_of_test_rows(made, task) == chance[test]).all()
+    assert (true_test_probabilities(made, task) == chance[test]).all()
 
 
 def test_damaged_truth_is_told_in_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""The models that MMa4CTR is compared with: what each learns from, and what its scores are."""
+"""The models that MMa4CTR is compared with: what each learns from and what its scores mean."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,16 @@ class Baseline:
     """One model of the comparison.
 
     Attributes:
-        loss: what it is trained with, as told in `protocol`.
-        ranking: it learns from the training rows with label 1 and ranks, so its scores are no probabilities: they are
-            Platt-scaled on the validation rows before LogLoss. The others learn from every training row.
-        features: those of MMa4CTR that it sees beside the ids, `paper` or `plus`; empty where it sees none.
-        recbole: it is RecBole's and runs in the environment of `make baseline`.
-        by_epoch: it is trained in epochs.
-        train_cost, score_cost: seconds on one core for 1,000 rows learned in one epoch, and for 1,000 rows scored:
-            what is expected before any run has told better.
+        name: The model's name in results.jsonl and in the tables.
+        loss: The training loss, as `protocol` in results.jsonl names it.
+        train_cost: Estimated seconds on one core per 1,000 training rows and epoch, until a finished run gives a
+            measured value.
+        score_cost: Estimated seconds on one core per 1,000 scored rows.
+        ranking: The model learns a ranking from the training rows with label 1. Its scores are no probabilities, so
+            they are Platt-scaled on the validation rows before LogLoss. Other models learn from every training row.
+        features: The MMa4CTR features that the model gets beside the ids, `paper` or `plus`; empty for ids alone.
+        recbole: The model is RecBole's and runs in the environment of `make baseline`.
+        by_epoch: The model is trained in epochs.
     """
 
     name: str
@@ -29,7 +31,12 @@ class Baseline:
     by_epoch: bool = True
 
     def rows_learned(self, rows: Mapping[str, int], positives: Mapping[str, int]) -> int:
-        """The training rows it learns from, given the rows and positives of each part of the split."""
+        """The number of training rows that the model learns from.
+
+        Args:
+            rows: Number of rows of each part of the split.
+            positives: Number of rows with label 1 of each part.
+        """
         return positives["train"] if self.ranking else rows["train"]
 
 

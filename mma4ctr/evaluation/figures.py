@@ -1,7 +1,7 @@
-"""How every figure looks, and how it is saved: PNG and SVG under `saved_path/figures/`, never a window.
+"""The style of all figures. They are saved as PNG and SVG under `saved_path/figures/`; no window opens.
 
-Colours are those of Okabe and Ito, which people with any colour vision can tell apart; lines also differ in marker
-and dash, so that they hold in a black and white print.
+The colours are those of Okabe and Ito, which are distinct for any colour vision. Lines also differ in marker and dash,
+so that they can be distinguished in print without colour.
 """
 
 import io
@@ -49,7 +49,16 @@ STYLE: dict[Any, Any] = {
 
 @contextmanager
 def panels(count: int, *, width: float = 3.6, height: float = 2.9) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure with `count` panels, two or three to a row, in the common style; inches are per panel."""
+    """A figure with several panels in the common style, two or three in a row.
+
+    Args:
+        count: Number of panels.
+        width: Inches per panel.
+        height: Inches per panel.
+
+    Yields:
+        The figure and its `count` axes. The figure is closed at the end of the block.
+    """
     columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     with mpl.rc_context(STYLE):
@@ -65,28 +74,28 @@ def panels(count: int, *, width: float = 3.6, height: float = 2.9) -> Iterator[t
 
 
 def line_styles() -> Iterator[dict[str, Any]]:
-    """Colour, marker and dash of one line after the other."""
+    """Yield colour, marker and dash for one line after another."""
     for color, marker, dash in zip(cycle(COLORS), cycle(MARKERS), cycle(DASHES), strict=False):
         yield {"color": color, "marker": marker, "linestyle": dash}
 
 
-def protocol_words(runs: Sequence[Result]) -> str:
-    """Split, evidence and loss of the runs that a figure shows, for its title; what saw test labels is LEAKY."""
+def describe_protocol(runs: Sequence[Result]) -> str:
+    """Split, evidence and loss of the runs in a figure, and LEAKY if the features of a run saw test labels."""
 
     def all_of(key: str) -> str:
         return " and ".join(dict.fromkeys(str(run.protocol[key]) for run in runs))
 
-    words = [f"{all_of('split')} split", f"evidence {all_of('evidence')}", f"loss {all_of('loss')}"]
-    return ", ".join(words + ["LEAKY"] * any(run.leaky for run in runs))
+    parts = [f"{all_of('split')} split", f"evidence {all_of('evidence')}", f"loss {all_of('loss')}"]
+    return ", ".join(parts + ["LEAKY"] * any(run.leaky for run in runs))
 
 
 def set_title(axis: Axes, title: str, runs: Sequence[Result]) -> None:
-    """A title with the protocol of the runs under it."""
-    axis.set_title(f"{title}\n{protocol_words(runs)}", fontsize=9)
+    """Set a title with the protocol of the runs below it."""
+    axis.set_title(f"{title}\n{describe_protocol(runs)}", fontsize=9)
 
 
 def save_figure(figure: Figure, paths: Paths, name: str) -> Path:
-    """Write `saved_path/figures/<name>.png` and `.svg`; returns the PNG."""
+    """Write `saved_path/figures/<name>.png` and `.svg`; return the path of the PNG."""
     path = paths.saved / "figures" / f"{name}.png"
     for kind in ("png", "svg"):
         content = io.BytesIO()

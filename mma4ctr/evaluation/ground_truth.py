@@ -1,4 +1,4 @@
-"""The true probabilities of simulated data: as predictions, the best AUC that any model could reach.
+"""The true probabilities of simulated data. As predictions they reach the best AUC that any model can expect.
 
 `python -m mma4ctr.simulation` writes them to `truth/` beside the raw files. No step of the pipeline reads them; only
 tables and the report do.
@@ -20,9 +20,20 @@ from mma4ctr.storage.paths import Paths
 
 
 def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """float64 (rows,): the true probability of each row, by raw user and item id and whole-number time.
+    """The true probability of each row.
 
-    Raises `UserError` where the file cannot be read or a row is not of this simulated world.
+    Args:
+        folder: The `truth/` folder of the simulated data set.
+        target: Name of the target.
+        user: (rows,) raw user ids.
+        item: (rows,) raw item ids.
+        time: int64 (rows,) whole-number times.
+
+    Returns:
+        float64 (rows,).
+
+    Raises:
+        UserError: The file cannot be read, or a row is not in it.
     """
     file = folder / FILE_NAME
     keys = ["user", "item", "time"]
@@ -30,26 +41,31 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
     found = np.full(len(user), np.nan)
     try:
         for part in pq.ParquetFile(file).iter_batches(1 << 20, columns=[*keys, target]):
-            # A row that stands twice has the same probability both times, so it does not matter which one is taken.
+            # Duplicate rows have the same probability, so any of their matches will do.
             hits = pa.table(part).join(wanted, keys, join_type="inner")
             found[hits["place"].to_numpy()] = hits[target].to_numpy()
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{file}: not readable ({reason}); make the simulated files anew with mma4ctr.simulation"
+            f"{file}: not readable ({reason}); write the simulated files again with python -m mma4ctr.simulation"
         ) from None
     if np.isnan(found).any():
-        raise UserError(f"{folder}: does not hold every row; it belongs to another simulated world")
+        raise UserError(
+            f"{folder}: rows are missing, it belongs to other simulated data; write the simulated files again with "
+            "python -m mma4ctr.simulation, or remove this folder"
+        )
     return found
 
 
 @lru_cache(maxsize=8)
-def probabilities_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
-    """float64 (test rows,): the true probabilities of the test rows of a task, in their order; None where the data are
-    not simulated.
+def true_test_probabilities(paths: Paths, task: str) -> np.ndarray | None:
+    """The true probabilities of a task's test rows in their order, float64 (test rows,).
+
+    Returns:
+        None if the data are not simulated.
     """
     dataset, target = split_task(task)
-    if dataset not in BUILT_IN:  # simulated worlds are of the study's data sets
+    if dataset not in BUILT_IN:  # only the data sets of the study are simulated
         return None
     data = load_interactions(paths, dataset)
     folder = Path(data.artifact.manifest["sources"]["file"]).parent / TRUTH
@@ -62,8 +78,8 @@ def probabilities_of_test_rows(paths: Paths, task: str) -> np.ndarray | None:
 
 @lru_cache(maxsize=64)
 def oracle_auc(paths: Paths, task: str) -> float | None:
-    """AUC of the true probabilities on the test rows of a task; None where the data are not simulated."""
-    probability = probabilities_of_test_rows(paths, task)
+    """AUC of the true probabilities on a task's test rows, or None if the data are not simulated."""
+    probability = true_test_probabilities(paths, task)
     if probability is None:
         return None
     dataset, target = split_task(task)

@@ -1,4 +1,4 @@
-"""AUC, GAUC and LogLoss: the one place where any model of this project is judged."""
+"""AUC, GAUC and LogLoss: the functions that score every model of this project."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-# Probabilities are kept this far from 0 and 1, so that one sure mistake does not make LogLoss infinite.
+# Probabilities are clipped this far from 0 and 1, so that one wrong certain prediction does not make LogLoss infinite.
 CLIP = 1e-7
 RELIABILITY_BINS = 20
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How good predictions are. AUC and GAUC are None where they are not defined (one class only).
+    """The scores of predictions.
 
-    `auc_error` is the standard error of AUC, see `auc_error`.
+    Attributes:
+        auc: Area under the ROC curve; None if the labels have one class only.
+        gauc: AUC within users, see `gauc`; None if no user has both labels.
+        logloss: Mean negative log-likelihood, in nats.
+        auc_error: Standard error of `auc`, see `auc_error`.
     """
 
     auc: float | None
@@ -26,9 +30,15 @@ class Scores:
 
 
 def _wins(label: np.ndarray, score: np.ndarray, group: np.ndarray | None) -> np.ndarray:
-    """For each group, the pairs (positive, negative) that are ranked right, ties counted half: float64 (groups,).
+    """The number of correctly ranked pairs (positive, negative) of each group; ties count half.
 
-    `group`: integers 0 ... G-1, or None for one group.
+    Args:
+        label: 0/1 (rows,).
+        score: float (rows,).
+        group: int (rows,) from 0 to groups - 1, or None for one group.
+
+    Returns:
+        float64 (groups,).
     """
     if group is None:
         order = np.argsort(score, kind="stable")
@@ -51,12 +61,14 @@ def _wins(label: np.ndarray, score: np.ndarray, group: np.ndarray | None) -> np.
 
 
 def auc(label: np.ndarray, score: np.ndarray) -> float | None:
-    """Area under the ROC curve: the chance that a positive is ranked above a negative, ties counted half.
+    """Area under the ROC curve: the probability that a positive ranks above a negative; ties count half.
 
     Args:
-        label: 0/1 (rows,). score: float (rows,), any scale.
+        label: 0/1 (rows,).
+        score: float (rows,) on any scale.
 
-    Returns: None where there is one class only.
+    Returns:
+        None if the labels have one class only.
     """
     positives = int((label > 0).sum())
     pairs = positives * (len(label) - positives)
@@ -64,10 +76,15 @@ def auc(label: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """For each positive the share of negatives ranked below it, for each negative that of positives ranked above it,
-    ties counted half, in the rows' order (DeLong, DeLong and Clarke-Pearson 1988). Either's mean is AUC.
+    """The placements of DeLong, DeLong and Clarke-Pearson (1988); the mean of each array is AUC.
 
-    Returns: None where a class has fewer than two rows.
+    Args:
+        label: 0/1 (rows,).
+        score: float (rows,) on any scale.
+
+    Returns:
+        For each positive the share of negatives below it, and for each negative the share of positives above it, in
+        the order of the rows; ties count half. None if a class has fewer than two rows.
     """
     order = np.argsort(score, kind="stable")
     sorted_score, positive = score[order], label[order] > 0
@@ -77,7 +94,7 @@ def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
     tie = np.cumsum(np.append(True, sorted_score[1:] != sorted_score[:-1])) - 1
 
     def share_below(others: np.ndarray) -> np.ndarray:
-        """For each row the share of `others` with a lower score, ties counted half."""
+        """For each row the share of `others` with a lower score; ties count half."""
         in_tie = np.bincount(tie, weights=others)
         below = np.cumsum(in_tie) - in_tie
         found = np.empty(len(order))
@@ -88,10 +105,14 @@ def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def auc_error(label: np.ndarray, score: np.ndarray) -> float | None:
-    """Standard error of AUC, were the rows drawn anew: from how much the placements of the positives vary, and those of
-    the negatives.
+    """Standard error of AUC over draws of rows, from the variance of the placements; rows count as independent.
 
-    Rows count as independent. Returns: None where a class has fewer than two rows.
+    Args:
+        label: 0/1 (rows,).
+        score: float (rows,) on any scale.
+
+    Returns:
+        None if a class has fewer than two rows.
     """
     found = placements(label, score)
     return None if found is None else float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in found)))
@@ -99,32 +120,41 @@ def auc_error(label: np.ndarray, score: np.ndarray) -> float | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """One model's AUC less another's on the same rows, and the difference's standard error."""
+    """The difference of two models' AUC on the same rows.
+
+    Attributes:
+        auc: AUC of the first model minus AUC of the second.
+        error: Standard error of the difference.
+    """
 
     auc: float
     error: float
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the difference lies in 95 of 100 draws of rows and seeds."""
+        """95 % confidence interval of the difference."""
         return self.auc - 1.96 * self.error, self.auc + 1.96 * self.error
 
     @property
     def p_value(self) -> float:
-        """The chance of so large a difference, to either side, between models of equal AUC."""
+        """Two-sided p-value under the hypothesis that both models have the same AUC."""
         return math.erfc(abs(self.auc) / self.error / math.sqrt(2)) if self.error else float(self.auc == 0)
 
 
 def auc_difference(label: np.ndarray, ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> Difference | None:
     """The paired test of DeLong, DeLong and Clarke-Pearson (1988) on the mean AUC over seeds.
 
-    The rows' part of the variance is that of the difference of placements, averaged over the seeds; the seeds' part,
-    where a model has several, is the variance of their AUCs over their number. Rows count as independent.
+    The variance has two parts. The part of the rows is the variance of the difference of placements, averaged over
+    the seeds. The part of the seeds, for a model with several, is the variance of their AUCs divided by their number.
+    Rows count as independent.
 
     Args:
-        label: 0/1 (rows,). ours, theirs: scores (rows,) of each seed.
+        label: 0/1 (rows,).
+        ours: Scores (rows,) of each seed of the first model.
+        theirs: Scores (rows,) of each seed of the second model.
 
-    Returns: None where a class has fewer than two rows.
+    Returns:
+        None if a class has fewer than two rows.
     """
     means, seeds = [], 0.0
     for scores in (ours, theirs):
@@ -140,9 +170,15 @@ def auc_difference(label: np.ndarray, ours: Sequence[np.ndarray], theirs: Sequen
 
 
 def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float | None:
-    """AUC inside each user, averaged with weight the user's rows, over users with both labels (design section 8).
+    """Mean AUC within users, weighted by the number of rows of a user, over users with both labels.
 
-    Returns: None where no user has both.
+    Args:
+        label: 0/1 (rows,).
+        score: float (rows,) on any scale.
+        user: (rows,) user of each row.
+
+    Returns:
+        None if no user has both labels.
     """
     if not len(label):
         return None
@@ -159,19 +195,23 @@ def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> float | None
 
 def logloss(label: np.ndarray, probability: np.ndarray) -> float:
     """Mean negative log-likelihood of 0/1 labels, in nats."""
-    chance = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
-    return float(-np.where(label > 0, np.log(chance), np.log1p(-chance)).mean())
+    clipped = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
+    return float(-np.where(label > 0, np.log(clipped), np.log1p(-clipped)).mean())
 
 
 def score_predictions(
     label: np.ndarray, probability: np.ndarray, user: np.ndarray, score: np.ndarray | None = None
 ) -> Scores:
-    """All three for aligned arrays (rows,) of 0/1 labels, probabilities and users.
+    """AUC, GAUC and LogLoss of predictions.
 
     Args:
-        score: what AUC and GAUC rank by, where the probabilities are a calibration of it.
+        label: 0/1 (rows,).
+        probability: float (rows,).
+        user: (rows,) user of each row.
+        score: float (rows,) that AUC and GAUC rank by, if the probabilities are a calibration of it.
 
-    Raises ValueError for predictions that are not finite or do not match the labels in number.
+    Raises:
+        ValueError: The arrays differ in length, or a prediction is not finite.
     """
     if not len(label) == len(probability) == len(user):
         raise ValueError(f"{len(label)} labels, {len(probability)} predictions, {len(user)} users")
@@ -183,29 +223,46 @@ def score_predictions(
 
 
 def reliability(
-    label: np.ndarray, chance: np.ndarray, bins: int = RELIABILITY_BINS
+    label: np.ndarray, probability: np.ndarray, bins: int = RELIABILITY_BINS
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Mean prediction and share of positives in bins of equally many rows, and the expected calibration error, the
-    mean of their distances weighted by rows (Naeini, Cooper and Hauskrecht 2015, with equal-mass bins).
+    """The calibration curve and the expected calibration error.
+
+    The error is the mean distance of prediction and share over the bins, weighted by rows (Naeini, Cooper and
+    Hauskrecht 2015, with equal-mass bins).
 
     Args:
-        label: (rows,), 0 and 1, or true probabilities.
+        label: (rows,) of 0 and 1, or true probabilities.
+        probability: float (rows,) predictions.
+        bins: Number of bins; they have the same number of rows.
+
+    Returns:
+        Mean prediction (bins,), share of positives (bins,) and the error.
     """
-    order = np.argsort(chance, kind="stable")
+    order = np.argsort(probability, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
-    said = np.array([chance[part].mean() for part in parts])
-    seen = np.array([label[part].mean() for part in parts])
+    predicted = np.array([probability[part].mean() for part in parts])
+    observed = np.array([label[part].mean() for part in parts])
     weight = np.array([len(part) for part in parts]) / len(label)
-    return said, seen, float((weight * np.abs(said - seen)).sum())
+    return predicted, observed, float((weight * np.abs(predicted - observed)).sum())
 
 
 def platt_scaled(score: np.ndarray, valid_score: np.ndarray, valid_label: np.ndarray) -> np.ndarray:
-    """Probabilities (rows,) from scores on any scale: a logistic regression of the validation labels on the
-    validation scores, applied to `score` (Platt 1999).
+    """Probabilities from scores on any scale, by Platt scaling (Platt 1999).
 
-    Raises ValueError where the scores are not finite or the validation labels are of one class.
+    A logistic regression of the validation labels on the validation scores is applied to `score`.
+
+    Args:
+        score: float (rows,) to convert.
+        valid_score: float (validation rows,).
+        valid_label: 0/1 (validation rows,).
+
+    Returns:
+        float64 (rows,).
+
+    Raises:
+        ValueError: A score is not finite, or the validation labels have one class only.
     """
     shift, scale = valid_score.mean(), valid_score.std() or 1.0
     fitted = LogisticRegression(C=np.inf).fit(((valid_score - shift) / scale)[:, None], valid_label)
-    chance: np.ndarray = fitted.predict_proba(((score - shift) / scale)[:, None])[:, 1]
-    return chance
+    probability: np.ndarray = fitted.predict_proba(((score - shift) / scale)[:, None])[:, 1]
+    return probability

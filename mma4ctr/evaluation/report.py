@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no network, with tables, interactive plots and the protocol of everything."""
+"""The HTML of the report: one page with tables and interactive plots that needs no network."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,14 +43,19 @@ $body
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page; `body` is HTML in which everything from data is escaped already."""
+    """A part of the page.
+
+    Attributes:
+        title: Heading, as plain text.
+        body: HTML; text that comes from data must be escaped already.
+    """
 
     title: str
     body: str
 
 
 def table_html(shown: Layout) -> str:
-    """A table with its caption, the best in bold."""
+    """A table with its caption; the best values are bold."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in shown.header)
     rows = []
     for row in shown.rows:
@@ -64,17 +69,23 @@ def table_html(shown: Layout) -> str:
 
 
 def heading(text: str) -> str:
-    """A heading within a section."""
+    """A heading within a section, from plain text."""
     return f"<h3>{escape(text)}</h3>"
 
 
 def paragraph(text: str) -> str:
-    """Plain words."""
+    """A paragraph, from plain text."""
     return f"<p>{escape(text)}</p>"
 
 
 def plot_html(figure: go.Figure, title: str, name: str) -> str:
-    """An interactive plot that takes the width of the page, under its title; `name` is the id of its element."""
+    """An interactive plot as wide as the page, below its title.
+
+    Args:
+        figure: The plot; its layout is set here.
+        title: Plain text.
+        name: Id of the HTML element.
+    """
     margin = {"l": 50, "r": 10, "t": 30, "b": 45}
     figure.update_layout(template="plotly_white", autosize=True, height=430, margin=margin, colorway=list(COLORS))
     figure.update_layout(legend={"orientation": "h", "y": -0.2, "itemsizing": "constant"})
@@ -92,7 +103,15 @@ def lines(
     diagonal: bool = False,
     markers: bool = False,
 ) -> go.Figure:
-    """Curves (x, y) by name; with `diagonal` the line from (0, 0) to the largest value as well."""
+    """A line plot.
+
+    Args:
+        curves: (x, y) of each curve by name.
+        x: Label of the x axis.
+        y: Label of the y axis.
+        diagonal: Also draw the line from (0, 0) to the largest value.
+        markers: Mark the points of the curves.
+    """
     figure = go.Figure()
     if diagonal:
         end = max((value for curve in curves.values() for part in curve for value in part), default=1.0) or 1.0
@@ -106,7 +125,13 @@ def lines(
 
 
 def points_in_space(points: Sequence[Sequence[float]], group: Sequence[str], hover: Sequence[str]) -> go.Figure:
-    """Points (n, 3), coloured by group, with a text for each that shows on hover; can be turned."""
+    """A 3-d scatter plot that can be rotated.
+
+    Args:
+        points: (n, 3).
+        group: (n,) name of each point's group, which sets its colour.
+        hover: (n,) text that each point shows on hover.
+    """
     figure = go.Figure()
     for position, name in enumerate(dict.fromkeys(group)):
         own = [i for i, one in enumerate(group) if one == name]
@@ -126,7 +151,13 @@ def points_in_space(points: Sequence[Sequence[float]], group: Sequence[str], hov
 
 
 def page(title: str, about: str, sections: Sequence[Section]) -> str:
-    """The whole page."""
+    """The whole page as HTML.
+
+    Args:
+        title: Plain text.
+        about: One sentence below the title, plain text.
+        sections: The parts of the page in order.
+    """
     links = " ".join(f'<a href="#s{i}">{escape(s.title)}</a>' for i, s in enumerate(sections))
     body = "".join(f'<section id="s{i}"><h2>{escape(s.title)}</h2>{s.body}</section>' for i, s in enumerate(sections))
     return PAGE.substitute(title=escape(title), about=escape(about), links=links, body=body, script=get_plotlyjs())

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.figures import NEGATIVE, POSITIVE, line_styles, panels, save_figure, set_title
-from mma4ctr.evaluation.ground_truth import probabilities_of_test_rows
+from mma4ctr.evaluation.ground_truth import true_test_probabilities
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.run_records import (
     Result,
-    keeps_predictions,
+    has_predictions,
     newest_of_each,
     read_run,
 )
@@ -26,21 +27,27 @@ from mma4ctr.runtime.console import note
 from mma4ctr.storage.paths import Paths
 
 LABELS = ("negative", "positive")
-
-
-# Points of a curve in the page; the picture is the same, the page a hundredth as large.
+# Points of a curve in the report. The curve looks the same with all points; the page would be a hundred times as large.
 CURVE_POINTS = 400
-
-
+# UMAP's number of neighbours.
 NEIGHBORS = 15
+# UMAP can place a few points far away, which would squeeze the others into a line. The axes end at these percentiles.
+AXIS_PERCENTILES = (1.0, 99.0)
+AXIS_MARGIN = 0.1
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """A run with what it said of the test rows: labels uint8, predictions float32, hidden float32 (rows, 4).
+    """A run with its predictions of the test rows.
 
     Attributes:
-        truth: the true probabilities, float64, where the data are simulated.
+        result: Its line of results.jsonl.
+        data: The interactions of its data set.
+        rows: int64 (test rows,) positions among the interactions.
+        label: uint8 (test rows,).
+        predictions: float32 (test rows,).
+        hidden: float32 (test rows, 4), the inputs of the last layer.
+        truth: float64 (test rows,) true probabilities, or None if the data are not simulated.
     """
 
     result: Result
@@ -53,37 +60,46 @@ class Predicted:
 
     @property
     def name(self) -> str:
-        """For legends."""
+        """Variant, AUC and deviations from the usual protocol, for legends."""
         score = "undefined" if self.result.auc is None else f"{self.result.auc:.4f}"
-        words = [self.result.variant, f"AUC {score}"]
+        parts = [self.result.variant, f"AUC {score}"]
         if (loss := self.result.protocol["loss"]) != "bce":
-            words.append(f"loss {loss}")
-        return ", ".join(words + ["LEAKY"] * self.result.leaky)
+            parts.append(f"loss {loss}")
+        return ", ".join(parts + ["LEAKY"] * self.result.leaky)
 
 
 def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[Predicted]:
-    """The newest run of each variant and protocol of a task that kept its predictions and fits the data as it is."""
+    """The newest run of each variant and protocol of a task with predictions, made from the present inputs."""
     found = []
     inputs = load_step_inputs(paths, task)
     current = {"interactions": inputs.data.artifact, "modalities": inputs.modal, "user embedding": inputs.embedding}
     made_from = {name: artifact.fingerprint for name, artifact in current.items()}
     for result in newest_of_each(
-        [r for r in results if r.task == task and r.model == "MMa4CTR"], keeps_predictions(paths)
+        [r for r in results if r.task == task and r.model == "MMa4CTR"], has_predictions(paths)
     ):
         artifact = read_run(paths, result)
         matrix = read_matrix(paths, task, result.variant)
         if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint or matrix.manifest["inputs"] != made_from:
-            note(f"{task} {result.variant}: run {result.run_id} is of other data than those there now, left out")
+            note(f"{task} {result.variant}: run {result.run_id} was made from other data than the present, skipped")
             continue
         rows = artifact.array("rows")
         label = inputs.data.label(split_task(task)[1])[rows]
-        said, hidden = artifact.array("predictions"), artifact.array("hidden")
-        found.append(Predicted(result, inputs.data, rows, label, said, hidden, probabilities_of_test_rows(paths, task)))
+        predictions, hidden = artifact.array("predictions"), artifact.array("hidden")
+        truth = true_test_probabilities(paths, task)
+        found.append(Predicted(result, inputs.data, rows, label, predictions, hidden, truth))
     return found
 
 
 def roc_points(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates, at most `CURVE_POINTS` of them; empty for one class."""
+    """The ROC curve.
+
+    Args:
+        label: 0/1 (rows,).
+        score: float (rows,).
+
+    Returns:
+        False and true positive rates, at most `CURVE_POINTS` of them; empty if the labels have one class only.
+    """
     if label.min() == label.max():
         return np.empty(0), np.empty(0)
     false_rate, true_rate, _ = roc_curve(label, score)
@@ -92,7 +108,16 @@ def roc_points(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def balanced_sample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """int64 sorted positions of equally many positives and negatives, at most `most` of each."""
+    """A random sample with as many positives as negatives.
+
+    Args:
+        label: 0/1 (rows,).
+        most: Largest number of rows of a class.
+        seed: Of the sample.
+
+    Returns:
+        int64 (n,) sorted positions.
+    """
     rng = np.random.default_rng(seed)
     classes = [np.flatnonzero(label == kind) for kind in (0, 1)]
     size = min(most, *(len(rows) for rows in classes))
@@ -102,10 +127,15 @@ def balanced_sample(label: np.ndarray, most: int, seed: int) -> np.ndarray:
 def embed(values: np.ndarray, seed: int) -> dict[int, np.ndarray]:
     """UMAP (McInnes, Healy and Melville 2018) to 2 and 3 dimensions, from one search for neighbours.
 
-    Returns: {2: float32 (rows, 2), 3: float32 (rows, 3)}.
+    Args:
+        values: float32 (rows, columns).
+        seed: Of UMAP.
+
+    Returns:
+        {2: float32 (rows, 2), 3: float32 (rows, 3)}.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # says that a fixed seed means one thread
+        warnings.simplefilter("ignore")  # UMAP warns that a fixed seed means one thread
         import umap
         from umap.umap_ import nearest_neighbors
 
@@ -119,8 +149,24 @@ def embed(values: np.ndarray, seed: int) -> dict[int, np.ndarray]:
         }
 
 
+def within_axes(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Axis limits by percentiles; points outside them are moved to the edge.
+
+    Args:
+        points: float (n, dimensions).
+
+    Returns:
+        The moved points (n, dimensions), bool (n,) whether a point lay outside, and the limits (2, dimensions).
+    """
+    low, high = np.percentile(points, AXIS_PERCENTILES, axis=0)
+    margin = AXIS_MARGIN * np.maximum(high - low, 1e-6)
+    limits = np.stack([low - margin, high + margin]).astype(points.dtype)
+    moved = np.clip(points, *limits)
+    return moved, (moved != points).any(axis=1), limits
+
+
 def draw_roc(paths: Paths, task: str, runs: list[Predicted]) -> Path:
-    """One curve for each run of a task."""
+    """Draw the ROC curve of each run of a task."""
     with panels(1, width=4.6, height=4.2) as (figure, (axis,)):
         axis.plot([0, 1], [0, 1], color="#888888", linestyle=":", linewidth=1)
         for style, one in zip(line_styles(), runs, strict=False):
@@ -133,66 +179,103 @@ def draw_roc(paths: Paths, task: str, runs: list[Predicted]) -> Path:
 
 
 def draw_reliability(paths: Paths, predicted: dict[str, list[Predicted]]) -> Path:
-    """Share of positives against prediction, a panel per task with a curve for each of its runs."""
+    """Draw the calibration curves: share of positives by prediction, a panel per task with a curve per run."""
     with panels(len(predicted), width=3.9, height=3.6) as (figure, axes):
         for axis, (task, runs) in zip(axes, predicted.items(), strict=True):
             end = 0.0
             for style, one in zip(line_styles(), runs, strict=False):
-                name, said, seen = reliability_curve(one)
-                axis.plot(said, seen, label=name, **style)
-                end = max(end, 1.05 * said.max(), 1.05 * seen.max())
+                name, mean, share = reliability_curve(one)
+                axis.plot(mean, share, label=name, **style)
+                end = max(end, 1.05 * mean.max(), 1.05 * share.max())
             axis.plot([0, end], [0, end], color="#888888", linestyle=":", linewidth=1, zorder=0)
             axis.set(xlabel="mean prediction", ylabel="share of positives")
-            told = " error (on true probabilities)" if runs[0].truth is not None else ""
-            set_title(axis, f"{task}: calibration{told}", [one.result for one in runs])
+            on_truth = " error (on true probabilities)" if runs[0].truth is not None else ""
+            set_title(axis, f"{task}: calibration{on_truth}", [one.result for one in runs])
             axis.legend(loc="upper left", fontsize="small")
         return save_figure(figure, paths, "reliability")
 
 
 def reliability_curve(one: Predicted) -> tuple[str, np.ndarray, np.ndarray]:
-    """A run's variant with its expected calibration error, and the points of its curve.
+    """The calibration curve of a run.
 
-    Where the data are simulated, the error on the true probabilities stands beside it: on labels, drawn by chance, not
-    even a perfect model has 0.
+    Returns:
+        The variant with its expected calibration error, mean predictions (bins,) and shares of positives (bins,). For
+        simulated data the error on the true probabilities follows in brackets: labels are random draws, so even a
+        perfect model has an error above 0 on them.
     """
-    said, seen, error = reliability(one.label, one.predictions)
+    mean, share, error = reliability(one.label, one.predictions)
     name = f"{one.result.variant}, error {error:.4f}"
     if one.truth is not None:
         name += f" ({reliability(one.truth, one.predictions)[2]:.4f})"
-    return name, said, seen
+    return name, mean, share
 
 
 def draw_umap(paths: Paths, result: Result, kind: str, points: dict[int, np.ndarray], label: np.ndarray) -> list[Path]:
-    """Scatter pictures in 2 and 3 dimensions of a run's test rows."""
+    """Draw scatter plots in 2 and 3 dimensions of a run's test rows.
+
+    Points outside the axes are drawn as crosses at the edge.
+
+    Args:
+        paths: Of the path.json in use.
+        result: The run.
+        kind: `features` or `hidden`.
+        points: By number of dimensions, float32 (n, dimensions).
+        label: 0/1 (n,).
+
+    Returns:
+        The paths of the pictures.
+    """
     written = []
-    for dimensions, place in points.items():
+    for dimensions, coordinates in points.items():
         with panels(1, width=4.6, height=4.2) as (figure, (axis,)):
             if dimensions == 3:
                 axis.remove()
-                axis = figure.add_subplot(projection="3d")
-                axis.set_zlabel("UMAP 3", labelpad=0)
-                axis.set_box_aspect(None, zoom=0.8)  # else the label of the third axis is cut
-                axis.locator_params(nbins=4)
-                axis.tick_params(labelsize=7, pad=0)
-            for value, color in ((0, NEGATIVE), (1, POSITIVE)):
-                look: dict[str, Any] = {
-                    "s": 4,
-                    "color": color,
-                    "alpha": 0.5,
-                    "linewidths": 0,
-                    "label": LABELS[value],
-                    "rasterized": True,
-                }
-                axis.scatter(*place[label == value].T, **look)
+                axis = _space_axis(figure)
+            outside = _scatter(axis, coordinates, label)
             axis.set(xlabel="UMAP 1", ylabel="UMAP 2")
-            set_title(axis, f"{result.task}: {kind}, {len(label):,} test rows", [result])
+            title = f"{result.task}: {kind}, {len(label):,} test rows"
+            if outside:
+                title += f"\n{outside:,} outside the axes, drawn as crosses at the edge"
+            set_title(axis, title, [result])
             figure.legend(loc="outside lower center", ncols=2, markerscale=3)
             written.append(save_figure(figure, paths, f"umap_{result.task}_{kind}_{dimensions}d"))
     return written
 
 
+def _space_axis(figure: Figure) -> Any:
+    axis = figure.add_subplot(projection="3d")
+    axis.set_zlabel("UMAP 3", labelpad=0)
+    axis.set_box_aspect(None, zoom=0.8)  # at full size the label of the third axis is cut
+    axis.locator_params(nbins=4)
+    axis.tick_params(labelsize=7, pad=0)
+    return axis
+
+
+def _scatter(axis: Any, points: np.ndarray, label: np.ndarray) -> int:
+    """Draw the points of both classes and set the limits; return the number of points outside them."""
+    moved, outside, limits = within_axes(points)
+    for value, color in ((0, NEGATIVE), (1, POSITIVE)):
+        style: dict[str, Any] = {"color": color, "alpha": 0.5, "rasterized": True}
+        inside = (label == value) & ~outside
+        axis.scatter(*moved[inside].T, s=4, linewidths=0, label=LABELS[value], **style)
+        axis.scatter(*moved[(label == value) & outside].T, s=14, marker="x", linewidths=0.8, clip_on=False, **style)
+    axis.set(
+        **{f"{name}lim": tuple(limits[:, place]) for place, name in zip(range(len(limits[0])), "xyz", strict=False)}
+    )
+    return int(outside.sum())
+
+
 def feature_rows(paths: Paths, one: Predicted, chosen: np.ndarray) -> np.ndarray:
-    """float32 (n, in_features): the feature rows of some test rows."""
+    """The features of some test rows.
+
+    Args:
+        paths: Of the path.json in use.
+        one: The run.
+        chosen: int64 (n,) positions among the test rows.
+
+    Returns:
+        float32 (n, in_features).
+    """
     matrix = load_matrix(paths, one.result.task, one.result.variant, torch.device("cpu"))
     return matrix.test.features(matrix, chosen).numpy()
 
@@ -202,6 +285,6 @@ def hover_texts(one: Predicted, chosen: np.ndarray) -> list[str]:
     rows = one.rows[chosen]
     users, items = one.data.user_names[one.data.user[rows]], one.data.item_names[one.data.item[rows]]
     return [
-        f"user {user}, item {item}, {LABELS[label]}, predicted {chance:.3f}"
-        for user, item, label, chance in zip(users, items, one.label[chosen], one.predictions[chosen], strict=True)
+        f"user {user}, item {item}, {LABELS[label]}, predicted {probability:.3f}"
+        for user, item, label, probability in zip(users, items, one.label[chosen], one.predictions[chosen], strict=True)
     ]

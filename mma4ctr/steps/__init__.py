@@ -1,0 +1,1 @@
+"""What the scripts share: options, training runs, and the scheduler of many runs."""
