@@ -10,8 +10,10 @@ contains no other file. Anything else is refused, so a wrong path.json destroys 
 """
 
 import hashlib
+import math
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import lru_cache
@@ -37,6 +39,7 @@ from mma4ctr.storage.folders import (
 from mma4ctr.storage.locks import locked
 
 MANIFEST = "manifest.json"
+_HEADERS = threading.Lock()  # held while the header of an array is read
 # Keys covered by the fingerprint. `sources` (paths and dates of raw files) is left out: same content, same artifact.
 FINGERPRINTED = ("step", "settings", "inputs", "files")
 # Settings that identify an artifact; its folder is named after them.
@@ -319,8 +322,15 @@ class Artifact:
 
     def array(self, name: str) -> np.ndarray:
         """Load the array `<name>.npy`; raises `UserError` as `file` does."""
-        loaded: np.ndarray = np.load(self.file(f"{name}.npy"), allow_pickle=False)
-        return loaded
+        with self.file(f"{name}.npy").open("rb") as file:
+            # numpy evaluates the header with `ast`, which fails now and then when threads do so at the same time
+            # (SystemError: AST constructor recursion depth mismatch, CPython 3.11.7).
+            with _HEADERS:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, fortran, dtype = read(file)
+            loaded = np.fromfile(file, dtype, math.prod(shape))
+        return loaded.reshape(shape, order="F" if fortran else "C")
 
     def json(self, name: str) -> Any:
         """Load `<name>.json`; raises `UserError` as `file` does."""
