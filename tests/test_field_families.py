@@ -386,7 +386,7 @@ def test_an_empty_column_is_not_blamed_on_spelling(tmp_path, capsys, share):
     told(capsys, paths, preprocess_inter)
     for step in (datasets_main, preprocess_multimodal):
         found = told(capsys, paths, step, code=0 if share else 2)
-        assert "title is empty for others" in found and "written alike" not in found and "ids there" not in found
+        assert "title is empty for the others" in found and "written the same" not in found and "ids there" not in found
 
 
 @pytest.mark.parametrize("arrays", [{}, {"a": np.zeros((ITEMS, 2))}, {"a": np.zeros(1), "b": np.zeros(2)}, None])
