@@ -457,7 +457,7 @@ def test_seven_modalities_from_the_files_to_the_report(files, tmp_path, capsys):
 def test_one_modality_has_nothing_to_mix(folder, capsys):
     paths = steps(write_paths(folder, described("title")), preprocess_inter, preprocess_multimodal, get_user_embedding)
     steps(paths.file, gen_matrix, cross_matrix)
-    assert "nothing to mix" in capsys.readouterr().out
+    assert "nothing to concatenate or cross" in capsys.readouterr().out
     assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
     assert [r.variant for r in read_results(paths.results)] == ["title"]
 
@@ -606,7 +606,7 @@ def test_the_columns_of_kuairand_pure(tmp_path):
     assert call(gen_matrix.main, "--paths", paths.file, "--features", "plus") == 0
     (matrix,) = (paths.matrix / "own_click").glob("*.plus")
     names = read_artifact(matrix, "").manifest["columns"]
-    assert {"context:tab:click", "pair-rates:userxtab:click", "item-numbers:video_duration"} <= set(names)
+    assert {"context:tab:click", "pair-rates:user x tab:click", "item-numbers:video_duration"} <= set(names)
 
 
 @pytest.mark.skipif(not MOVIELENS, reason="RecBole's environment, which holds MovieLens-100k, is made by make baseline")
@@ -752,7 +752,7 @@ STEP_1 = {
     "column missing": (edited('user = "user"', 'user = "usr"'), "'usr' is missing; did you mean 'user'?"),
     "rule's column missing": (edited("rating >= 4", "ratng >= 4"), "'ratng' is missing; did you mean 'rating'?"),
     "rule of one class": (edited("rating >= 4", "rating >= 9"), "labels every kept row 0"),
-    "every row positive": (edited('"rating >= 4"', "true"), "draw negatives"),
+    "every row positive": (edited('"rating >= 4"', "true"), "add negatives"),
     "no 0 or 1": (edited("rating >= 4", "rating"), "where 0 or 1 is expected"),
     "word for a number": (log_cell(7, "rating", "good"), "log.csv:8: column rating: 'good' is not a number"),
     "empty number": (log_cell(7, "rating", ""), "log.csv:8: column rating: '' is not a number"),
@@ -763,7 +763,7 @@ STEP_1 = {
     "a time with decimals among whole ones": (log_cell(1200, "time", "1.5"), "log.csv:1201: column time: '1.5' is"),
     "a tab in an id": (many(edited('"log.csv"', '"log.jsonl"'), lambda f, t: (f / "log.jsonl").write_text(
         (f / "log.jsonl").read_text().replace('"item": 3,', '"item": "a\\tb",')) and t), "contains a tab"),
-    "an empty log": (file_content("log.csv", "user,item,rating,time\n"), "holds no interaction"),
+    "an empty log": (file_content("log.csv", "user,item,rating,time\n"), "contains no interactions"),
     "no header": (file_content("log.csv", ""), "the column 'user' is missing"),
     "broken JSON": (many(edited('"log.csv"', '"log.jsonl"'), file_content("log.jsonl", '{"user": 1\n')), "not a JSON"),
     "JSON without a key": (many(edited('"log.csv"', '"log.jsonl"'), lambda f, t: (f / "log.jsonl").write_text(
@@ -783,7 +783,7 @@ STEP_2 = {
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
     "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give one id per row"),
     "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) contains NaN"),
-    "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "stands again with other"),
+    "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "is repeated with other"),
     "ids that match nothing": (file_content("array.txt", "".join(f"v{n}\n" for n in range(ITEMS))), "0.0% of the 40"),
     "lists of different length": (lists, "lists.parquet:2: column v: a list of 1 numbers where 2 are expected"),
     "a list column missing": (edited('vector = "v"', 'vector = "vv"'), "'vv' is missing; did you mean 'v'?"),

@@ -210,7 +210,9 @@ def test_rates_and_counts_equal_a_loop(rows, scale):
         for target in (0, 1):
             share = (sum(row[1 + target] for row in rows) + 0.5) / (len(rows) + 1)
             rate = (sum(row[1 + target] for row in own) + PRIOR * share) / (len(own) + PRIOR)
-            assert found[code, target] == pytest.approx(np.log(rate / (1 - rate)), abs=1e-5)
+            assert found[code, target] == pytest.approx(
+                np.log(rate / (1 - rate)) - np.log(share / (1 - share)), abs=1e-5
+            )
         assert found[code, 2] == pytest.approx(np.log(1 + scale * len(own)), abs=1e-5)
 
 
@@ -220,7 +222,7 @@ pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, ma
 @given(pairs, pairs)
 def test_codes_of_pairs_equal_a_dictionary(seen, asked):
     entity, category = (np.array(column) for column in zip(*seen, strict=True))
-    found = pair_codes("userxtab", entity, category.astype(np.uint8))
+    found = pair_codes("user", "tab", entity, category.astype(np.uint8))
     known = {pair: 1 + place for place, pair in enumerate(sorted(set(seen)))}
     assert found.codes.tolist() == [known[pair] for pair in seen] and found.size == len(known) + 1
     place = find_pairs(found, *(np.array(column) for column in zip(*asked, strict=True)))
@@ -231,14 +233,14 @@ def test_codes_of_pairs_equal_a_dictionary(seen, asked):
 def test_codes_of_a_category_have_no_keys():
     found = category_codes("tab", np.array([0, 3, 1], np.uint8))
     assert found.size == 4 and not len(found.keys)
-    empty = pair_codes("userxtab", np.empty(0, np.int32), np.empty(0, np.uint8))
+    empty = pair_codes("user", "tab", np.empty(0, np.int32), np.empty(0, np.uint8))
     assert find_pairs(empty, np.array([0, 1]), np.array([0, 1])).tolist() == [0, 0]
 
 
 def test_entities_of_any_size_do_not_overflow():
     entity = np.array([2**31 - 1, 2**31 - 2, 2**31 - 1], np.int32)
     category = np.array([255, 255, 254], np.uint8)
-    found = pair_codes("userxtab", entity, category)
+    found = pair_codes("user", "tab", entity, category)
     assert found.codes.tolist() == [3, 1, 2]
     assert find_pairs(found, entity, category).tolist() == [3, 1, 2]
     # Another user's pair must not be met by a category beyond those that are known.
@@ -398,7 +400,7 @@ def test_labels_of_later_rows_change_no_array(plus, task):
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, np.flatnonzero(inputs.data.split != TRAIN)), MODALITIES)
     one, two = every_array(before), every_array(after)
-    assert one.keys() == two.keys() and {"userxdevice table", "itemxdevice codes", "recency"} <= one.keys()
+    assert one.keys() == two.keys() and {"user x device table", "item x device codes", "recency"} <= one.keys()
     assert len(one) == 3 + 3 * len(before.plus.lookups) + 2 * len(before.plus.pairs) + 1
     for name, values in one.items():
         assert values.tobytes() == two[name].tobytes(), name
@@ -416,7 +418,7 @@ def test_a_training_rows_own_labels_change_none_of_its_inputs(plus, task):
         for name, values in one.items():
             assert values.tobytes() == two[name].tobytes(), name
         moved |= {name for name, values in every_array(before).items() if (values != every_array(after)[name]).any()}
-    assert {"user_part", "item_part", "userxdevice table", "label_svd user", "content_factors item"} <= moved
+    assert {"user_part", "item_part", "user x device table", "label_svd user", "content_factors item"} <= moved
 
 
 RAW = {
@@ -555,8 +557,8 @@ def test_lookups_in_the_matrix_are_the_codes_and_keys_of_the_tables(plus, task):
     artifact = read_artifact(plus.matrix / task / VARIANT, "")
     for number, entry in enumerate(artifact.manifest["lookups"]):
         codes = artifact.array(f"lookup_codes_{number}").astype(np.int64)
-        side, cross, category = entry["name"].partition("x")
-        if not cross or side not in ("user", "item"):
+        side, category = entry["side"], entry["category"]
+        if not side:
             continue
         context = log_inputs(inputs.data).context[category].astype(np.int64)
         keys = artifact.array(f"lookup_keys_{number}")

@@ -178,7 +178,7 @@ def test_files_of_different_times_are_refused_and_of_equal_ones_ordered(one, oth
         order = np.argsort(joined(found, "time"), kind="stable")
         assert order.tolist() == np.argsort(SECONDS).tolist(), "part-2 stands before part-10, and time orders both"
     else:
-        assert isinstance(found, str) and all(name in found for name in names) and "write the times" in found
+        assert isinstance(found, str) and all(name in found for name in names) and "use the same form" in found
         assert mistakes == [found], "the check says the same"
 
 

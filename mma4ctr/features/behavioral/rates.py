@@ -59,6 +59,8 @@ def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray) -
 
 def find_pairs(codes: RowCodes, entity: np.ndarray, category: np.ndarray) -> np.ndarray:
     """int64 (n,): the codes of pairs; 0 for those that are not there."""
+    if not len(codes.keys):
+        return np.zeros(len(entity), np.int64)
     wanted = entity.astype(np.int64) * codes.categories + category
     place = np.minimum(np.searchsorted(codes.keys, wanted), len(codes.keys) - 1)
     return np.where((codes.keys[place] == wanted) & (category < codes.categories), place + 1, 0)
