@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -110,7 +111,8 @@ def test_commands_of_the_simulation(tmp_path):
 def test_the_example_of_your_own_data(tmp_path):
     """The description and the path.json of the page, on files with the columns that it names."""
     page = ROOT / "docs/your-data.md"
-    (description,), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
+    (description, columns), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
+    assert set(tomllib.loads(description + columns)["columns"]) == {"item", "user", "context"}
     (tmp_path / "mine.toml").write_text(description)
     (tmp_path / "own.json").write_text(content)
     (tmp_path / "data").mkdir()

@@ -1,7 +1,6 @@
 """Step 5: parameters, halving, interrupt, early stop, checkpoint_epochs, prediction by halves, the losses."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -129,9 +128,10 @@ def test_an_interrupt_goes_back_to_the_last_good_epoch(monkeypatch):
     matrix = small_matrix()
     real, calls = training.train_epoch, []
 
-    def poisoned(network, adam, *rest):
+    def poisoned(learner, *rest):
+        network, adam = learner.network, learner.adam
         calls.append(torch.cat([network.parameters, adam.mean, adam.square]))
-        loss = real(network, adam, *rest)
+        loss = real(learner, *rest)
         if len(calls) == 3:  # the third epoch destroys the weights and Adam's moments
             network.parameters.fill_(float("nan"))
             adam.mean.fill_(float("nan"))
@@ -244,11 +244,19 @@ def test_few_positives_are_told_with_an_interval(made, capsys):
     assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} and {high:.4f}" in said
 
 
-def test_no_gain_throws_epochs_away_until_no_rate_helps():
-    settings = replace(SETTINGS, epochs=50, halve_every=0, interrupt="no-gain", max_interrupts=4)
-    (outcome,) = train(small_matrix(), settings)
-    aucs = [epoch.valid_auc for epoch in outcome.history]
-    assert all(later > before for before, later in pairwise(aucs)) and outcome.best_epoch == len(aucs)
-    assert outcome.interrupts == 4 and "no longer improves" in outcome.ended
-    rates = [epoch.learning_rate for epoch in outcome.history]
-    assert set(rates) <= {3e-3 * 0.5**halvings for halvings in range(4)} and rates == sorted(rates, reverse=True)
+def test_a_cosine_schedule_ends_at_zero():
+    settings = replace(SETTINGS, schedule="cosine", epochs=4, halve_every=0)
+    rates = [training.learning_rate_at(progress, settings, 1) for progress in (0, 1, 2, 3, 4)]
+    assert rates == pytest.approx([1.5e-3 * share for share in (1, 0.8535534, 0.5, 0.1464466, 0)], rel=1e-6, abs=1e-12)
+
+
+def test_each_checkpoint_of_a_cosine_schedule_is_a_training_of_its_own():
+    matrix = small_matrix()
+    settings = replace(SETTINGS, schedule="cosine", halve_every=0)
+    together = train(matrix, settings, checkpoint_epochs=[5, 2])
+    for outcome, epochs in zip(together, (2, 5), strict=True):
+        (alone,) = train(matrix, replace(settings, epochs=epochs))
+        assert outcome.settings == alone.settings and outcome.history == alone.history
+        assert all(torch.equal(outcome.weights[name], values) for name, values in alone.weights.items())
+    first = [outcome.history[1].learning_rate for outcome in together]
+    assert first[0] < first[1], "the schedule does not depend on the number of epochs"

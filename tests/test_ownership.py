@@ -470,7 +470,7 @@ def test_every_key_of_a_manifest_is_sealed(trained):
             seen.add(key)
         path.write_bytes(content)
         read_artifact(path.parent, "the step")
-    assert {"pairs", "rows", "positives", "modalities", "in_features", "made_by", "sources", "blocks"} <= seen
+    assert {"columns", "rows", "positives", "modalities", "in_features", "made_by", "sources", "blocks"} <= seen
 
 
 def test_an_artifact_in_the_place_of_another_is_refused(made, tmp_path, capsys):

@@ -109,7 +109,13 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     before = plus_factors(inputs, MODALITIES)
     after = plus_factors(relabelled(inputs, later), MODALITIES)
     before, after = arrays_of(before), arrays_of(after)
-    assert {*SUPERVISED, "exposure_svd item", "userxdevice table", "itemxdevice keys", "device table"} <= before.keys()
+    assert {
+        *SUPERVISED,
+        "exposure_svd item",
+        "user x device table",
+        "item x device keys",
+        "device table",
+    } <= before.keys()
     assert before.keys() == after.keys()
     for name, part in before.items():
         assert part.tobytes() == after[name].tobytes(), name
@@ -122,7 +128,9 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
         after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
         moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
-        assert {"user_part", "item_part", "channel table", "userxchannel table", *SUPERVISED} <= moved, "others see it"
+        assert {"user_part", "item_part", "channel table", "user x channel table", *SUPERVISED} <= moved, (
+            "others see it"
+        )
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
