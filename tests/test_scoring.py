@@ -1,6 +1,7 @@
 """A trained run used: pairs, the best items of users, ONNX; equal to what the test rows were given."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -13,9 +14,10 @@ import get_user_embedding
 import mlp
 import preprocess_multimodal
 from mma4ctr.data.interactions import TEST, TRAIN, load_interactions
+from mma4ctr.data.log_columns import stored_columns
 from mma4ctr.evaluation.run_records import read_results, read_run, run_folder
 from mma4ctr.features.feature_matrix import load_matrix
-from mma4ctr.model.inference import load_scorer, positions
+from mma4ctr.model.inference import load_network, load_scorer, positions, predict
 from mma4ctr.model.onnx_export import scaling_of
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -49,17 +51,28 @@ def written(path):
     return [(int(user), int(item), float(score)) for user, item, score in rows]
 
 
-def test_scores_equal_those_of_the_test_rows(trained, tmp_path):
+def test_scores_equal_those_of_the_test_rows(trained, tmp_path, capsys):
     paths, result = trained
     data = load_interactions(paths, "tiktok")
     rows = np.flatnonzero(data.split == TEST)
     ids = [*zip(data.user_ids[data.user[rows]].tolist(), data.item_ids[data.item[rows]].tolist(), strict=True)]
+    context = {column.name: column.raw[column.values[rows] - 1] for column in stored_columns(data.artifact, "context")}
+    context |= {"hour": data.time[rows] // 3600 % 24, "weekday": data.time[rows] // 86400 % 7}
     pairs = tmp_path / "pairs.tsv"
-    pairs.write_text("item\tnote\tuser\n" + "".join(f"{item}\tx\t{user}\n" for user, item in ids))
+    lines = [f"item\tnote\tuser\t{chr(9).join(context)}"]
+    for (user, item), *cells in zip(ids, *context.values(), strict=True):
+        lines.append("\t".join(map(str, (item, "x", user, *cells))))
+    pairs.write_text("\n".join(lines) + "\n")
     assert use(trained, "--predict", pairs) == 0
+    assert "most frequent" not in capsys.readouterr().out
     found = written(paths.saved / "predictions" / f"{result.run_id}-pairs.tsv")
     assert [row[:2] for row in found] == ids
     expected = read_artifact(run_folder(paths, TASK, result.run_id), "").array("predictions")
+    if result.variant.endswith(".plus"):  # recency is not known of a pair without a time
+        matrix = load_matrix(paths, TASK, result.variant, torch.device("cpu"))
+        group = replace(matrix.test, recency=torch.zeros_like(matrix.test.recency))
+        assert not np.allclose([row[2] for row in found], expected, atol=1e-6)
+        expected = torch.sigmoid(predict(load_network(read_run(paths, result)), matrix, group)[0]).numpy()
     assert np.allclose([row[2] for row in found], expected, atol=1e-6)
 
 
@@ -81,7 +94,10 @@ def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
         own = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
         for place, name in enumerate(own):
             of_unseen, stand_in = matrix.item_part[unseen, place], matrix.item_part[items, place]
-            assert len(unseen) and (name.startswith("content") or torch.allclose(of_unseen, stand_in, atol=1e-5)), name
+            # Others come from its content and its categories.
+            of_rows = name.startswith("rates:item:") or name == "counts:item"
+            assert len(unseen) and (not of_rows or torch.allclose(of_unseen, stand_in, atol=1e-5)), name
+        assert {"rates:item:like", "counts:item"} <= set(own)
         assert all((pairs.user_vectors[users] == 0).all() for pairs in matrix.pairs)
     else:
         for part, kept in ((matrix.user_part, users), (matrix.item_part, items)):
@@ -138,12 +154,19 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     assert call(mlp.main, *options) == 0
     assert "2 have a user or an item" in capsys.readouterr().err
     scores = [row[2] for row in written(out)]
-    # An item without training rows and its twin: the same content, and nothing else is known of either.
-    assert scores == pytest.approx([known, known, before[0], before[0]], abs=1e-5)
-    assert abs(known - before[0]) > 1e-4
     scorer = load_scorer(paths, read_run(paths, result))
     items = len(load_interactions(paths, "tiktok").item_ids)
-    assert torch.allclose(scorer.matrix.item_part[items], scorer.matrix.item_part[twin], atol=1e-4)
+    new, own = scorer.matrix.item_part[items], scorer.matrix.item_part[twin]
+    if result.variant.endswith(".plus"):
+        # The author, music and duration of a video stand in its rows, and a new one has none: its content is the same.
+        names = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
+        content = [place for place, name in enumerate(names) if name.startswith("content")]
+        assert content and torch.allclose(new[content], own[content], atol=1e-4)
+        assert scores == pytest.approx([known, scores[1], before[0], before[0]], abs=1e-5)
+    else:  # an item without training rows and its twin: nothing but the content is known of either
+        assert scores == pytest.approx([known, known, before[0], before[0]], abs=1e-5)
+        assert torch.allclose(new, own, atol=1e-4)
+    assert abs(scores[1] - before[0]) > 1e-4
     best = paths.saved / "best.tsv"
     assert call(mlp.main, *options[:4], "--predict", asked, "--top", items + 5, "--output", best) == 0
     assert 77000001 in {row[1] for row in written(best)}, "new items are among all items"

@@ -15,7 +15,8 @@ from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import Artifact
 
-HOURS = 24
+# Context columns made from the time, with the number of their values.
+OF_TIME = {"hour": 24, "weekday": 7}
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ContextLookups:
 
     Attributes:
         lookups: Sides, categories and keys of the lookups, in the order of the matrix; without codes of rows.
-        columns: The context columns by name: `hour`, and those of step 1.
+        columns: The context columns by name: those of step 1, and `hour` and `weekday`.
         usual: By category of the lookups, the most frequent code of the training rows.
     """
 
@@ -57,7 +58,7 @@ class ContextLookups:
         """Codes by category, int64 (n,), of the context columns that a table of texts has.
 
         Raises:
-            BadLine: A number or an hour is not one.
+            BadLine: A number, hour or weekday is not one.
         """
         found: dict[str, np.ndarray] = {}
         for name, column in self.columns.items():
@@ -65,10 +66,10 @@ class ContextLookups:
                 continue
             text = pc.utf8_trim_whitespace(table[name].combine_chunks())
             if column is None:
-                hours = numbers_of(text, name)
-                if ((hours < 0) | (hours >= HOURS)).any():
-                    raise BadLine(f"column {name}: an hour is a number from 0 to 23")
-                found[name] = hours.astype(np.int64)
+                values = numbers_of(text, name)
+                if ((values < 0) | (values >= OF_TIME[name])).any():
+                    raise BadLine(f"column {name}: must be a number from 0 to {OF_TIME[name] - 1}")
+                found[name] = values.astype(np.int64)
             elif column.is_category:
                 known = pc.cast(pa.array(column.raw), pa.string())
                 place = pc.fill_null(pc.index_in(text, value_set=known), -1).to_numpy(zero_copy_only=False)
@@ -95,6 +96,5 @@ def context_lookups(matrix: Artifact, data: Interactions) -> ContextLookups:
         for column in (stored_columns(data.artifact, "context") if lookups else ())
         if column.name in usual or f"{column.name}/{BINS[0]}" in usual
     }
-    if "hour" in usual:
-        columns["hour"] = None
+    columns |= {name: None for name in OF_TIME if name in usual}
     return ContextLookups(tuple(lookups), columns, usual)
