@@ -260,7 +260,7 @@ def test_a_misspelt_key_and_a_value_that_is_no_path(raw_copy, capsys):
 def test_too_high_a_minimum_and_one_class_only(raw_copy, capsys):
     options = ("--paths", raw_copy / "path.json", "--dataset", "tiktok")
     assert call(preprocess_inter.main, *options, "--min-interactions", 10**6) == 2
-    assert "give a smaller --min-interactions" in capsys.readouterr().err
+    assert "choose a smaller --min-interactions" in capsys.readouterr().err
     file = raw_copy / INTER
     file.write_text("".join(cell(7, "0", "\t")(line) + "\n" for line in file.read_text().splitlines()))
     assert run_steps(raw_copy, "--dataset", "tiktok") == 0

@@ -251,7 +251,6 @@ def test_matrices_of_other_lengths_lie_apart(swept):
 @pytest.mark.parametrize("split", ["random", "user"])
 def test_another_split_made_from_the_arrays_equals_step_1_on_the_raw_file(swept, tmp_path, split):
     """And the features under it are those of step 2."""
-    import numpy as np
 
     import preprocess_inter
     import preprocess_multimodal
@@ -266,8 +265,9 @@ def test_another_split_made_from_the_arrays_equals_step_1_on_the_raw_file(swept,
         raw = read_artifact(tmp_path / kind / "wechat", "")
         assert set(ours.array_names) == set(raw.array_names)
         for name in raw.array_names:
-            assert np.array_equal(ours.array(name), raw.array(name)), (kind, name)
-        assert ours.manifest["rows"] == raw.manifest["rows"]
+            one, other = ours.array(name), raw.array(name)
+            assert one.dtype == other.dtype and one.tobytes() == other.tobytes(), (kind, name)
+        assert all(ours.manifest.get(key) == raw.manifest.get(key) for key in ("rows", "columns", "hour"))
 
 
 def test_studies_keep_the_users_folds(swept, tmp_path):

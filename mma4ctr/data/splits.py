@@ -145,4 +145,7 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
         writer.array("split", of_row)
         writer.manifest["rows"] = base.manifest["rows"] | split_sizes(of_row, split, base.folder)
         writer.manifest["positives"] = base.manifest["positives"]
+        for key in ("columns", "hour", "ticks_per_second"):
+            if key in base.manifest:
+                writer.manifest[key] = base.manifest[key]
     return read_artifact(folder, "adjust_hyperparameter.py")
