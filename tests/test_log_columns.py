@@ -19,6 +19,7 @@ from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.tiktok import COLUMNS, TikTok
 from mma4ctr.datasets.wechat import ACTIONS, WeChat
 from mma4ctr.features.behavioral.inputs import log_inputs
+from mma4ctr.model.context import ContextLookups
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -378,6 +379,35 @@ def test_a_category_that_is_like_an_id_is_a_warning(own, capsys):
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "may be an id" in line]
     assert "context column note" in warning and "240" in warning
     assert columns_in(data.artifact)["context"]["note"].categories == ROWS
+
+
+def test_context_in_a_file_of_pairs_gets_the_codes_of_the_log(own):
+    """Of every row's context as the raw file writes it, missing numbers and numbers on the edge of a bin included."""
+    log = own.parent / "log.csv"
+    rows = [line.split(",") for line in log.read_text().splitlines()]
+    for row in rows[1:]:
+        row[5] = row[5] and str(float(row[5]) / 5)  # few of them are floats of 32 bits
+    write_table(log, rows[0], rows[1:])
+    data = load_interactions(step_1(own), "own")
+    inputs, columns = log_inputs(data), columns_in(data.artifact)["context"]
+    lookups = ContextLookups((), columns | {"hour": None}, {})
+    written = sorted(rows[1:], key=lambda row: (int(row[0]), int(row[2])))
+    table = {"channel": [row[4] for row in written], "position": [row[5] for row in written]}
+    table["hour"] = [str(int(row[2]) // 3600 % 24) for row in written]
+    found = lookups.read(pa.table(table))
+    assert found.keys() == inputs.context.keys() == {"channel", "position/8", "position/32", "hour"}
+    for name, codes in inputs.context.items():
+        assert found[name].tolist() == codes.tolist(), name
+    assert lookups.read(pa.table({"channel": ["new", "feed"]}))["channel"].tolist()[0] == 0
+    for name, cell in (
+        ("position", "far"),
+        ("position", "inf"),
+        ("position", "2022-04-10"),
+        ("hour", "24"),
+        ("hour", ""),
+    ):
+        with pytest.raises(BadLine, match=f"column {name}"):
+            lookups.read(pa.table({name: [cell]}))
 
 
 # The built-in data sets

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from mma4ctr.data.interactions import TRAIN, Interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.columns import numbers_of
+from mma4ctr.datasets.log_columns import amounts_of
 from mma4ctr.features.behavioral.inputs import BINS, bins_of, quantile_edges
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
 from mma4ctr.runtime.errors import BadLine
@@ -75,7 +76,8 @@ class ContextLookups:
                 place = pc.fill_null(pc.index_in(text, value_set=known), -1).to_numpy(zero_copy_only=False)
                 found[name] = place.astype(np.int64) + 1  # 0, missing, for a category that no row has
             else:
-                edges, values = quantile_edges(column.values), numbers_of(text, name)
+                # As step 1 stores them: a missing number is NaN, and a value on the edge of a bin stays in its bin.
+                edges, values = quantile_edges(column.values), amounts_of(text, name).astype(np.float32)
                 found |= {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
         return found
 
