@@ -30,7 +30,7 @@ from mma4ctr.data.row_order import count_rows, record_type
 from mma4ctr.data.splits import SPLITS, split_rows, split_sizes
 from mma4ctr.data.summary import describe, refuse_one_class
 from mma4ctr.datasets import find_datasets
-from mma4ctr.datasets.base import ColumnNames, RawDataset
+from mma4ctr.datasets.base import RawDataset
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
@@ -75,7 +75,7 @@ def count_users(raw: RawDataset, min_interactions: int, bad: BadLines) -> UserCo
 
 def demand_step_space(raw: RawDataset, rows: int, paths: Paths) -> None:
     """Raise `UserError` if the disk lacks the space to sort and write this number of rows."""
-    record = record_type(raw.targets, raw.columns.get("context", ColumnNames())).itemsize
+    record = record_type(raw.targets, raw.columns_of("context")).itemsize
     demand_space(paths.temp, rows * record, f"sorting {rows:,} rows")
     written = rows * (1 + raw.negatives)
     demand_space(paths.graph, written * (record + LINE_BYTES), f"the output of {written:,} rows")

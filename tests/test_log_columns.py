@@ -2,15 +2,21 @@
 
 import csv
 import json
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import gen_matrix
+import get_user_embedding
 import preprocess_inter
+import preprocess_multimodal
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.log_columns import SIDES, MostFrequent, codes_of, stored_columns
 from mma4ctr.datasets.base import MISSING, ColumnNames
@@ -19,7 +25,8 @@ from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.tiktok import COLUMNS, TikTok
 from mma4ctr.datasets.wechat import ACTIONS, WeChat
 from mma4ctr.features.behavioral.inputs import log_inputs
-from mma4ctr.model.context import ContextLookups
+from mma4ctr.features.feature_matrix import RowGroup
+from mma4ctr.model.context import ContextLookups, context_lookups
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -86,7 +93,7 @@ def test_the_most_frequent_value_is_that_of_a_count(chunks):
     for chunk in chunks:
         ids, city, length = (np.array([row[place] for row in chunk], kind) for place, kind in enumerate("iif"))
         gathered.add(ids.astype(np.int64), {"city": city.astype(np.int64), "length": length.astype(np.float64)})
-    found = gathered.values(IdIndex(np.arange(4)), names)
+    found = gathered.values(IdIndex(np.arange(4)))
     rows = [row for chunk in chunks for row in chunk]
     for one in range(4):
         for place, name, missing in ((1, "city", MISSING), (2, "length", np.nan)):
@@ -102,11 +109,11 @@ def test_many_chunks_of_counts_are_one_count(monkeypatch):
     names = ColumnNames(("city",))
     whole, parts = MostFrequent(names), MostFrequent(names)
     whole.add(ids, {"city": city})
-    monkeypatch.setattr("mma4ctr.data.log_columns.TABLES_WAITING", 3)
+    monkeypatch.setattr("mma4ctr.data.row_counts.COUNTS_WAITING", 3)
     for start in range(0, 400, 7):
         parts.add(ids[start : start + 7], {"city": city[start : start + 7]})
     index = IdIndex(np.arange(5))
-    assert whole.values(index, names)["city"].tolist() == parts.values(index, names)["city"].tolist()
+    assert whole.values(index)["city"].tolist() == parts.values(index)["city"].tolist()
 
 
 # A described data set
@@ -335,6 +342,10 @@ WRONG = {
     "named twice": ('numbers = ["position"]', 'numbers = ["channel"]', "'channel' is named twice"),
     "an unknown side": ("[columns.user]", "[columns.usr]", "usr"),
     "no columns": ('categories = ["city"]\nnumbers = ["age"]', "", "needs categories or numbers"),
+    "a second hour": ('categories = ["channel"]', 'categories = ["hour"]', "remove one of the two"),
+    "a second weekday": ('numbers = ["position"]', 'numbers = ["weekday"]', "remove one of the two"),
+    "the ids of --predict": ('categories = ["channel"]', 'categories = ["item"]', "'item' is"),
+    "the bins of a number": ('["author", "flag"]', '["author", "length/8"]', "the bins of 'length'"),
     "hour is no text": ("hour = true", 'hour = "yes"', "true or false"),
     "hour without a time": ('time = "time"\n', "", "hour = true needs time"),
     "no names": ('categories = ["city"]', "categories = [3]", "categories"),
@@ -408,6 +419,68 @@ def test_context_in_a_file_of_pairs_gets_the_codes_of_the_log(own):
     ):
         with pytest.raises(BadLine, match=f"column {name}"):
             lookups.read(pa.table({name: [cell]}))
+
+
+# Names of columns are free: they become neither files nor keys that could collide.
+
+ODD_NAMES = [
+    *("user", "item", "context", "rates", "label", "hour", "weekday", "0", "a/b", "../up", "a:b", "a,b", "user x b"),
+    *("[red]", "*", "ja, \u00e4\u00f6", "item_column_0", "rows", "codes", "length/8", "x" * 300),
+]
+
+
+def renamed_columns(paths, names):
+    """Give other names to the columns beside content, in the description and in the tables; hours are not made."""
+    text = (paths.parent / "own.toml").read_text().replace("hour = true\n", "")
+    for old, new in names.items():
+        text = text.replace(json.dumps(old), json.dumps(new))
+    (paths.parent / "own.toml").write_text(text)
+    for table in ("log.csv", "items.csv", "users.csv"):
+        with (paths.parent / table).open(newline="") as file:
+            first, *rows = csv.reader(file)
+        write_table(paths.parent / table, [names.get(name, name) for name in first], rows)
+
+
+def plus_arrays(paths):
+    """The arrays of the matrix with features plus, made by steps 1 to 4."""
+    found = step_1(paths)
+    for step in (preprocess_multimodal, get_user_embedding):
+        assert call(step.main, "--paths", paths) == 0
+    assert call(gen_matrix.main, "--paths", paths, "--features", "plus") == 0
+    return arrays_in(read_artifact(found.matrix / "own_like" / "title.plus", ""))
+
+
+@pytest.fixture
+def plain_arrays(own, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    shutil.copytree(own.parent, folder, dirs_exist_ok=True)
+    renamed_columns(folder / "path.json", {})
+    return plus_arrays(folder / "path.json")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_names_of_columns_give_the_same_matrix(own, plain_arrays, seed, monkeypatch):
+    monkeypatch.setattr("mma4ctr.features.behavioral.columns.RATES_FROM", 2)
+    rng = np.random.default_rng(seed)
+    columns = ("author", "flag", "length", "city", "age", "channel", "position")
+    # user and item are the keys of the log, so no column of the log can be called so.
+    names = dict(zip(columns, rng.permutation(ODD_NAMES)[: len(columns)].tolist(), strict=True))
+    names |= {name: f"{names[name]}." for name in ("channel", "position") if names[name] in ("user", "item")}
+    renamed_columns(own, names)
+    found = plus_arrays(own)
+    assert found.keys() == plain_arrays.keys()
+    for name, values in plain_arrays.items():
+        assert found[name].tobytes() == values.tobytes(), (name, names)
+
+
+def test_a_category_called_hour_is_read_as_the_log_has_it(own):
+    renamed_columns(own, {"channel": "hour"})
+    data = load_interactions(step_1(own), "own")
+    train = RowGroup(*[None] * 5, codes=(torch.from_numpy(log_inputs(data).context["hour"]),))
+    manifest = {"lookups": [{"category": "hour", "side": "", "size": 4, "categories": 4}]}
+    found = context_lookups(SimpleNamespace(manifest=manifest), data, train).read(pa.table({"hour": ["feed", "x"]}))
+    feed = columns_in(data.artifact)["context"]["hour"].raw.tolist().index("feed") + 1
+    assert found["hour"].tolist() == [feed, 0]
 
 
 # The built-in data sets

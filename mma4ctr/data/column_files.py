@@ -12,7 +12,7 @@ import pyarrow as pa
 from mma4ctr.data.log_columns import ColumnWriter, MostFrequent, side_values
 from mma4ctr.data.recbole_export import InterColumn, write_inter
 from mma4ctr.data.row_order import day_and_position, record_type, row_chunks, sorted_partitions
-from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
+from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.datasets.id_index import IdCollector, IdIndex
 from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import ArtifactWriter
@@ -68,13 +68,13 @@ def write_columns(
     Returns:
         The columns.
     """
-    record = record_type(raw.targets, raw.columns.get("context", ColumnNames()))
+    record = record_type(raw.targets, raw.columns_of("context"))
     kinds: dict[str, Any] = {name: record[name] for name in record.names or () if name != "hash"}
     if raw.time_is_day:
         kinds["time"] = np.float64
     streams = {name: writer.stream(name, kind) for name, kind in kinds.items()}
     items = IdCollector()
-    repeated = {side: MostFrequent(raw.columns.get(side, ColumnNames())) for side in ("user", "item")}
+    repeated = {side: MostFrequent(raw.columns_of(side)) for side in ("user", "item")}
     rows_read = 0
 
     def chunks() -> Iterator[InteractionChunk]:
@@ -154,9 +154,9 @@ def write_log_columns(
     columns = ColumnWriter(writer, raw, rows)
     columns.write_side("user", *side_values(raw, "user", counts.kept, made.repeated["user"], bad))
     columns.write_side("item", *side_values(raw, "item", IdIndex(made.item_ids), made.repeated["item"], bad))
-    context = raw.columns.get("context", ColumnNames())
-    for name in context.names:
-        columns.write_context(writer.building / f"context_{name}.npy", name, category=name in context.categories)
+    context = raw.columns_of("context")
+    for place, name in enumerate(context.names):
+        columns.write_context(writer.building / f"context_{place}.npy", name, category=name in context.categories)
     columns.finish()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.data.row_counts import ROWS, RowCounts, summed
 from mma4ctr.data.row_order import row_chunks
 from mma4ctr.datasets.base import MISSING, ColumnChunk, ColumnNames, RawDataset, Values, shown_id
 from mma4ctr.datasets.id_index import IdIndex
@@ -22,42 +23,37 @@ from mma4ctr.storage.artifacts import Artifact, ArtifactWriter
 from mma4ctr.storage.bad_lines import BadLines
 
 SIDES = ("user", "item", "context")
-TABLES_WAITING = 64  # tables of counts that are added up at a time
-COUNT = "rows"
 
 
 class MostFrequent:
     """The most frequent value of each column for each user or item, gathered from a stream of rows."""
 
     def __init__(self, columns: ColumnNames) -> None:
-        self._names = columns.names
-        self._waiting: list[pa.Table] = []
+        self._columns = columns
+        kinds = [pa.from_numpy_dtype(kind_of(columns, name)) for name in columns.names]
+        self._counts = RowCounts(
+            pa.schema({"id": pa.int64(), **{f"_{place}": kind for place, kind in enumerate(kinds)}})
+        )
 
     def add(self, ids: np.ndarray, values: Values) -> None:
         """Count the values of some rows, given int64 (n,) users or items and their columns."""
         if not values or not len(ids):
             return
-        table = pa.table({"id": ids, **{f"_{place}": values[name] for place, name in enumerate(self._names)}})
+        typed = [values[name].astype(kind_of(self._columns, name), copy=False) for name in self._columns.names]
+        table = pa.table({"id": ids, **{f"_{place}": column for place, column in enumerate(typed)}})
         keys = table.column_names
         counted = table.group_by(keys).aggregate([([], "count_all")])
-        self._waiting.append(counted.rename_columns([*keys, COUNT]))
-        if len(self._waiting) > TABLES_WAITING:
-            self._waiting = [_summed(self._waiting)]
+        self._counts.add(counted.rename_columns([*keys, ROWS]))
 
-    def values(self, ids: IdIndex, columns: ColumnNames) -> Values:
+    def values(self, ids: IdIndex) -> Values:
         """The columns aligned with `ids`; of equally frequent values the smallest, missing ones only if all are."""
-        found: Values = {}
-        table = _summed(self._waiting) if self._waiting else None
-        for place, name in enumerate(self._names):
-            missing = MISSING if name in columns.categories else np.nan
-            of_ids = np.full(len(ids), missing, np.int64 if name in columns.categories else np.float64)
-            found[name] = of_ids
-            if table is None:
-                continue
-            one = _summed([table.select(["id", f"_{place}", COUNT])])
+        found = missing_values(self._columns, len(ids))
+        table = self._counts.total()
+        for place, of_ids in enumerate(found.values()):
+            one = summed([table.select(["id", f"_{place}", ROWS])])
             position = ids.positions(one["id"].to_numpy())
-            value, count = one[f"_{place}"].to_numpy().astype(of_ids.dtype), one[COUNT].to_numpy()
-            known = (position >= 0) & (value != MISSING if name in columns.categories else np.isfinite(value))
+            value, count = one[f"_{place}"].to_numpy(), one[ROWS].to_numpy()
+            known = (position >= 0) & (np.isfinite(value) if value.dtype.kind == "f" else value != MISSING)
             position, value, count = position[known], value[known], count[known]
             order = np.lexsort((value, -count, position))
             first, where = np.unique(position[order], return_index=True)
@@ -65,11 +61,17 @@ class MostFrequent:
         return found
 
 
-def _summed(tables: list[pa.Table]) -> pa.Table:
-    table = pa.concat_tables(tables)
-    keys = [name for name in table.column_names if name != COUNT]
-    summed = table.group_by(keys).aggregate([(COUNT, "sum")])
-    return summed.rename_columns([*keys, COUNT])
+def kind_of(columns: ColumnNames, name: str) -> type:
+    """The type of a column's raw values."""
+    return np.int64 if name in columns.categories else np.float64
+
+
+def missing_values(columns: ColumnNames, size: int) -> Values:
+    """Columns (size,) in which each value is missing."""
+    return {
+        name: np.full(size, MISSING if name in columns.categories else np.nan, kind_of(columns, name))
+        for name in columns.names
+    }
 
 
 def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNames) -> Values:
@@ -78,10 +80,7 @@ def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNa
     Raises:
         UserError: If one of them is listed twice with different values; names both lines.
     """
-    found: Values = {
-        name: np.full(len(ids), MISSING, np.int64) if name in columns.categories else np.full(len(ids), np.nan)
-        for name in columns.names
-    }
+    found = missing_values(columns, len(ids))
     where: list[ColumnChunk] = []
     source, line = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int64)
     for chunk in chunks:
@@ -183,10 +182,10 @@ def side_values(
     raw: RawDataset, side: str, ids: IdIndex, gathered: MostFrequent, bad: BadLines
 ) -> tuple[Values, ColumnNames]:
     """The columns of the users or items: from their table if there is one, else from the rows."""
-    columns = raw.columns.get(side, ColumnNames())
+    columns = raw.columns_of(side)
     if raw.column_files(side):
         return listed_values(raw.read_columns(side, bad), ids, columns), columns
-    return gathered.values(ids, columns), columns
+    return gathered.values(ids), columns
 
 
 @dataclass(frozen=True)

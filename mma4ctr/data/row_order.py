@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.data.row_counts import ROWS, RowCounts
 from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.parallel import in_order
@@ -18,8 +19,6 @@ RowArray = np.ndarray | StoredArray
 
 # Rows of a partition: about 150 MB while they are sorted.
 PARTITION_ROWS = 1_000_000
-# Number of chunks of a file whose counts are added up at a time.
-COUNTS_WAITING = 64
 
 
 def count_rows(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
@@ -31,18 +30,11 @@ def count_rows(chunks: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndar
     Returns:
         int64 (users,) sorted user ids, and int64 (users,) the number of rows of each.
     """
-    waiting = [pa.table({"user": np.empty(0, np.int64), "rows": np.empty(0, np.int64)})]
+    counts = RowCounts(pa.schema({"user": pa.int64()}))
     for users, rows in chunks:
-        waiting.append(pa.table({"user": users, "rows": rows}))
-        if len(waiting) > COUNTS_WAITING:
-            waiting = [_merge_counts(waiting)]
-    total = _merge_counts(waiting).sort_by("user")
-    return total["user"].to_numpy(), total["rows"].to_numpy()
-
-
-def _merge_counts(tables: list[pa.Table]) -> pa.Table:
-    summed = pa.concat_tables(tables).group_by("user").aggregate([("rows", "sum")])
-    return summed.rename_columns({"rows_sum": "rows"})
+        counts.add(pa.table({"user": users, ROWS: rows}))
+    total = counts.total().sort_by("user")
+    return total["user"].to_numpy(), total[ROWS].to_numpy()
 
 
 def partition_starts(rows_of_user: np.ndarray, partition_rows: int) -> np.ndarray:
@@ -52,9 +44,14 @@ def partition_starts(rows_of_user: np.ndarray, partition_rows: int) -> np.ndarra
 
 
 def record_type(targets: Iterable[str], context: ColumnNames) -> np.dtype:
-    """Return the packed record in which rows are stored on disk until their partition is sorted."""
+    """Return the packed record in which rows are stored on disk until their partition is sorted.
+
+    Context columns are numbered, because their names may contain anything and fields become file names.
+    """
     columns = [("user", "<i4"), ("item", "<i8"), ("device", "<i8"), ("time", "<i8"), ("hash", "<u8")]
-    columns += [(f"context_{name}", "<i8" if name in context.categories else "<f4") for name in context.names]
+    columns += [
+        (f"context_{place}", "<i8" if name in context.categories else "<f4") for place, name in enumerate(context.names)
+    ]
     return np.dtype([*columns, *((f"label_{target}", "u1") for target in targets)])
 
 
@@ -65,10 +62,12 @@ class PackChunk:
     Attributes:
         starts: int64 (partitions,), first user of each partition.
         kind: The record, as `record_type` returns it.
+        context: Names of the context columns, in the order of the record.
     """
 
     starts: np.ndarray
     kind: np.dtype
+    context: tuple[str, ...] = ()
 
     def __call__(self, chunk: InteractionChunk) -> list[tuple[int, np.ndarray]]:
         """Return the records of each partition that the chunk has rows of."""
@@ -79,19 +78,19 @@ class PackChunk:
         records = np.empty(len(chunk.user), self.kind)
         columns = {"user": chunk.user, "item": chunk.item, "device": chunk.device, "time": chunk.time}
         columns |= {"hash": chunk.row_hash, **{f"label_{target}": label for target, label in chunk.labels.items()}}
-        columns |= {f"context_{name}": values for name, values in chunk.context.items()}
+        columns |= {f"context_{place}": chunk.context[name] for place, name in enumerate(self.context)}
         for name, values in columns.items():
             records[name] = values[order]
         filled, begin = np.unique(partition[order], return_index=True)
         return list(zip(filled.tolist(), np.split(records, begin[1:]), strict=True))
 
 
-def spill(chunks: Iterable[InteractionChunk], starts: np.ndarray, kind: np.dtype, folder: Path) -> list[Path]:
+def spill(chunks: Iterable[InteractionChunk], pack: PackChunk, folder: Path) -> list[Path]:
     """Write chunks of rows to one file for each partition and return the files."""
-    paths = [folder / f"partition{number}" for number in range(len(starts))]
+    paths = [folder / f"partition{number}" for number in range(len(pack.starts))]
     with ExitStack() as opened:
         files = [opened.enter_context(path.open("wb")) for path in paths]
-        for _, future in in_order(PackChunk(starts, kind), chunks):
+        for _, future in in_order(pack, chunks):
             for partition, records in future.result():
                 write_values(files[partition], records)
     return paths
@@ -191,9 +190,10 @@ def sorted_partitions(
         The columns by name, one partition of users at a time.
     """
     starts = partition_starts(rows_of_user, PARTITION_ROWS)
-    kind = record_type(raw.targets, raw.columns.get("context", ColumnNames()))
+    context = raw.columns_of("context")
+    kind = record_type(raw.targets, context)
     with scratch_folder(temp, f"{raw.name}-inter-") as folder:
-        paths = spill(chunks, starts, kind, folder)
+        paths = spill(chunks, PackChunk(starts, kind, context.names), folder)
 
         def sort(path: Path) -> dict[str, np.ndarray]:
             records = np.fromfile(path, kind)

@@ -217,6 +217,10 @@ class RawDataset(ABC):
     def read_features(self, modality: str, bad: BadLines) -> Iterator[DenseChunk | BagChunk]:
         """Yield the features of all items of a modality, over all its files."""
 
+    def columns_of(self, side: str) -> ColumnNames:
+        """Names of the columns beside content of one side: `user`, `item` or `context`."""
+        return self.columns.get(side, ColumnNames())
+
     def column_files(self, side: str) -> list[Path]:
         """The tables with columns of the users or items; empty if there is none."""
         return []

@@ -11,6 +11,9 @@ from mma4ctr.datasets.columns import Rule
 from mma4ctr.datasets.spec_table import SpecTable
 from mma4ctr.datasets.table_readers import Source
 
+# Context columns that `hour = true` makes of the time, with the number of their values.
+OF_TIME = {"hour": 24, "weekday": 7}
+
 
 @dataclass(frozen=True)
 class InteractionColumns:
@@ -72,6 +75,10 @@ def column_sources(content: Any, where: str, mistakes: list[str], folder: Path) 
         for name in names.names:
             if names.names.count(name) > 1:
                 part.add_mistake(f"{name!r} is named twice; a column is a category or a number")
+        for name in names.categories:
+            number, _, bins = name.rpartition("/")
+            if number in names.numbers and bins.isdecimal():
+                part.add_mistake(f"{name!r} is what features plus call the bins of {number!r}; rename the column")
         source, key = None, ""
         if side == "context":
             hour = bool(part.get("hour", "true or false", lambda value: isinstance(value, bool)))
@@ -91,7 +98,7 @@ def column_sources(content: Any, where: str, mistakes: list[str], folder: Path) 
 def column_mistakes(
     columns: Mapping[str, ColumnSource], hour: bool, own: InteractionColumns, rules: Mapping[str, Rule], where: str
 ) -> list[str]:
-    """Messages about context columns that are not known before the user acts, and about an hour without a time."""
+    """Messages about context columns that are not known before the user acts, and about names that mean two things."""
     mistakes = []
     if hour and own.time is None:
         mistakes.append(f"{where} [columns.context]: hour = true needs time in [interactions]")
@@ -105,4 +112,11 @@ def column_mistakes(
             )
         elif name in (own.user, own.item, own.time):
             mistakes.append(f"{where} [columns.context]: {name!r} is the user, the item or the time; remove it")
+        elif name in ("user", "item"):
+            # --predict reads user, item and the context columns from one table.
+            mistakes.append(f"{where} [columns.context]: {name!r} is what --predict calls its ids; rename the column")
+        elif hour and name in OF_TIME:
+            mistakes.append(
+                f"{where} [columns.context]: hour = true makes a column {name!r} of the time; remove one of the two"
+            )
     return mistakes

@@ -94,7 +94,7 @@ def plus_factors(
     target = split_task(inputs.task)[1]
     cache = cache or PlusCache()
     left_out = without if without in INPUT_GROUPS else target if without == "other-targets" else ""
-    key = (data.artifact.fingerprint, inputs.modal.fingerprint, modalities, block.tobytes(), left_out)
+    key = (data.artifact.fingerprint, inputs.modal.fingerprint, modalities, inputs.embedding.hash_of("block"), left_out)
     if cache.key != key or cache.tables is None:
         cache.tables, cache.key = _all_tables(inputs, modalities, block, without), key
     tables = cache.tables.of_task(target, without)

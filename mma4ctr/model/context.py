@@ -1,28 +1,31 @@
 """Context columns of rows that a trained run scores: from the values in a file to the codes of the matrix's lookups."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.data.interactions import TRAIN, Interactions
+from mma4ctr.data.interactions import Interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.datasets.log_columns import amounts_of
+from mma4ctr.datasets.spec_columns import OF_TIME
 from mma4ctr.features.behavioral.inputs import BINS, bins_of, quantile_edges
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
+from mma4ctr.features.feature_matrix import RowGroup
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import Artifact
 
-# Context columns made from the time, with the number of their values.
-OF_TIME = {"hour": 24, "weekday": 7}
+# From texts (n,) of a context column to its codes int64 (n,) by category.
+Reader = Callable[[pa.Array], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class ContextLookups:
-    """What the lookups of a matrix need to be told of a row.
+    """The lookups of a matrix, and how the context columns of new rows are coded for them.
 
     Attributes:
         lookups: Sides, categories and keys of the lookups, in the order of the matrix; without codes of rows.
@@ -62,41 +65,66 @@ class ContextLookups:
             BadLine: A number, hour or weekday is not one.
         """
         found: dict[str, np.ndarray] = {}
-        for name, column in self.columns.items():
-            if name not in table.column_names:
-                continue
-            text = pc.utf8_trim_whitespace(table[name].combine_chunks())
-            if column is None:
-                values = numbers_of(text, name)
-                if ((values < 0) | (values >= OF_TIME[name])).any():
-                    raise BadLine(f"column {name}: must be a number from 0 to {OF_TIME[name] - 1}")
-                found[name] = values.astype(np.int64)
-            elif column.is_category:
-                known = pc.cast(pa.array(column.raw), pa.string())
-                place = pc.fill_null(pc.index_in(text, value_set=known), -1).to_numpy(zero_copy_only=False)
-                found[name] = place.astype(np.int64) + 1  # 0, missing, for a category that no row has
-            else:
-                # As step 1 stores them: a missing number is NaN, and a value on the edge of a bin stays in its bin.
-                edges, values = quantile_edges(column.values), amounts_of(text, name).astype(np.float32)
-                found |= {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
+        for name, read in self._readers.items():
+            if name in table.column_names:
+                found |= read(pc.utf8_trim_whitespace(table[name].combine_chunks()))
         return found
 
+    @cached_property
+    def _readers(self) -> dict[str, Reader]:
+        """By column, the function that codes its texts."""
+        return {name: _reader(name, column) for name, column in self.columns.items()}
 
-def context_lookups(matrix: Artifact, data: Interactions) -> ContextLookups:
-    """What is needed to code the context of new rows for a feature matrix made from step 1's rows."""
+
+def _reader(name: str, column: StoredColumn | None) -> Reader:
+    """The function that codes the texts of a context column; `column` is None for hour and weekday."""
+    if column is None:
+        return partial(_read_time, name)
+    if column.is_category:
+        known = pc.cast(pa.array(column.raw), pa.string())
+
+        def read_category(text: pa.Array) -> dict[str, np.ndarray]:
+            place = pc.fill_null(pc.index_in(text, value_set=known), -1).to_numpy(zero_copy_only=False)
+            return {name: place.astype(np.int64) + 1}  # 0, missing, for a category that no row has
+
+        return read_category
+    edges = quantile_edges(column.values)
+
+    def read_number(text: pa.Array) -> dict[str, np.ndarray]:
+        # As step 1 stores them: a missing number is NaN, and a value on the edge of a bin stays in its bin.
+        values = amounts_of(text, name).astype(np.float32)
+        return {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
+
+    return read_number
+
+
+def _read_time(name: str, text: pa.Array) -> dict[str, np.ndarray]:
+    """The codes of hours or weekdays."""
+    values = numbers_of(text, name)
+    if ((values < 0) | (values >= OF_TIME[name])).any():
+        raise BadLine(f"column {name}: must be a number from 0 to {OF_TIME[name] - 1}")
+    return {name: values.astype(np.int64)}
+
+
+def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup) -> ContextLookups:
+    """What is needed to code the context of new rows.
+
+    Args:
+        matrix: The feature matrix.
+        data: Step 1's rows, from which it was made.
+        train: The training rows of the matrix.
+    """
     lookups, usual = [], {}
-    train = data.split == TRAIN
     for place, entry in enumerate(matrix.manifest.get("lookups", ())):
         keys = matrix.array(f"lookup_keys_{place}") if entry["side"] else np.empty(0, np.int64)
         none = np.empty(0, np.int64)
         lookups.append(RowCodes(entry["category"], entry["side"], none, entry["size"], keys, entry["categories"]))
         if not entry["side"]:
-            codes = matrix.array(f"lookup_codes_{place}")[train]
-            usual[entry["category"]] = int(np.bincount(codes).argmax())
+            usual[entry["category"]] = int(np.bincount(train.codes[place].numpy()).argmax())
     columns: dict[str, StoredColumn | None] = {
         column.name: column
         for column in (stored_columns(data.artifact, "context") if lookups else ())
         if column.name in usual or f"{column.name}/{BINS[0]}" in usual
     }
-    columns |= {name: None for name in OF_TIME if name in usual}
+    columns |= {name: None for name in OF_TIME if name in usual and name not in columns}
     return ContextLookups(tuple(lookups), columns, usual)

@@ -150,7 +150,7 @@ class Scorer:
         matrix: The last block of the feature matrix, followed by one row for unknown users and one for unknown items.
         users: Ids of the users, as the raw files write them.
         items: Ids of the items, likewise, new items last.
-        context: What the lookups of the matrix need to be told of a row.
+        context: The lookups of the matrix, and the coding of context columns.
     """
 
     network: Network
@@ -238,14 +238,20 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
         tuple(LookupTable(one.table[-one.size :], one.size) for one in matrix.lookups),
         matrix.recency,
     )
-    context = context_lookups(artifact, inputs.data)
+    context = context_lookups(artifact, inputs.data, matrix.train)
     return Scorer(load_network(run), whole, pa.array(inputs.data.user_names), names, context)
 
 
-def missing_context(scorer: Scorer, pairs: Path) -> list[str]:
-    """Names of the context columns that a TSV of pairs lacks."""
-    there = read_header(pairs, (), delimiter="\t", quoted=False)
-    return [name for name in scorer.context.columns if name not in there]
+def given_context(scorer: Scorer, table: Path) -> list[str]:
+    """Names of the context columns that a TSV of pairs or users has."""
+    there = read_header(table, (), delimiter="\t", quoted=False)
+    return [name for name in scorer.context.columns if name in there]
+
+
+def missing_context(scorer: Scorer, table: Path) -> list[str]:
+    """Names of the context columns that a TSV of pairs or users lacks."""
+    given = given_context(scorer, table)
+    return [name for name in scorer.context.columns if name not in given]
 
 
 def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
@@ -262,8 +268,7 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
     Raises:
         UserError: The TSV cannot be read.
     """
-    there = read_header(pairs, ("user", "item"), delimiter="\t", quoted=False)
-    context = [name for name in scorer.context.columns if name in there]
+    context = given_context(scorer, pairs)
 
     def read(table: pa.Table) -> tuple[IdColumn, IdColumn, dict[str, np.ndarray]]:
         user, item = id_column(table["user"], scorer.users, "user"), id_column(table["item"], scorer.items, "item")
@@ -351,7 +356,7 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
 
     Args:
         scorer: The trained run.
-        users: A TSV with the column `user`.
+        users: A TSV with the column `user`, and context columns by name.
         count: Items per user.
         file: Where to write.
 
@@ -362,14 +367,16 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
         UserError: The TSV cannot be read.
     """
 
-    def users_in(table: pa.Table) -> IdColumn:
-        return id_column(table["user"], scorer.users, "user")
+    def users_in(table: pa.Table) -> tuple[IdColumn, dict[str, np.ndarray]]:
+        return id_column(table["user"], scorer.users, "user"), scorer.context.read(table)
 
     with unchanged(lambda: [users]) as check:
-        columns = list(read_tsv(users, ("user",), users_in, description="users"))
+        blocks = list(read_tsv(users, ("user", *given_context(scorer, users)), users_in, description="users"))
         check()
-    names = pa.chunked_array([column.text for column in columns], pa.string()).combine_chunks()
-    place = np.concatenate([np.empty(0, np.int64), *(column.place for column in columns)])
+    names = pa.chunked_array([column.text for column, _ in blocks], pa.string()).combine_chunks()
+    place = np.concatenate([np.empty(0, np.int64), *(column.place for column, _ in blocks)])
+    contexts = [context for _, context in blocks]
+    context = {name: np.concatenate([one[name] for one in contexts]) for name in (contexts[0] if contexts else ())}
     items = len(scorer.items)
     count = min(count, items)
     at_a_time = max(1, PAIRS_AT_A_TIME // items)
@@ -377,7 +384,8 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
     with progress("scoring", len(place)) as advance:
         for chosen in _slices(len(place), at_a_time):
             one = place[chosen]
-            score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one))).reshape(-1, items)
+            codes = {name: np.repeat(values[chosen], items) for name, values in context.items()}
+            score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one)), codes).reshape(-1, items)
             best = np.argsort(-score, axis=1, kind="stable")[:, :count]
             item = scorer.items.take(pa.array(best.ravel()))
             user = names[chosen.start : chosen.stop].take(pa.array(np.repeat(np.arange(len(one)), count)))

@@ -15,6 +15,20 @@ def write_values(file: Any, values: np.ndarray) -> None:
     file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
 
 
+# Held while the header of an array is read: numpy evaluates it with `ast`, which fails now and then when threads do so
+# at the same time (SystemError: AST constructor recursion depth mismatch, CPython 3.11.7).
+_HEADERS = threading.Lock()
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the header of a `.npy` file; returns shape, whether the order is Fortran's, and dtype."""
+    with _HEADERS:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        header: tuple[tuple[int, ...], bool, np.dtype] = read(file)
+    return header
+
+
 class ArrayStream:
     """A `.npy` file that grows by rows; the header gets the final shape when the file is closed."""
 
@@ -67,8 +81,7 @@ class StoredArray:
     def of(cls, path: Path) -> Self:
         """Open the array in a `.npy` file."""
         file = path.open("rb")
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, _, dtype = read_header(file)
         return cls(file, file.tell(), shape, dtype)
 
     @classmethod

@@ -13,7 +13,6 @@ import hashlib
 import math
 import os
 import shutil
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from functools import lru_cache
@@ -26,7 +25,7 @@ import orjson
 
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import in_order
-from mma4ctr.storage.arrays import ArrayStream
+from mma4ctr.storage.arrays import ArrayStream, read_header
 from mma4ctr.storage.files import sync
 from mma4ctr.storage.folders import (
     UNDER_CONSTRUCTION,
@@ -39,7 +38,6 @@ from mma4ctr.storage.folders import (
 from mma4ctr.storage.locks import locked
 
 MANIFEST = "manifest.json"
-_HEADERS = threading.Lock()  # held while the header of an array is read
 # Keys covered by the fingerprint. `sources` (paths and dates of raw files) is left out: same content, same artifact.
 FINGERPRINTED = ("step", "settings", "inputs", "files")
 # Settings that identify an artifact; its folder is named after them.
@@ -299,6 +297,11 @@ class Artifact:
         """The names of the arrays, without `.npy`."""
         return [name.removesuffix(".npy") for name in self.manifest["files"] if name.endswith(".npy")]
 
+    def hash_of(self, name: str) -> str:
+        """Return the SHA-256 of the array `<name>.npy`, as the manifest has it."""
+        found: str = self.manifest["files"][f"{name}.npy"]["sha256"]
+        return found
+
     def file(self, name: str) -> Path:
         """Return the path of a file after checking its size and hash against the manifest.
 
@@ -323,12 +326,7 @@ class Artifact:
     def array(self, name: str) -> np.ndarray:
         """Load the array `<name>.npy`; raises `UserError` as `file` does."""
         with self.file(f"{name}.npy").open("rb") as file:
-            # numpy evaluates the header with `ast`, which fails now and then when threads do so at the same time
-            # (SystemError: AST constructor recursion depth mismatch, CPython 3.11.7).
-            with _HEADERS:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, fortran, dtype = read(file)
+            shape, fortran, dtype = read_header(file)
             loaded = np.fromfile(file, dtype, math.prod(shape))
         return loaded.reshape(shape, order="F" if fortran else "C")
 

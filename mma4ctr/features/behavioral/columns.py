@@ -113,7 +113,6 @@ class PlusTables:
         user_names: What the user columns are: `<group>` or `<group>:<target>`.
         item_names: What the item columns are.
         recency_names: What the recency columns are.
-        item_effects: Of the last block, by target; new items are scored with them.
     """
 
     user_columns: np.ndarray
@@ -124,7 +123,6 @@ class PlusTables:
     user_names: list[str]
     item_names: list[str]
     recency_names: list[str]
-    item_effects: dict[str, Effects]
 
     def chosen(self, wanted: Iterable[str]) -> "PlusTables":
         """The same tables with some of their columns only, given the names of those that stay."""
@@ -240,7 +238,9 @@ class _Blocks:
         self.codes = row_codes(rows, inputs, rows.all_users, rows.all_items)
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         self.effects: dict[str, list[Effects]] = {target: [] for target in labels}
-        self.rates: dict[str, list[np.ndarray]] = {name: [] for name in ("user", "item", *self.rated)}
+        self.user_rates: list[np.ndarray] = []
+        self.item_rates: list[np.ndarray] = []
+        self.category_rates: dict[str, list[np.ndarray]] = {name: [] for name in self.rated}
         self.looked_up: list[list[np.ndarray]] = [[] for _ in self.codes]
         self.content_vectors: list[Vectors] = []
         self.label_vectors: list[Vectors] = []
@@ -270,12 +270,12 @@ class _Blocks:
     def _rates(self, seen: np.ndarray, labels: list[np.ndarray], scale: float) -> None:
         """Make the rates, and the effects that rows look up by context category."""
         user, item = self.rows.user[seen], self.rows.item[seen]
-        self.rates["user"].append(rates_and_counts(user, self.rows.users, labels, scale))
-        self.rates["item"].append(rates_and_counts(item, self.rows.items, labels, scale))
+        self.user_rates.append(rates_and_counts(user, self.rows.users, labels, scale))
+        self.item_rates.append(rates_and_counts(item, self.rows.items, labels, scale))
         for name in self.rated:
             category = self.inputs.item.categories[name]
             table = rates_and_counts(category[item], int(category.max()) + 1, labels, scale)
-            self.rates[name].append(table[category])
+            self.category_rates[name].append(table[category])
         for one, tables in zip(self.codes, self.looked_up, strict=True):
             if len(one.keys):
                 codes = one.codes[self.rows.place[seen]].astype(np.int64)
@@ -339,13 +339,14 @@ def plus_tables(
     user_columns = [
         *blocks.stacked(lambda one: one.user.total),
         *blocks.stacked(lambda one: one.user.own),
-        np.stack(blocks.rates["user"]),
+        np.stack(blocks.user_rates),
         blocks.repeated(inputs.user.numbers),
     ]
     item_columns = [
         *blocks.stacked(lambda one: one.item.total - one.item.content),
         *blocks.stacked(lambda one: one.item.content),
-        *(np.stack(blocks.rates[name]) for name in ("item", *blocks.rated)),
+        np.stack(blocks.item_rates),
+        *(np.stack(blocks.category_rates[name]) for name in blocks.rated),
         blocks.repeated(inputs.item.numbers),
     ]
     return PlusTables(
@@ -367,7 +368,6 @@ def plus_tables(
             *inputs.item.number_names,
         ],
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
-        item_effects={target: found[-1] for target, found in blocks.effects.items()},
     )
 
 

@@ -30,14 +30,12 @@ class SideInputs:
         categories: By name, int64 (size,) codes of categories and of bins, 0 if missing.
         numbers: float32 (size, k), normal scores; 0 if missing.
         number_names: Of the k columns.
-        edges: By number, float64 (quantiles,) that determine bins and normal scores.
         rated: Names of the categories that are no bins.
     """
 
     categories: dict[str, np.ndarray] = field(default_factory=dict)
     numbers: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     number_names: tuple[str, ...] = ()
-    edges: dict[str, np.ndarray] = field(default_factory=dict)
     rated: tuple[str, ...] = ()
 
 
@@ -87,19 +85,19 @@ def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 def side_inputs(columns: Sequence[StoredColumn], size: int, name: str) -> SideInputs:
     """The inputs of the users or the items, from step 1's columns."""
     categories: dict[str, np.ndarray] = {}
-    scores, names, edges = [], [], {}
+    scores, names = [], []
     for column in columns:
         if column.is_category:
             categories[column.name] = column.values.astype(np.int64)
             continue
-        edges[column.name] = quantile_edges(column.values)
+        edges = quantile_edges(column.values)
         for count in BINS:
-            categories[f"{column.name}/{count}"] = bins_of(column.values, edges[column.name], count)
-        scores.append(normal_scores(column.values, edges[column.name]))
+            categories[f"{column.name}/{count}"] = bins_of(column.values, edges, count)
+        scores.append(normal_scores(column.values, edges))
         names.append(f"{name}-numbers:{column.name}")
     numbers = np.stack(scores, axis=1) if scores else np.zeros((size, 0), np.float32)
     rated = tuple(column.name for column in columns if column.is_category)
-    return SideInputs(categories, numbers, tuple(names), edges, rated)
+    return SideInputs(categories, numbers, tuple(names), rated)
 
 
 def recency_of(user: np.ndarray, time: np.ndarray, ticks_per_second: float | None) -> np.ndarray:

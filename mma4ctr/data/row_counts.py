@@ -1,0 +1,35 @@
+"""Numbers of rows by value, added up over the chunks of a file."""
+
+import pyarrow as pa
+
+ROWS = "rows"
+# Number of chunks whose counts are added up at a time.
+COUNTS_WAITING = 64
+
+
+class RowCounts:
+    """The number of rows of each combination of values.
+
+    Args:
+        schema: The columns by which rows are counted.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._waiting = [schema.append(pa.field(ROWS, pa.int64())).empty_table()]
+
+    def add(self, counted: pa.Table) -> None:
+        """Add the counts of a chunk: the columns of the schema, and `rows`."""
+        self._waiting.append(counted)
+        if len(self._waiting) > COUNTS_WAITING:
+            self._waiting = [summed(self._waiting)]
+
+    def total(self) -> pa.Table:
+        """Return the counts of all chunks, each combination once."""
+        return summed(self._waiting)
+
+
+def summed(tables: list[pa.Table]) -> pa.Table:
+    """Add up the column `rows` for each combination of values of the other columns."""
+    table = pa.concat_tables(tables)
+    keys = [name for name in table.column_names if name != ROWS]
+    return table.group_by(keys).aggregate([(ROWS, "sum")]).rename_columns([*keys, ROWS])
