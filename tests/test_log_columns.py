@@ -25,7 +25,9 @@ from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.tiktok import COLUMNS, TikTok
 from mma4ctr.datasets.wechat import ACTIONS, WeChat
 from mma4ctr.features.behavioral.inputs import log_inputs
-from mma4ctr.features.feature_matrix import RowGroup
+from mma4ctr.features.feature_matrix import RowGroup, load_step_inputs, read_matrix
+from mma4ctr.features.matrix_writer import PlusCache
+from mma4ctr.model.cold_start import load_new_items
 from mma4ctr.model.context import ContextLookups, context_lookups
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
@@ -441,6 +443,13 @@ def renamed_columns(paths, names):
         write_table(paths.parent / table, [names.get(name, name) for name in first], rows)
 
 
+@pytest.fixture
+def rated_categories(monkeypatch):
+    """Small categories get rates too."""
+    monkeypatch.setattr("mma4ctr.features.behavioral.columns.RATES_FROM", 2)
+    monkeypatch.setattr("mma4ctr.steps.matrices.TABLES", PlusCache())
+
+
 def plus_arrays(paths):
     """The arrays of the matrix with features plus, made by steps 1 to 4."""
     found = step_1(paths)
@@ -451,7 +460,7 @@ def plus_arrays(paths):
 
 
 @pytest.fixture
-def plain_arrays(own, tmp_path_factory):
+def plain_arrays(own, rated_categories, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
     shutil.copytree(own.parent, folder, dirs_exist_ok=True)
     renamed_columns(folder / "path.json", {})
@@ -459,8 +468,7 @@ def plain_arrays(own, tmp_path_factory):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_any_names_of_columns_give_the_same_matrix(own, plain_arrays, seed, monkeypatch):
-    monkeypatch.setattr("mma4ctr.features.behavioral.columns.RATES_FROM", 2)
+def test_any_names_of_columns_give_the_same_matrix(own, plain_arrays, seed):
     rng = np.random.default_rng(seed)
     columns = ("author", "flag", "length", "city", "age", "channel", "position")
     # user and item are the keys of the log, so no column of the log can be called so.
@@ -471,6 +479,43 @@ def test_any_names_of_columns_give_the_same_matrix(own, plain_arrays, seed, monk
     assert found.keys() == plain_arrays.keys()
     for name, values in plain_arrays.items():
         assert found[name].tobytes() == values.tobytes(), (name, names)
+
+
+@pytest.mark.usefixtures("rated_categories")
+def test_new_items_have_the_columns_of_the_table_of_items(own):
+    plus_arrays(own)
+    paths = load_paths(own)
+    # Items 15 and 16 are in the table and not in the log; 15 gets an author and a flag that are known.
+    with (own.parent / "items.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    rows[16][2:] = ["2", "no", "6"]
+    write_table(own.parent / "items.csv", rows[0], rows[1:])
+    (own.parent / "new.tsv").write_text("item\n15\n16\n")
+    options = ("--paths", own, "--dataset", "own", "--new-items", own.parent / "new.tsv")
+    assert call(preprocess_multimodal.main, *options) == 0
+    matrix, inputs = read_matrix(paths, "own_like", "title.plus"), load_step_inputs(paths, "own_like")
+    new = load_new_items(paths, inputs, matrix)
+    shift, scale = matrix.array("item_shift"), matrix.array("item_scale")
+    names = matrix.manifest["item_columns"]
+    found = [dict(zip(names, row * scale + shift, strict=True)) for row in new.item_part]
+    known = matrix.array("item_part")[-ITEMS:] * scale + shift
+    item = log_inputs(inputs.data).item
+    codes = {"author": 3, "flag": 1, "length/8": None, "length/32": None}
+    for name in codes:
+        if codes[name] is None:  # item 12 has the length 6 as well
+            codes[name] = int(item.categories[name][12])
+    effects = {
+        name: matrix.array(f"item_effects_{place}") for place, name in enumerate(matrix.manifest["item_effects"])
+    }
+    expected = sum(float(effects[name][code, 0]) for name, code in codes.items())
+    assert new.names.tolist() == ["15", "16"]
+    assert found[0]["item-bias:like"] == pytest.approx(expected, abs=1e-5)
+    assert found[0]["item-numbers:length"] == pytest.approx(item.numbers[12, 0], abs=1e-5)
+    for column in ("rates:item author:like", "counts:item author"):
+        assert found[0][column] == pytest.approx(known[6, names.index(column)], abs=1e-5)
+        assert found[1][column] == pytest.approx(0, abs=1e-5), "no known item has the author 5"
+    for row in found:
+        assert row["rates:item:like"] == pytest.approx(0, abs=1e-5) == row["counts:item"]
 
 
 def test_a_category_called_hour_is_read_as_the_log_has_it(own):

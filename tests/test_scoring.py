@@ -158,7 +158,7 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     items = len(load_interactions(paths, "tiktok").item_ids)
     new, own = scorer.matrix.item_part[items], scorer.matrix.item_part[twin]
     if result.variant.endswith(".plus"):
-        # The author, music and duration of a video stand in its rows, and a new one has none: its content is the same.
+        # The author, music and duration of a video stand in its rows, and the file names none: its content is the same.
         names = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
         content = [place for place, name in enumerate(names) if name.startswith("content")]
         assert content and torch.allclose(new[content], own[content], atol=1e-4)
@@ -170,6 +170,35 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     best = paths.saved / "best.tsv"
     assert call(mlp.main, *options[:4], "--predict", asked, "--top", items + 5, "--output", best) == 0
     assert 77000001 in {row[1] for row in written(best)}, "new items are among all items"
+
+
+def test_a_new_item_has_the_columns_that_the_file_names(with_new_items, capsys):
+    """With its twin's author, music, city and duration it has the twin's features; the twin has no training rows."""
+    paths, result, twin, asked = with_new_items
+    columns = {column.name: column for column in stored_columns(load_interactions(paths, "tiktok").artifact, "item")}
+    values = {
+        name: column.raw[column.values[twin] - 1] if column.is_category else int(column.values[twin])
+        for name, column in columns.items()
+    }
+    file = asked.parent / "columns.tsv"
+    # Nothing else is known of 77000004, and nothing at all of 77000005.
+    rows = [(77000001, *values.values()), (77000004, *values.values()), (77000005, *[-1] * 3, "")]
+    file.write_text("\n".join("\t".join(map(str, row)) for row in [("item", *values), *rows]) + "\n")
+    assert call(preprocess_multimodal.main, "--paths", paths.file, "--dataset", "tiktok", "--new-items", file) == 0
+    assert "2 rows" in capsys.readouterr().out
+    scorer = load_scorer(paths, read_run(paths, result))
+    items = len(load_interactions(paths, "tiktok").item_ids)
+    assert scorer.items[items:].to_pylist() == ["77000001", "77000004"]
+    assert torch.allclose(scorer.matrix.item_part[items], scorer.matrix.item_part[twin], atol=1e-4)
+    scores = scorer.score(np.full(3, 5), np.array([twin, items, items + 1]))
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    if result.variant.endswith(".plus"):
+        names = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
+        own = [place for place, name in enumerate(names) if not name.startswith(("content", "item-bias"))]
+        assert torch.allclose(scorer.matrix.item_part[items + 1, own], scorer.matrix.item_part[twin, own], atol=1e-4)
+    file.write_text("item\tduration_time\n77000001\tlong\n")
+    assert call(preprocess_multimodal.main, "--paths", paths.file, "--dataset", "tiktok", "--new-items", file) == 2
+    assert "columns.tsv:2" in capsys.readouterr().err
 
 
 def test_new_items_are_refused_where_they_do_not_fit(with_new_items, capsys):

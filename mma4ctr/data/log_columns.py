@@ -39,8 +39,12 @@ class MostFrequent:
         """Count the values of some rows, given int64 (n,) users or items and their columns."""
         if not values or not len(ids):
             return
-        typed = [values[name].astype(kind_of(self._columns, name), copy=False) for name in self._columns.names]
-        table = pa.table({"id": ids, **{f"_{place}": column for place, column in enumerate(typed)}})
+        # A file may have a number as integers.
+        numbered: Values = {
+            f"_{place}": values[name].astype(kind_of(self._columns, name), copy=False)
+            for place, name in enumerate(self._columns.names)
+        }
+        table = pa.table({"id": ids, **numbered})
         keys = table.column_names
         counted = table.group_by(keys).aggregate([([], "count_all")])
         self._counts.add(counted.rename_columns([*keys, ROWS]))
@@ -106,10 +110,33 @@ def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNa
 
 
 def codes_of(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Codes of raw categories int64 (n,): 0 for missing, else 1 + the place in `known`; in the smallest type."""
-    codes = np.searchsorted(known, values) + 1
-    codes[values == MISSING] = 0
-    return codes.astype(np.min_scalar_type(len(known)))
+    """Codes of raw categories int64 (n,): 1 + the place in `known`, 0 for all others; in the smallest type."""
+    if not len(known):
+        return np.zeros(len(values), np.uint8)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    codes: np.ndarray = np.where(known[place] == values, place + 1, 0).astype(np.min_scalar_type(len(known)))
+    return codes
+
+
+def coded_like(artifact: Artifact, side: str, values: Values) -> list[np.ndarray]:
+    """Code the columns of other users or items as step 1 coded its own; a category that none of them has is missing.
+
+    Args:
+        artifact: The output of step 1.
+        side: `user` or `item`.
+        values: Raw values (n,) by column; columns that are not there are missing.
+
+    Returns:
+        The columns (n,) in the order of step 1, as `StoredColumn.values` has them.
+    """
+    coded = []
+    for place, entry in enumerate(artifact.manifest.get("columns", {}).get(side, ())):
+        of_column = values[entry["name"]]
+        if entry["kind"] == "category":
+            coded.append(codes_of(of_column, artifact.array(f"{side}_values_{place}")))
+        else:
+            coded.append(of_column.astype(np.float32))
+    return coded
 
 
 class ColumnWriter:

@@ -229,6 +229,9 @@ def _write_plus(writer: ArtifactWriter, plus: PlusTables, train: ScalingRows, sc
     for table in plus.pairs:
         own.add(_write_pairs(writer, table, train, scaling))
     writer.manifest["pairs"] = [table.kind for table in plus.pairs]
+    for place, effects in enumerate(plus.item_effects.values()):
+        writer.array(f"item_effects_{place}", effects)
+    writer.manifest["item_effects"] = list(plus.item_effects)
     writer.manifest["item_columns"] = list(plus.item_names)
     writer.manifest["columns"] = plus.names
     if own.width:

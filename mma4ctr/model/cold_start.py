@@ -1,17 +1,21 @@
 """Cold start of items: feature rows for new items, which have features but no kept row.
 
-`preprocess_multimodal.py --new-items` reduces their features. They determine the item part of the paper's features.
-With features plus they determine the content bias and the content factors; the item bias and the counts are those of an
-item without rows.
+`preprocess_multimodal.py --new-items` reduces their features and codes their columns beside content. With the paper's
+features, content determines the item part. With features plus it determines content bias and content factors; author,
+music and other categories contribute their effects and rates; numbers are as they are; an item's own bias, rates and
+counts are those of an item without rows.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from mma4ctr.data.interactions import Interactions
+from mma4ctr.data.log_columns import stored_columns
 from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import item_content
 from mma4ctr.features.behavioral.content_factors import projected
+from mma4ctr.features.behavioral.inputs import SideInputs, side_inputs
 from mma4ctr.features.feature_matrix import StepInputs
 from mma4ctr.features.new_items import new_items_folder
 from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
@@ -76,16 +80,74 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
         part = ((whole[fitted:] - shift) / scale).astype(np.float32)
         return NewItems(names, part, {})
     content = item_content(values, fitted)
-    columns = np.zeros((len(names), len(scale)))
-    last_block = matrix.array("item_part")[-fitted:]
-    for place, name in enumerate(matrix.manifest["item_columns"]):
-        if name.partition(":")[0] == "content-bias":
-            # Linear in the content, so least squares on the known items recovers the coefficients.
-            of_known = last_block[:, place] * scale[place] + shift[place]
-            coefficients, *_ = np.linalg.lstsq(content[:fitted].astype(np.float64), of_known, rcond=None)
-            columns[:, place] = content[fitted:] @ coefficients
+    columns = _plus_columns(matrix, inputs.data, artifact, content)
     vectors = {}
     for kind in matrix.manifest["pairs"]:
         if f"{kind}_of_content" in matrix.array_names:
             vectors[kind] = projected(content[fitted:], matrix.array(f"{kind}_of_content"))
     return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors)
+
+
+def _plus_columns(matrix: Artifact, data: Interactions, new: Artifact, content: np.ndarray) -> np.ndarray:
+    """The item part of features plus for new items, before it is scaled.
+
+    Effects, rates and counts of an item's categories are those of the known items; what only its own rows tell is 0.
+
+    Args:
+        matrix: The feature matrix.
+        data: Step 1's rows.
+        new: What step 2 has written of the new items.
+        content: float32 (known + new items, k).
+
+    Returns:
+        float64 (new items, columns).
+    """
+    known = len(data.item_ids)
+    columns = stored_columns(data.artifact, "item")
+    values = [new.array(f"item_column_{place}") for place in range(len(columns))]
+    of_known = side_inputs(columns, known, "item")
+    of_new = side_inputs(columns, len(content) - known, "item", values)
+    numbers = dict(zip(of_new.number_names, of_new.numbers.T, strict=True))
+    last_block = matrix.array("item_part")[-known:] * matrix.array("item_scale") + matrix.array("item_shift")
+    effects = iter(_summed_effects(matrix, of_new).T)
+    rated = {f"item {category}": category for category in of_known.rated}
+    found = np.zeros((len(content) - known, len(matrix.manifest["item_columns"])))
+    for place, name in enumerate(matrix.manifest["item_columns"]):
+        group, _, rest = name.partition(":")
+        category = rated.get(rest if group == "counts" else rest.rpartition(":")[0])
+        if group == "content-bias":
+            # Linear in the content, so least squares on the known items recovers the coefficients.
+            coefficients, *_ = np.linalg.lstsq(content[:known].astype(np.float64), last_block[:, place], rcond=None)
+            found[:, place] = content[known:] @ coefficients
+        elif group == "item-bias":
+            found[:, place] = next(effects, 0)
+        elif group == "item-numbers":
+            found[:, place] = numbers[name]
+        elif group in ("rates", "counts") and category:
+            of_category = of_known.categories[category], of_new.categories[category]
+            found[:, place] = _value_of_category(*of_category, last_block[:, place])
+    return found
+
+
+def _summed_effects(matrix: Artifact, items: SideInputs) -> np.ndarray:
+    """The sum of the effects of each item's categories: float32 (items, targets)."""
+    total = np.zeros((len(items.numbers), 0), np.float32)
+    for place, category in enumerate(matrix.manifest["item_effects"]):
+        table, codes = matrix.array(f"item_effects_{place}"), items.categories[category]
+        effects = np.where((codes < len(table))[:, None], table[np.minimum(codes, len(table) - 1)], 0)
+        total = total + effects if total.shape[1] else effects
+    return total
+
+
+def _value_of_category(known: np.ndarray, codes: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value (n,) that all known items of a category have, 0 where there are none.
+
+    Args:
+        known: int64 (items,) codes of the known items.
+        codes: int64 (n,) codes of others.
+        values: float64 (items,) of the known items.
+    """
+    there, first = np.unique(known, return_index=True)
+    position = np.minimum(np.searchsorted(there, codes), len(there) - 1)
+    value: np.ndarray = np.where(there[position] == codes, values[first[position]], 0)
+    return value

@@ -29,7 +29,7 @@ from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.reduction import PCA, Moments
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 5
+FEATURE_VERSION = 6
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -113,6 +113,7 @@ class PlusTables:
         user_names: What the user columns are: `<group>` or `<group>:<target>`.
         item_names: What the item columns are.
         recency_names: What the recency columns are.
+        item_effects: By item category, float32 (codes, targets): the effects of the last block, for new items.
     """
 
     user_columns: np.ndarray
@@ -123,6 +124,7 @@ class PlusTables:
     user_names: list[str]
     item_names: list[str]
     recency_names: list[str]
+    item_effects: dict[str, np.ndarray]
 
     def chosen(self, wanted: Iterable[str]) -> "PlusTables":
         """The same tables with some of their columns only, given the names of those that stay."""
@@ -297,6 +299,12 @@ class _Blocks:
         """A column float32 (blocks, size, 1) of each target's effects."""
         return [np.stack(list(map(part, found)))[:, :, None].astype(np.float32) for found in self.effects.values()]
 
+    def item_effects(self) -> dict[str, np.ndarray]:
+        """The effects of the item categories, see `PlusTables`."""
+        last = [found[-1].item.categories for found in self.effects.values()]
+        names = self.inputs.item.categories if last else ()
+        return {name: np.stack([one[name] for one in last], axis=1).astype(np.float32) for name in names}
+
     def repeated(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers (size, k), the same in all blocks."""
         return np.broadcast_to(numbers, (self.rows.folds + 1, *numbers.shape))
@@ -364,10 +372,12 @@ def plus_tables(
         item_names=[
             *blocks.named("item-bias"),
             *blocks.named("content-bias"),
-            *(name for one in ("item", *blocks.rated) for name in blocks.named_rates("rates", one)),
+            *blocks.named_rates("rates", "item"),
+            *(name for category in blocks.rated for name in blocks.named_rates("rates", f"item {category}")),
             *inputs.item.number_names,
         ],
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
+        item_effects=blocks.item_effects(),
     )
 
 

@@ -82,18 +82,27 @@ def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.clip(scores, -3, 3)).astype(np.float32)
 
 
-def side_inputs(columns: Sequence[StoredColumn], size: int, name: str) -> SideInputs:
-    """The inputs of the users or the items, from step 1's columns."""
+def side_inputs(
+    columns: Sequence[StoredColumn], size: int, name: str, others: Sequence[np.ndarray] | None = None
+) -> SideInputs:
+    """The inputs of the users or the items.
+
+    Args:
+        columns: Step 1's columns.
+        size: Number of users or items.
+        name: `user` or `item`.
+        others: (size,) values of each column for users or items that step 1 has no row of; None for step 1's own.
+    """
     categories: dict[str, np.ndarray] = {}
     scores, names = [], []
-    for column in columns:
+    for column, values in zip(columns, others or [column.values for column in columns], strict=True):
         if column.is_category:
-            categories[column.name] = column.values.astype(np.int64)
+            categories[column.name] = values.astype(np.int64)
             continue
         edges = quantile_edges(column.values)
         for count in BINS:
-            categories[f"{column.name}/{count}"] = bins_of(column.values, edges, count)
-        scores.append(normal_scores(column.values, edges))
+            categories[f"{column.name}/{count}"] = bins_of(values, edges, count)
+        scores.append(normal_scores(values, edges))
         names.append(f"{name}-numbers:{column.name}")
     numbers = np.stack(scores, axis=1) if scores else np.zeros((size, 0), np.float32)
     rated = tuple(column.name for column in columns if column.is_category)
