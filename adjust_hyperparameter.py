@@ -28,6 +28,7 @@ from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.evaluation.tables import write_tables
 from mma4ctr.features.feature_matrix import column_version
+from mma4ctr.features.matrix_writer import PlusCache
 from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind, variants_for
 from mma4ctr.runtime.console import (
     Stopwatch,
@@ -40,6 +41,7 @@ from mma4ctr.runtime.console import (
 )
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.ray_cluster import add_ray_option
+from mma4ctr.steps.matrices import MatrixOptions
 from mma4ctr.steps.options import add_task_options, chosen_tasks
 from mma4ctr.steps.sweep import finished, missing_checkpoints, rates_of, show_plan, sweep, sweep_on_ray, undamaged
 from mma4ctr.steps.training_run import choose_device
@@ -82,8 +84,23 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
     return own
 
 
-def make_matrix(own: Paths, task: str, variant: str, scaling: str, *, ours: bool = False) -> Artifact:
-    """Step 4 for one variant, where it is not made yet; `ours`: in a folder of the sweep's own."""
+def make_matrix(own: Paths, task: str, variant: str, scaling: str, cache: PlusCache, *, ours: bool = False) -> Artifact:
+    """Return the matrix of a variant; make it if there is none with these settings and inputs.
+
+    Args:
+        own: Where to read and write.
+        task: The task.
+        variant: The variant, with its features.
+        scaling: `zscore` or `minmax`.
+        cache: Tables of features plus, which the matrices of a data set share.
+        ours: The matrix is in a folder of the sweep, so a damaged one is replaced.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        UserError: An input is missing or outdated, or the variant cannot be made.
+    """
     dataset, _ = split_task(task)
     inputs = {
         "interactions": interactions_artifact(own, dataset).fingerprint,
@@ -94,7 +111,8 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str, *, ours: bool
     if not finished(folder, {"scaling": scaling, **column_version(variant)}, inputs, ours=ours):
         write = gen_matrix.write_single if variant_kind(variant) == "single" else cross_matrix.write_mixed
         modalities, features, without = split_variant(variant)
-        write(own, task, [modalities], scaling=scaling, features=f"{features}-{without}" if without else features)
+        options = MatrixOptions(scaling, f"{features}-{without}" if without else features, cache)
+        write(own, task, [modalities], options)
     return read_artifact(folder, MADE_BY[variant_kind(variant)])
 
 
@@ -134,6 +152,7 @@ def main() -> int:
     groups: list[tuple[Group, Group]] = []  # whole, and what is left of it
     work: list[tuple[Paths, Group]] = []
     training_rows = {}
+    cache = PlusCache()
     for task in tasks:
         dataset, _ = split_task(task)
         modal = features_artifact(paths, dataset)
@@ -145,7 +164,7 @@ def main() -> int:
             folder = own.matrix / task / whole.variant
             if not arguments.dry_run:
                 own = make_features(paths, task, whole.inputs, base)
-                matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), ours=own != paths)
+                matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), cache, ours=own != paths)
                 rest = missing_checkpoints(whole, matrix, done)
             elif (folder / MANIFEST).is_file():
                 there = (

@@ -21,19 +21,18 @@ import numpy as np
 from mma4ctr.features.reduction import concat, cross
 from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, variants_for
 from mma4ctr.runtime.console import run
-from mma4ctr.steps.matrices import matrices_main, write_variants
+from mma4ctr.steps.matrices import MatrixOptions, matrices_main, write_variants
 from mma4ctr.storage.paths import Paths
 
 
-def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
+def write_mixed(paths: Paths, task: str, asked: list[str], options: MatrixOptions) -> list[str]:
     """Write the concat and cross matrices of a task.
 
     Args:
         paths: Where to read and write.
         task: The task.
         asked: Names of variants, or `all` or `default`.
-        scaling: `zscore` or `minmax`.
-        features: `paper`, `plus` or `plus-<group>`.
+        options: Scaling, features and cache.
 
     Returns:
         Names of the matrices.
@@ -46,7 +45,7 @@ def write_mixed(paths: Paths, task: str, asked: list[str], *, scaling: str, feat
     def item_part(variant: str, values: list[np.ndarray]) -> np.ndarray:
         return cross(values) if variant in known.cross else concat(values)
 
-    return write_variants(paths, task, asked, known, known.mixed, item_part, scaling=scaling, features=features)
+    return write_variants(paths, task, asked, "mixed", item_part, options)
 
 
 def main() -> None:

@@ -12,21 +12,20 @@ embedding of the same modality. cross_matrix.py makes the variants of several mo
 import numpy as np
 
 from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most
-from mma4ctr.features.variants import SINGLE, variants_for
+from mma4ctr.features.variants import SINGLE
 from mma4ctr.runtime.console import run
-from mma4ctr.steps.matrices import matrices_main, write_variants
+from mma4ctr.steps.matrices import MatrixOptions, matrices_main, write_variants
 from mma4ctr.storage.paths import Paths
 
 
-def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, features: str = "paper") -> list[str]:
+def write_single(paths: Paths, task: str, asked: list[str], options: MatrixOptions) -> list[str]:
     """Write the single-modality matrices of a task.
 
     Args:
         paths: Where to read and write.
         task: The task.
         asked: Names of variants, or `all` or `default`.
-        scaling: `zscore` or `minmax`.
-        features: `paper`, `plus` or `plus-<group>`.
+        options: Scaling, features and cache.
 
     Returns:
         Names of the matrices.
@@ -34,12 +33,11 @@ def write_single(paths: Paths, task: str, asked: list[str], *, scaling: str, fea
     Raises:
         UserError: An input is missing or outdated, or a variant cannot be made.
     """
-    known = variants_for(paths, task)
 
     def item_part(_variant: str, values: list[np.ndarray]) -> np.ndarray:
         return at_most(values[0], WIDEST_ITEM_PART)
 
-    return write_variants(paths, task, asked, known, known.single, item_part, scaling=scaling, features=features)
+    return write_variants(paths, task, asked, "single", item_part, options)
 
 
 def main() -> None:

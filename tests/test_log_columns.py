@@ -26,10 +26,9 @@ from mma4ctr.datasets.tiktok import COLUMNS, TikTok
 from mma4ctr.datasets.wechat import ACTIONS, WeChat
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.feature_matrix import RowGroup, load_step_inputs, read_matrix
-from mma4ctr.features.matrix_writer import PlusCache
 from mma4ctr.model.cold_start import load_new_items
 from mma4ctr.model.context import ContextLookups, context_lookups
-from mma4ctr.runtime.errors import BadLine
+from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
@@ -431,9 +430,11 @@ ODD_NAMES = [
 ]
 
 
-def renamed_columns(paths, names):
-    """Give other names to the columns beside content, in the description and in the tables; hours are not made."""
-    text = (paths.parent / "own.toml").read_text().replace("hour = true\n", "")
+def renamed_columns(paths, names, *, hour=False):
+    """Give other names to the columns beside content, in the description and in the tables; hours only on request."""
+    text = (paths.parent / "own.toml").read_text()
+    if not hour:
+        text = text.replace("hour = true\n", "")
     for old, new in names.items():
         text = text.replace(json.dumps(old), json.dumps(new))
     (paths.parent / "own.toml").write_text(text)
@@ -447,7 +448,6 @@ def renamed_columns(paths, names):
 def rated_categories(monkeypatch):
     """Small categories get rates too."""
     monkeypatch.setattr("mma4ctr.features.behavioral.columns.RATES_FROM", 2)
-    monkeypatch.setattr("mma4ctr.steps.matrices.TABLES", PlusCache())
 
 
 def plus_arrays(paths):
@@ -479,6 +479,18 @@ def test_any_names_of_columns_give_the_same_matrix(own, plain_arrays, seed):
     assert found.keys() == plain_arrays.keys()
     for name, values in plain_arrays.items():
         assert found[name].tobytes() == values.tobytes(), (name, names)
+
+
+@pytest.mark.parametrize("change", ["a name", "the hour"])
+def test_a_description_with_other_columns_makes_later_steps_outdated(own, change):
+    found = step_1(own)
+    for step in (preprocess_multimodal, get_user_embedding):
+        assert call(step.main, "--paths", own) == 0
+    load_step_inputs(found, "own_like")
+    renamed_columns(own, {"author": "writer"} if change == "a name" else {}, hour=change == "a name")
+    step_1(own)
+    with pytest.raises(UserError, match=r"preprocess_multimodal.py"):
+        load_step_inputs(found, "own_like")
 
 
 @pytest.mark.usefixtures("rated_categories")

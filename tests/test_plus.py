@@ -32,7 +32,7 @@ from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
-from mma4ctr.features.matrix_writer import plus_factors, vectors_of
+from mma4ctr.features.matrix_writer import PlusCache, plus_factors, vectors_of
 from mma4ctr.features.variants import split_variant, with_features
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
@@ -398,7 +398,7 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
     assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "made by an earlier version, with other columns; run cross_matrix.py --features plus again" in line
-    made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore")
+    made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore", PlusCache())
     assert made.settings["plus_columns"] == FEATURE_VERSION + 1
     load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
 

@@ -1,62 +1,85 @@
 """Step 4: what its two scripts share, from the command line to the matrices."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.features.matrix_writer import Factors, PlusCache, plus_factors, user_part, write_matrix
 from mma4ctr.features.scaling import SCALINGS
-from mma4ctr.features.variants import Variants, chosen_variants, content_modalities, with_features
+from mma4ctr.features.variants import chosen_variants, content_modalities, variants_for, with_features
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser
 from mma4ctr.steps.options import add_features_option, add_task_options, add_variant_option, chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths
 
-# The tasks of a data set share the tables of features plus.
-TABLES = PlusCache()
+
+@dataclass(frozen=True)
+class MatrixOptions:
+    """How a run of step 4 makes its matrices.
+
+    Attributes:
+        scaling: `zscore` or `minmax`.
+        features: `paper`, `plus`, or `plus-<group>` for features plus without a group of columns.
+        cache: Tables of features plus, which the tasks of a data set share.
+    """
+
+    scaling: str = "zscore"
+    features: str = "paper"
+    cache: PlusCache = field(default_factory=PlusCache)
 
 
 def write_variants(
     paths: Paths,
     task: str,
     asked: list[str],
-    known: Variants,
-    variants: dict[str, tuple[str, ...]],
+    kind: str,
     item_part: Callable[[str, list[np.ndarray]], np.ndarray],
-    *,
-    scaling: str,
-    features: str,
+    options: MatrixOptions,
 ) -> list[str]:
-    """Write the matrices of a task that are asked for, of one script of step 4; returns the variants.
+    """Write the matrices of a task that one script of step 4 makes.
 
     Args:
-        known: all variants of the data set. variants: those of the script.
-        item_part: from a variant and its modalities, float32 (items, width) each, to the paper's item part.
-        features: `paper`, `plus`, or `plus-<group>` for those without a group of columns.
+        paths: Where to read and write.
+        task: The task.
+        asked: Names of variants, or `all` or `default`.
+        kind: The variants of the script: `single` or `mixed`.
+        item_part: Maps a variant and the values of its modalities, float32 (items, width) each, to the item part of
+            features paper.
+        options: Scaling, features and cache.
 
-    Raises `UserError`.
+    Returns:
+        Names of the variants.
+
+    Raises:
+        UserError: An input is missing or outdated, or a variant cannot be made.
     """
+    known = variants_for(paths, task)
+    variants = known.single if kind == "single" else known.mixed
     inputs = load_step_inputs(paths, task)
     chosen = chosen_variants(asked, known, variants, inputs.modalities, task)
     for variant in chosen:
         modalities = variants[variant]
-        if features == "paper":
+        if options.features == "paper":
             values = [inputs.modal.array(name) for name in modalities]
             factors = Factors(user_part(inputs, modalities), item_part(variant, values))
         else:
             content = content_modalities(known, variant, inputs.modalities)
-            factors = plus_factors(inputs, content, features.partition("-")[2], TABLES)
-        write_matrix(paths, inputs, with_features(variant, features), factors, scaling=scaling)
+            factors = plus_factors(inputs, content, options.features.partition("-")[2], options.cache)
+        write_matrix(paths, inputs, with_features(variant, options.features), factors, scaling=options.scaling)
     return chosen
 
 
 def matrices_main(
     description: str | None, variants: dict[str, tuple[str, ...]], default: str, write: Callable[..., list[str]]
 ) -> None:
-    """The command line of both scripts of step 4.
+    """Run the command of one of the two scripts of step 4.
 
     Args:
-        write: from paths, task, the variants asked for, `scaling` and `features` to the names of the matrices written.
+        description: The docstring of the script, for its help.
+        variants: Variants of the published study that the script makes, for its help.
+        default: The default of `--variant`.
+        write: Maps paths, task, the variants asked for and the options to the names of the matrices written.
     """
     options = parser(description)
     add_task_options(options)
@@ -70,6 +93,6 @@ def matrices_main(
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     tasks = chosen_tasks(paths, arguments)
-    chosen = {"scaling": arguments.scaling, "features": arguments.features}
-    matrices = sum(len(write(paths, task, arguments.variant, **chosen)) for task in tasks)
+    chosen = MatrixOptions(arguments.scaling, arguments.features)
+    matrices = sum(len(write(paths, task, arguments.variant, chosen)) for task in tasks)
     closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")

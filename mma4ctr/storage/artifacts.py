@@ -39,7 +39,7 @@ from mma4ctr.storage.locks import locked
 
 MANIFEST = "manifest.json"
 # Keys covered by the fingerprint. `sources` (paths and dates of raw files) is left out: same content, same artifact.
-FINGERPRINTED = ("step", "settings", "inputs", "files")
+FINGERPRINTED = ("step", "settings", "inputs", "files", "columns", "hour", "ticks_per_second")
 # Settings that identify an artifact; its folder is named after them.
 IDENTITY = ("dataset", "task", "variant")
 
@@ -69,7 +69,7 @@ def fingerprint_of(content: Any) -> str:
 def seal(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return the manifest with its fingerprint, which covers the content, and its seal, which covers all keys."""
     sealed = {key: value for key, value in manifest.items() if key not in ("fingerprint", "seal")}
-    sealed["fingerprint"] = fingerprint_of({key: sealed.get(key) for key in FINGERPRINTED})
+    sealed["fingerprint"] = fingerprint_of({key: sealed[key] for key in FINGERPRINTED if key in sealed})
     return sealed | {"seal": fingerprint_of(sealed)}
 
 
