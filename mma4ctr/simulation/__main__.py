@@ -3,8 +3,8 @@
     python -m mma4ctr.simulation demo --dataset tiktok --rows 400000 --users 1200 --items 8000 --seed 1
 
 writes demo/dataset/TikTok2019ICME/track1/ and demo/path.json. The files have the formats and the quirks of the real
-ones; see mma4ctr/simulation/law.py for the law behind them. The true probabilities are written to truth/ beside the raw
-files. No step reads them. They give the best AUC that any model could reach, the oracle AUC.
+ones; see law.py and log_law.py in mma4ctr/simulation/ for the laws behind them. The true probabilities are written to
+truth/ beside the raw files. No step reads them. They give the best AUC that any model could reach, the oracle AUC.
 
 Rows are streamed, so memory does not grow with their number.
 """
@@ -20,7 +20,7 @@ from mma4ctr.runtime.console import Stopwatch, note, parser, run, seed_number, w
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.simulation import tiktok, wechat
-from mma4ctr.simulation.law import make_world
+from mma4ctr.simulation.law import LAWS, make_world
 from mma4ctr.simulation.rows import TRUTH, write_rows
 from mma4ctr.storage.files import write_file
 from mma4ctr.storage.folders import UNDER_CONSTRUCTION, abandon_building, finish_building, start_building
@@ -56,6 +56,7 @@ class WorldSettings:
         real_rates: Make WeChat actions as rare as in the real data, instead of five times as frequent.
         track: TikTok's `track1`, or `track2` with faces.
         features: Write feature files too.
+        law: `log` or `content`.
     """
 
     dataset: str
@@ -66,6 +67,7 @@ class WorldSettings:
     real_rates: bool = False
     track: str = "track1"
     features: bool = True
+    law: str = "log"
 
 
 def write_world(settings: WorldSettings, folder: Path) -> int:
@@ -87,8 +89,10 @@ def write_world(settings: WorldSettings, folder: Path) -> int:
     check_simulated(folder)
     module = wechat if dataset == "wechat" else tiktok
     ratios = module.REAL_NEGATIVES_PER_POSITIVE if settings.real_rates else module.NEGATIVES_PER_POSITIVE
-    law = make_world(ratios, users=users, items=items, seed=seed)
-    world = wechat.WeChatWorld(law, seed) if dataset == "wechat" else tiktok.TikTokWorld(law, seed, settings.track)
+    drawn = make_world(ratios, users=users, items=items, seed=seed)
+    world = wechat.WeChatWorld(drawn, seed) if dataset == "wechat" else tiktok.TikTokWorld(drawn, seed, settings.track)
+    if settings.law == "log":
+        world.use_log_law(ratios)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         building = start_building(folder, remove_simulated)
@@ -96,6 +100,7 @@ def write_world(settings: WorldSettings, folder: Path) -> int:
             write_rows(world, building, settings.rows, "," if dataset == "wechat" else "\t")
             with_features = world.write_features(building) if settings.features else 0
             made = {"dataset": dataset, "rows": settings.rows, "users": users, "items": items, "seed": seed}
+            made |= {} if settings.law == "content" else {"law": settings.law}
             made |= {"ratios": dict(ratios), "files": sorted(_files_in(building) - {UNDER_CONSTRUCTION})}
             write_file(building / TRUTH / MARK, orjson.dumps(made, option=orjson.OPT_INDENT_2))
             check_simulated(folder)
@@ -154,6 +159,12 @@ def main() -> None:
     options.add_argument(
         "--track", choices=("track1", "track2"), default="track1", help="TikTok track; track2 has faces"
     )
+    options.add_argument(
+        "--law",
+        choices=LAWS,
+        default=LAWS[0],
+        help="what actions depend on: users and content, or also authors, music, durations, times and more as in a log",
+    )
     options.add_argument("--no-features", action="store_true", help="write interactions only")
     arguments = options.parse_args()
 
@@ -173,6 +184,7 @@ def main() -> None:
             real_rates=arguments.real_rates,
             track=arguments.track,
             features=not arguments.no_features,
+            law=arguments.law,
         )
         items = write_world(settings, where)
         note(

@@ -1,6 +1,9 @@
-"""The law of the simulated world: which items users are shown, and the probability that they act on them.
+"""The laws of the simulated world: which items users are shown, and the probability that they act on them.
 
     P(action) = sigmoid(target offset + user bias + item quality + user factors(t) . item factors)
+
+is the content law. The log law (log_law.py) draws the same users, items and exposures, and adds the effects that
+`STRENGTHS` lists.
 
 The 16 factors come from a mixture of topics. Time t runs from 0 to 1, and a user's factors drift along a straight line.
 Exposure depends on popularity (Zipf) and on the factors, so the shown items are a biased sample. A tenth of the items
@@ -8,7 +11,7 @@ appears only in the last tenth of the time.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.special import expit
@@ -27,6 +30,47 @@ ACTIVITY_SPREAD = 0.8
 ZIPF = 0.8
 LATE = 0.1  # share of the items that appears only in the last share of the time
 CALIBRATION_ROWS = 200_000
+LAWS = ("log", "content")
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strongly an effect of the log law moves the logits.
+
+    Attributes:
+        usual: Of the targets that `targets` does not name.
+        reason: Why.
+        targets: By target.
+    """
+
+    usual: float
+    reason: str
+    targets: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, target: str) -> float:
+        """Return the strength for a target."""
+        return self.targets.get(target, self.usual)
+
+
+# An effect has a standard deviation of about 1, or is a switch from 0 to 1, or a share between 0 and 1.
+STRENGTHS: Mapping[str, Strength] = {
+    "quality": Strength(
+        0.4, "the rest of an item's quality: authors and songs have taken their part of the 0.6 before"
+    ),
+    "author": Strength(0.5, "an author's videos resemble each other in quality more than in topic", {"follow": 0.7}),
+    "music": Strength(0.25, "a popular song helps the video, but less than its author does", {"read_comment": 0.1}),
+    "duration": Strength(
+        0.1,
+        "who stays long has time to act, but a long video is seldom watched to its end",
+        {"finish": -0.5, "read_comment": 0.2, "like": -0.1},
+    ),
+    "channel": Strength(0.3, "users of the rare channel came on purpose and act more, but skip more", {"finish": -0.4}),
+    "hour": Strength(0.2, "in the evening users have time", {"finish": 0.15}),
+    "freshness": Strength(0.3, "a new video is news, which matters little once it plays", {"finish": 0.15}),
+    "drift": Strength(0.25, "a user's habits change slowly, by much less than users differ (1.0)"),
+    "loyalty": Strength(1.0, "a few authors are followed for themselves", {"follow": 1.5, "finish": 0.7}),
+    "interests": Strength(0.4, "a video that meets the second interest better is liked for that, but not fully"),
+}
 
 
 @dataclass(frozen=True)
@@ -117,8 +161,13 @@ def make_world(negatives_per_positive: Mapping[str, float], *, users: int, items
 
 def draw_exposures(world: World, t: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw an int32 user and item (rows,) for each time t (rows,)."""
+    user = world.user_table[rng.integers(len(world.user_table), size=len(t))]
+    return user, draw_items(world, user, t, rng)
+
+
+def draw_items(world: World, user: np.ndarray, t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the int32 item (rows,) that is shown to each user (rows,) at time t (rows,)."""
     rows = len(t)
-    user = world.user_table[rng.integers(len(world.user_table), size=rows)]
     factors = user_factors_at(world, user, t)
     reachable = np.where(t < 1 - LATE, world.early, len(world.item_table))
     best, item = np.full(rows, -np.inf, np.float32), np.zeros(rows, np.int32)
@@ -130,7 +179,7 @@ def draw_exposures(world: World, t: np.ndarray, rng: np.random.Generator) -> tup
         better = probability > best
         np.copyto(best, probability, where=better)
         np.copyto(item, candidate, where=better)
-    return user, item
+    return item
 
 
 def user_factors_at(world: World, user: np.ndarray, t: np.ndarray) -> np.ndarray:

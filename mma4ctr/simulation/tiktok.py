@@ -1,6 +1,6 @@
 """Simulated TikTok files: `final_<track>_train.txt`, video and audio vectors, titles, and faces (track2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from scipy.special import expit
 from mma4ctr.datasets.tiktok import COLUMNS, FILE_STEMS, UNKNOWN
 from mma4ctr.datasets.tiktok_features import VECTOR_KEYS
 from mma4ctr.runtime.console import progress
-from mma4ctr.simulation.law import World, draw_exposures, logits
+from mma4ctr.simulation.law import CALIBRATION_ROWS, STRENGTHS, Strength, World, draw_exposures, logits
+from mma4ctr.simulation.log_items import ItemRates
+from mma4ctr.simulation.log_law import HOURS, Impressions, LogLaw, make_log_law
 from mma4ctr.simulation.rows import Chunk, copy_some_rows
 from mma4ctr.simulation.views import Bags, TextView, VectorView, make_catalogue
 
@@ -23,11 +25,13 @@ VIDEO_FILES, AUDIO_FILES = 11, 4
 ITEMS_AT_A_TIME = 8192
 FIRST_TIME, SPAN = 53_000_000_000, 60 * 86_400
 # Shares of the items: shown without features, empty vector, truncated vector, features but never shown.
+ITEM_RATES = ItemRates(log_seconds=2.4, log_seconds_spread=0.4, shortest=1, without_song=0.1)
+RARE_CHANNEL = 0.1
 NO_FEATURES, EMPTY, SHORT, UNSEEN = 0.01, 0.02, 0.01, 0.5
 
 
 class TikTokWorld:
-    """One simulated track."""
+    """One simulated track; of the content law, unless `use_log_law` is called."""
 
     header: list[str] | None = None
 
@@ -47,6 +51,31 @@ class TikTokWorld:
         self.duration = np.maximum(1, rng.lognormal(2.4, 0.4, items)).astype(np.int64)
         self.user_city = rng.integers(UNKNOWN, 400, size=users)
         self.device = rng.integers(75_000, size=users)
+        self.law: LogLaw | None = None
+
+    def use_log_law(
+        self, negatives_per_positive: Mapping[str, float], strengths: Mapping[str, Strength] = STRENGTHS
+    ) -> None:
+        """Replace the content law by the log law.
+
+        Args:
+            negatives_per_positive: By target.
+            strengths: By effect.
+        """
+        law = make_log_law(self.world, ITEM_RATES, self.seed, strengths)
+        rng = np.random.default_rng([self.seed, 11])
+        second = rng.integers(SPAN, size=CALIBRATION_ROWS)
+        user, item = draw_exposures(self.world, second / SPAN, rng)
+        self.law = law.calibrated(self._impressions(user, item, second, rng), negatives_per_positive)
+        self.author, self.music, self.duration = law.items.author, law.items.song, law.items.seconds
+
+    def _impressions(
+        self, user: np.ndarray, item: np.ndarray, second: np.ndarray, rng: np.random.Generator
+    ) -> Impressions:
+        """Draw the channel of rows."""
+        channel = (rng.random(len(user), np.float32) < RARE_CHANNEL).astype(np.int8)
+        hour = (FIRST_TIME + second) // 3600 % HOURS
+        return Impressions(user=user, item=item, t=second / SPAN, channel=channel, hour=hour)
 
     def file_name(self) -> str:
         """Return the name of the interaction file."""
@@ -58,18 +87,25 @@ class TikTokWorld:
         count = stop - start
         second = rng.integers(SPAN, size=count)
         user, item = draw_exposures(self.world, second / SPAN, rng)
-        probability = dict(zip(self.world.targets, expit(logits(self.world, user, item, second / SPAN)), strict=True))
+        if self.law:
+            impressions = self._impressions(user, item, second, rng)
+            shown, channel = self.law.logits(impressions), impressions.channel
+        else:
+            shown, channel = logits(self.world, user, item, second / SPAN), None
+        probability = dict(zip(self.world.targets, expit(shown), strict=True))
         label = {
             target: (rng.random(count, np.float32) < value).astype(np.int8) for target, value in probability.items()
         }
         other_device = rng.random(count, np.float32) < 0.05
+        if channel is None:  # the content law ignores it
+            channel = (rng.random(count, np.float32) < RARE_CHANNEL).astype(np.int8)
         columns = {
             "uid": self.user_ids[user],
             "user_city": self.user_city[user],
             "item_id": self.item_ids[item],
             "author_id": self.author[item],
             "item_city": self.city[item],
-            "channel": (rng.random(count, np.float32) < 0.1).astype(np.int8),
+            "channel": channel,
             **label,
             "music_id": self.music[item],
             "device": np.where(other_device, self.device[user] // 2, self.device[user]),

@@ -119,11 +119,13 @@ class Catalogue:
         ids: int64 (items,), raw ids.
         factors: float32 (items, 16).
         topic: int64 (items,).
+        like: int64 (items,), the item of the world that it is, or that it resembles.
     """
 
     ids: np.ndarray
     factors: np.ndarray
     topic: np.ndarray
+    like: np.ndarray
 
 
 def make_catalogue(world: World, ids: np.ndarray, rng: np.random.Generator, *, without: float) -> Catalogue:
@@ -143,7 +145,7 @@ def make_catalogue(world: World, ids: np.ndarray, rng: np.random.Generator, *, w
     factors = np.concatenate(
         [world.item_factors, world.item_factors[like] + 0.3 * rng.standard_normal((len(like), FACTORS_WIDTH))]
     )
-    topic = np.concatenate([world.topic, world.topic[like]])
+    like = np.concatenate([np.arange(items), like])
     kept = rng.permutation(len(ids))
     kept = kept[(kept >= items) | (rng.random(len(ids)) >= without)]
-    return Catalogue(ids[kept], factors[kept].astype(np.float32), topic[kept])
+    return Catalogue(ids[kept], factors[kept].astype(np.float32), world.topic[like[kept]], like[kept])
