@@ -161,13 +161,15 @@ def main() -> None:
     )
     options.add_argument(
         "--law",
-        choices=LAWS,
+        metavar="{" + ",".join(LAWS) + "}",
         default=LAWS[0],
         help="what actions depend on: users and content, or also authors, music, durations, times and more as in a log",
     )
     options.add_argument("--no-features", action="store_true", help="write interactions only")
     arguments = options.parse_args()
 
+    if arguments.law not in LAWS:
+        raise UserError(f"--law {arguments.law}: there is no such law; choose one of {', '.join(LAWS)}")
     watch = Stopwatch()
     folder: Path = arguments.folder
     if not (folder / "path.json").exists():

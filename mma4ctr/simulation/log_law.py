@@ -37,6 +37,7 @@ HALF_LIFE = 0.1  # of freshness, as a share of the log's time: six days of TikTo
 KNOTS = 9  # of a user's level, so that it moves by a standard deviation of 1 within the log
 FAVOURITES = 3  # authors of a user; an author can be drawn twice
 HOURS = 24
+OFFSET_STEPS = 26  # an error of 1e-6
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class LogLaw:
         world: Users, items and exposures.
         items: The columns of the items.
         strengths: By effect.
+        of_author: float32 (authors,), effects of the authors.
+        of_song: float32 (songs,), effects of the songs.
         second_factors: float32 (users, 16), the second interest.
         favourites: int32 (users, 3), authors.
         levels: float32 (users, 9), levels at the knots; each user's mean is 0.
@@ -76,6 +79,8 @@ class LogLaw:
     world: World
     items: LogItems
     strengths: Mapping[str, Strength]
+    of_author: np.ndarray
+    of_song: np.ndarray
     second_factors: np.ndarray
     favourites: np.ndarray
     levels: np.ndarray
@@ -87,12 +92,17 @@ class LogLaw:
         world = self.world
         effects, matched = self._row_effects(rows)
         made: np.ndarray = world.user_bias[:, rows.user]
-        made += matched
         made += self.item_logit[rows.item].T
-        for effect, values in effects.items():
-            for target, logit in zip(world.targets, made, strict=True):
-                logit += np.float32(self.strengths[effect].of(target)) * values
-        made += self.offset[:, None]
+        # Most targets have the same strengths, so their sums are made once.
+        strengths = [[self.strengths[effect].of(target) for effect in effects] for target in world.targets]
+        different, which = np.unique(np.array(strengths, np.float32), axis=0, return_inverse=True)
+        for number, weights in enumerate(different):
+            total = matched.copy()
+            for weight, values in zip(weights, effects.values(), strict=True):
+                total += weight * values
+            for target in np.flatnonzero(which.ravel() == number):
+                made[target] += total
+                made[target] += self.offset[target]
         return made
 
     def calibrated(self, rows: Impressions, negatives_per_positive: Mapping[str, float]) -> "LogLaw":
@@ -104,7 +114,7 @@ class LogLaw:
         """
         ratios = [negatives_per_positive[target] for target in self.world.targets]
         shares = zip(self.logits(rows), ratios, strict=True)
-        more = [offset_for(logit, 1 / (1 + ratio)) for logit, ratio in shares]
+        more = [offset_for(logit, 1 / (1 + ratio), OFFSET_STEPS) for logit, ratio in shares]
         return replace(self, offset=self.offset + np.array(more, np.float32))
 
     def _row_effects(self, rows: Impressions) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -168,8 +178,8 @@ def make_log_law(world: World, rates: ItemRates, seed: int, strengths: Mapping[s
     rng = np.random.default_rng([seed, 10])
     users, items = len(world.user_factors), len(world.item_factors)
     columns = draw_log_items(world, rates, rng)
-    of_author = rng.standard_normal(columns.authors)
-    of_song = rng.standard_normal(columns.songs)
+    of_author = rng.standard_normal(columns.authors, np.float32)
+    of_song = rng.standard_normal(columns.songs, np.float32)
     duration = np.log(columns.seconds)
     effects = {
         "quality": world.quality / QUALITY_SPREAD,
@@ -186,6 +196,8 @@ def make_log_law(world: World, rates: ItemRates, seed: int, strengths: Mapping[s
         world=world,
         items=columns,
         strengths=strengths,
+        of_author=of_author,
+        of_song=of_song,
         second_factors=world.user_factors[rng.permutation(users)],
         favourites=_favourites(world, columns, rng),
         levels=levels - levels.mean(axis=1, keepdims=True),

@@ -26,7 +26,7 @@ ITEMS_AT_A_TIME = 8192
 FIRST_TIME, SPAN = 53_000_000_000, 60 * 86_400
 # Shares of the items: shown without features, empty vector, truncated vector, features but never shown.
 ITEM_RATES = ItemRates(log_seconds=2.4, log_seconds_spread=0.4, shortest=1, without_song=0.1)
-RARE_CHANNEL = 0.1
+RARE_CHANNEL, CHANNEL_TABLE = 0.1, 1 << 20
 NO_FEATURES, EMPTY, SHORT, UNSEEN = 0.01, 0.02, 0.01, 0.5
 
 
@@ -52,6 +52,7 @@ class TikTokWorld:
         self.user_city = rng.integers(UNKNOWN, 400, size=users)
         self.device = rng.integers(75_000, size=users)
         self.law: LogLaw | None = None
+        self.rare_channel = np.zeros(0, np.int8)
 
     def use_log_law(
         self, negatives_per_positive: Mapping[str, float], strengths: Mapping[str, Strength] = STRENGTHS
@@ -64,16 +65,15 @@ class TikTokWorld:
         """
         law = make_log_law(self.world, ITEM_RATES, self.seed, strengths)
         rng = np.random.default_rng([self.seed, 11])
+        self.rare_channel = (rng.random(CHANNEL_TABLE, np.float32) < RARE_CHANNEL).astype(np.int8)
         second = rng.integers(SPAN, size=CALIBRATION_ROWS)
         user, item = draw_exposures(self.world, second / SPAN, rng)
-        self.law = law.calibrated(self._impressions(user, item, second, rng), negatives_per_positive)
+        self.law = law.calibrated(self._impressions(user, item, second), negatives_per_positive)
         self.author, self.music, self.duration = law.items.author, law.items.song, law.items.seconds
 
-    def _impressions(
-        self, user: np.ndarray, item: np.ndarray, second: np.ndarray, rng: np.random.Generator
-    ) -> Impressions:
-        """Draw the channel of rows."""
-        channel = (rng.random(len(user), np.float32) < RARE_CHANNEL).astype(np.int8)
+    def _impressions(self, user: np.ndarray, item: np.ndarray, second: np.ndarray) -> Impressions:
+        """Return rows with their channels; rows of the same user and time have the same."""
+        channel = self.rare_channel[(second * 31 + user * np.int64(7919)) % CHANNEL_TABLE]
         hour = (FIRST_TIME + second) // 3600 % HOURS
         return Impressions(user=user, item=item, t=second / SPAN, channel=channel, hour=hour)
 
@@ -88,7 +88,7 @@ class TikTokWorld:
         second = rng.integers(SPAN, size=count)
         user, item = draw_exposures(self.world, second / SPAN, rng)
         if self.law:
-            impressions = self._impressions(user, item, second, rng)
+            impressions = self._impressions(user, item, second)
             shown, channel = self.law.logits(impressions), impressions.channel
         else:
             shown, channel = logits(self.world, user, item, second / SPAN), None
