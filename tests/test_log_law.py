@@ -2,6 +2,7 @@
 
 import csv
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,3 +219,14 @@ def test_an_unknown_law_is_told_in_one_line(tmp_path, capsys):
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1 and "gravity" in told[0] and "content" in told[0]
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_lists_every_effect_with_its_strengths():
+    page = (Path(__file__).parent.parent / "docs/method.md").read_text()
+    for effect, strength in STRENGTHS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {effect} | ")]
+        finish, like, others = [cell.strip() for cell in row.strip("| ").split("|")][-3:]
+        assert float(finish) == strength.of("finish") and float(like) == strength.of("like"), effect
+        if effect != "hour":  # WeChat has none
+            own = [f"`{name}` {value:g}" for name, value in strength.targets.items() if name not in ("finish", "like")]
+            assert others == ", ".join([f"{strength.usual:g}", *own]), effect

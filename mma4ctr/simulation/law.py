@@ -56,8 +56,8 @@ class Strength:
 # between 0 and 1. Drift moves by 1 within the log; its standard deviation, and that of interests, is about 0.4 and 0.7.
 STRENGTHS: Mapping[str, Strength] = {
     "quality": Strength(0.3, "the rest of the item's quality of 0.6, after author and song"),
-    "author": Strength(0.7, "an author's videos resemble each other in quality more than in topic", {"follow": 0.9}),
-    "music": Strength(0.3, "a popular song helps the video, but less than its author does", {"read_comment": 0.1}),
+    "author": Strength(0.6, "an author's videos resemble each other in quality more than in topic", {"follow": 0.8}),
+    "music": Strength(0.25, "a popular song helps the video, but less than its author does", {"read_comment": 0.1}),
     "duration": Strength(
         0.1,
         "who stays long has time to act, but a long video is seldom watched to its end",
