@@ -460,6 +460,14 @@ def test_one_modality_has_nothing_to_mix(folder, capsys):
     assert "nothing to concatenate or cross" in capsys.readouterr().out
     assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
     assert [r.variant for r in read_results(paths.results)] == ["title"]
+    # Features plus of one modality come from either script.
+    written = []
+    for script in (cross_matrix, gen_matrix):
+        assert call(script.main, "--paths", paths.file, "--features", "plus") == 0
+        written.append(read_artifact(paths.matrix / "mine_like" / "title.plus", "").fingerprint)
+    assert written[0] == written[1]
+    assert call(mlp.main, "--paths", paths.file, "--features", "plus", "--epochs", 1) == 0
+    assert read_results(paths.results)[-1].variant == "title.plus"
 
 
 # The ready descriptions
