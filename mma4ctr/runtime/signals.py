@@ -64,8 +64,8 @@ def stopped_by_signals() -> Iterator[None]:
     """Raise `Stopped` on SIGTERM and SIGHUP within the block; an ignored signal (as under nohup) stays ignored.
 
     Python drops an exception that is raised in a library's callback or a finalizer, and the process would continue;
-    the signal is then sent again. A signal can also interrupt a constructor; what the destructor of the incomplete object
-    reports is hidden, until the process ends. Outside the main thread, which alone receives signals, nothing changes.
+    the signal is then sent again. A signal can also interrupt a constructor: errors of the unfinished object's destructor
+    are hidden until the process ends. Outside the main thread, which alone receives signals, nothing changes.
     """
     before: dict[int, Any] = {}
     handler, previous_hook = _RaiseStopped(), sys.unraisablehook
