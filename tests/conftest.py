@@ -3,8 +3,10 @@
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
@@ -14,6 +16,8 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
+from mma4ctr.data.interactions import Interactions
+from mma4ctr.features.feature_matrix import StepInputs
 from mma4ctr.runtime.console import run
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
@@ -84,3 +88,30 @@ def made(raw_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Paths:
     prepare(folder / "path.json")
     assert call(mlp.main, "--paths", folder / "path.json", "--epochs", 4) == 0
     return load_paths(folder / "path.json")
+
+
+@pytest.fixture(scope="module")
+def plus(made: Paths, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """A copy of `made` with the matrices of features plus of its tasks."""
+    folder = tmp_path_factory.mktemp("plus")
+    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
+    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
+    return load_paths(folder / "path.json")
+
+
+@dataclass(frozen=True)
+class Relabelled(Interactions):
+    """Interactions with the labels of some rows flipped, for every target."""
+
+    rows: np.ndarray | None = None
+
+    def label(self, target: str) -> np.ndarray:
+        label = super().label(target).copy()
+        label[self.rows] ^= 1
+        return label
+
+
+def relabelled(inputs: StepInputs, rows: np.ndarray) -> StepInputs:
+    """Flip the labels of some rows of the inputs of step 4."""
+    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
+    return replace(inputs, data=Relabelled(**data, rows=rows))

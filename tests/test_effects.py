@@ -1,8 +1,7 @@
 """The columns of features plus beside content: effects, rates, pairs, bins and recency against slow twins; leakage."""
 
 import csv
-import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-import cross_matrix
 from benchmarks.reference import mlp_module
-from mma4ctr.data.interactions import TRAIN, Interactions
+from mma4ctr.data.interactions import TRAIN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.features.behavioral import effects
 from mma4ctr.features.behavioral.effects import Side, fit_effects
@@ -34,7 +32,7 @@ from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call, prepare
+from tests.conftest import prepare, relabelled
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
@@ -337,32 +335,6 @@ def test_recency_sees_no_later_row(count, data):
 
 
 # Leakage, over every array of features plus
-
-
-@pytest.fixture(scope="module")
-def plus(made, tmp_path_factory):
-    """The tiny world with plus matrices of its tasks."""
-    folder = tmp_path_factory.mktemp("effects")
-    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
-    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
-    return load_paths(folder / "path.json")
-
-
-@dataclass(frozen=True)
-class Relabelled(Interactions):
-    """Interactions some of whose labels, of every target, are the other way round."""
-
-    rows: np.ndarray | None = None
-
-    def label(self, target):
-        label = super().label(target).copy()
-        label[self.rows] ^= 1
-        return label
-
-
-def relabelled(inputs, rows):
-    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
-    return replace(inputs, data=Relabelled(**data, rows=rows))
 
 
 def every_array(factors):

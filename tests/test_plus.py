@@ -1,7 +1,7 @@
 """The plus columns: each part against a slow twin, no row's own label in them, and the way through the steps."""
 
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +12,9 @@ from scipy import sparse
 from scipy.special import expit
 
 import adjust_hyperparameter
-import cross_matrix
 import mlp
 from benchmarks.reference import mlp_module
-from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
+from mma4ctr.data.interactions import TRAIN, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
@@ -38,21 +37,12 @@ from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, relabelled
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
 # Vectors that depend on labels.
 SUPERVISED = {"content_factors user", "content_factors item", "label_svd user", "label_svd item"}
-
-
-@pytest.fixture(scope="module")
-def plus(made, tmp_path_factory):
-    """The tiny world with plus matrices of its tasks."""
-    folder = tmp_path_factory.mktemp("plus")
-    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
-    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
-    return load_paths(folder / "path.json")
 
 
 def rows_of(inputs):
@@ -62,23 +52,6 @@ def rows_of(inputs):
     user, item = (part[train].astype(np.int64) for part in (data.user, data.item))
     sizes = len(data.user_ids), len(data.item_ids), 5
     return TrainingRows(user, item, block, *sizes, train, data.user, data.item), train
-
-
-@dataclass(frozen=True)
-class Relabelled(Interactions):
-    """Interactions some of whose labels, of every target, are the other way round."""
-
-    rows: np.ndarray | None = None
-
-    def label(self, target):
-        label = super().label(target).copy()
-        label[self.rows] ^= 1
-        return label
-
-
-def relabelled(inputs, rows):
-    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
-    return replace(inputs, data=Relabelled(**data, rows=rows))
 
 
 def feature_row(factors, inputs, row):
