@@ -57,4 +57,4 @@ def test_two_ranks_end_where_one_process_ends(made, tmp_path):
 
 def test_what_cannot_be_split_is_refused(made):
     done = run_ranks("--paths", made.file, "--task", "wechat_click", "--loss", "listwise")
-    assert done.returncode != 0 and "take --loss bce" in done.stderr
+    assert done.returncode != 0 and "use --loss bce" in done.stderr

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from mma4ctr.model.trainer import TrainSettings
 from mma4ctr.model.training_defaults import TRAINING
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.simulation import __main__ as world
-from mma4ctr.steps.training_run import run_checkpoints
+from mma4ctr.steps.training_run import Training, run_checkpoints
 from mma4ctr.storage import artifacts, folders
 from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact, seal
 from mma4ctr.storage.files import own_files, temporary_name, write_own_file
@@ -293,20 +294,22 @@ def test_a_fuller_run_is_not_replaced_by_a_poorer_one(made, tmp_path, kept, monk
     paths = load_paths(tmp_path / "copy/path.json")
     import torch
 
-    chosen = TrainSettings(epochs=2, batch_size=256, seed=11, **TRAINING["paper"])
-    ((first, _),) = run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=kept)
+    cpu = torch.device("cpu")
+    settings = TrainSettings(epochs=2, batch_size=256, seed=11, **TRAINING["paper"])
+    training = Training(TASK, "vat_concat", settings, [2])
+    ((first, _),) = run_checkpoints(paths, replace(training, keep=kept), cpu)
     folder = paths.torch_model / TASK / first.run_id
     before = contents(folder)
     for keep in ("nothing", "scores"):
         if keep == kept:
             continue
-        ((again, _),) = run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=keep)
+        ((again, _),) = run_checkpoints(paths, replace(training, keep=keep), cpu)
         assert contents(folder) == before
         assert (again.run_id, again.auc, again.logloss) == (first.run_id, first.auc, first.logloss)
-    ((again, _),) = run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="all")
+    ((again, _),) = run_checkpoints(paths, replace(training, keep="all"), cpu)
     assert "predictions.npy" in contents(folder)
     (folder / "predictions.npy").write_bytes(b"damaged")
-    run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="nothing")
+    run_checkpoints(paths, replace(training, keep="nothing"), cpu)
     assert "predictions.npy" not in contents(folder), "a damaged run is written anew"
 
 

@@ -304,10 +304,11 @@ def parser(description: str | None, *, paths: bool = True) -> argparse.ArgumentP
     """
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keep the docstring's lines and append each default, unless it is None or empty or the help states it."""
+        """Keep the docstring's lines and append each default, unless it is None, False or empty or the help states it."""
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            if action.default is None or action.default == [] or "(default" in (action.help or ""):
+            none = action.default is None or action.default is False or action.default == []
+            if none or "(default" in (action.help or ""):
                 return action.help
             return super()._get_help_string(action)
 
