@@ -233,7 +233,7 @@ def test_wrong_options_are_refused(made, capsys):
     assert "cuda:77" in capsys.readouterr().err
 
 
-def test_few_positives_are_told_with_an_interval(made, capsys):
+def test_few_positives_give_a_warning_with_the_interval(made, capsys):
     """The tiny world has fewer than 100 likes among its test rows."""
     assert call(mlp.main, "--paths", made.file, "--task", "tiktok_like", "--epochs", 1, "--seed", 77) == 0
     result = read_results(made.results)[-1]
@@ -241,7 +241,7 @@ def test_few_positives_are_told_with_an_interval(made, capsys):
     low, high = result.auc_interval
     assert low < result.auc < high
     said = capsys.readouterr().err
-    assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} and {high:.4f}" in said
+    assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} to {high:.4f}" in said
 
 
 def test_a_cosine_schedule_ends_at_zero():

@@ -31,7 +31,7 @@ def add_training_options(options: argparse.ArgumentParser) -> None:
         type=batch_size_option,
         default="auto",
         metavar="N",
-        help="rows; auto: about 500 steps an epoch, but at least 256 rows (512 with cosine) and at most 8192",
+        help="rows; auto: a power of two from 256 (512 with cosine) to 8192, for at least 500 steps an epoch",
     )
     add(
         "--learning-rate",
