@@ -73,7 +73,7 @@ def test_work_of_a_worker_that_dies_is_done_again(cluster, tmp_path):
     found = list(RayTasks(cluster).in_order(DieOnce(tmp_path / "marker"), range(10)))
     assert [(item, future.result()) for item, future in found] == [(n, n * n) for n in range(10)]
     assert (tmp_path / "marker").exists()
-    # Ray tells of the death. Its own print, made for that, would stay, and numba compiles the built-in one only.
+    # Ray reports the death with a print function of its own, which would stay; numba compiles only the built-in one.
     assert isinstance(print, types.BuiltinFunctionType)
 
 

@@ -1,4 +1,4 @@
-"""Data sets of one's own: every format tells the same, ids of any kind, variants of any modalities, wrong input."""
+"""Described data sets: equal results from every format, ids of any kind, variants of any modalities, wrong input."""
 
 import csv
 import gzip
@@ -355,7 +355,7 @@ def test_negatives_are_unseen_and_known_by_then():
     assert np.bincount(user[everything[0]], minlength=20).tolist() == free, "who has met much gets what is left"
 
 
-def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys):
+def test_every_protocol_names_drawn_negatives(folder, monkeypatch, capsys):
     text = described("array", "title").replace("rating >= 4", "").replace('like = ""', "seen = true")
     text = text.replace("min_interactions = 5", "min_interactions = 5\nnegatives = 1")
     log, _ = draw_world()
@@ -745,7 +745,7 @@ STEP_1 = {
     "a name with a path": (edited("[modalities.array]", '[modalities."../x"]'), "not a valid name for a modality"),
     "a reserved name": (edited("[modalities.array]", "[modalities.block]"), "not a valid name for a modality"),
     "unknown format": (edited('files = "log.csv"', 'files = "log.csv"\nformat = "cvs"'), "did you mean 'csv'?"),
-    "no format to be told": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
+    "format not known from the name": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
     "file missing": (edited('"log.csv"', '"logg.csv"'), "did you mean 'log.csv'?"),
     "folder missing": (edited('"log.csv"', '"data/log.csv"'), "does not exist"),
     "empty glob": (edited('"log.csv"', '"none*.csv"'), ": no file "),

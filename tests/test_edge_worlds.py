@@ -111,7 +111,7 @@ def test_an_item_with_no_features(tmp_path):
 
 @pytest.mark.parametrize("what", ["equal", "zero"])
 def test_all_features_equal(tmp_path, what):
-    """Nothing can be told from them, and nothing is divided by zero."""
+    """Constant features give finite results: no division by zero."""
     vector = [0.0 if what == "zero" else 0.5] * 128
     title = {str(token): 1 for token in range(30)}
     features = {kind: [(item, vector) for item in range(ITEMS)] for kind in KEYS}

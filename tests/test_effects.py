@@ -150,7 +150,7 @@ def test_few_steps_come_near_to_the_modes(monkeypatch):
     assert np.allclose(found.user.total, slow.user.total, atol=0.15)
 
 
-def test_effects_shrink_to_0_where_labels_tell_nothing_apart():
+def test_effects_shrink_to_0_without_differences_of_labels():
     log = small_log(6000)
     log.label = (np.random.default_rng(4).random(6000) < 0.3).astype(float)
     found, _ = log.fit()
@@ -283,7 +283,7 @@ def test_normal_scores_are_quantiles_of_the_normal_distribution():
 
 
 @pytest.mark.parametrize("values", [[np.nan, np.nan], [3.0, 3.0, 3.0], [np.nan, 2.0]])
-def test_numbers_that_tell_nothing_apart_have_finite_scores(values):
+def test_constant_numbers_have_finite_scores(values):
     values = np.array(values)
     edges = quantile_edges(values)
     assert np.isfinite(normal_scores(values, edges)).all()

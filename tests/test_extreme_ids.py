@@ -137,7 +137,7 @@ def test_drawn_items_are_unseen(seen):
 
 @quick
 @given(st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=20))
-def test_ids_are_told_apart_as_text_is(values):
+def test_ids_are_equal_where_their_text_is_equal(values):
     found = ids_of(pa.array(list(map(str, values))), "id").values.tolist()
     assert len(set(found)) == len(set(values))
     inside = [value for value in values if LOW <= value <= HIGH]

@@ -1,6 +1,6 @@
-"""Inputs that people have and that failed, each a folder with a description, through the steps as the README runs them.
+"""Inputs of users that failed once: each is a folder with a description, run through the steps as in the README.
 
-The folders lie beside this repository in shared/data/field-cases, or where FIELD_CASES says; their README tells the
+The folders are in shared/data/field-cases beside this repository, or where FIELD_CASES says. Their README states the
 right outcome of each. test_field_families.py makes inputs of the same kinds, so a fresh clone tests them without the
 folders.
 """

@@ -90,8 +90,8 @@ def described(folder, text, where="."):
     return folder / "own.json"
 
 
-def told(capsys, paths, main, *options, code=0):
-    """What a step writes; `code` is its exit code, and 2 means one line."""
+def output_of(capsys, paths, main, *options, code=0):
+    """The output of a step, which must end with exit code `code`; code 2 comes with one error line."""
     capsys.readouterr()
     known = ("check", paths) if main is datasets_main else ("--paths", paths)
     assert call(main.main, *known, *options) == code, capsys.readouterr().err
@@ -158,7 +158,7 @@ def test_parts_without_rows(tmp_path, capsys, name):
         text = HEAD.format(files=f'"log*.{kind}"', more='time = "time"', rule="rating >= 4")
         paths = described(folder, text + VECTORS.format(files=f'"vec*.{kind}"'))
         for step, prefix in ((datasets_main, "log"), (preprocess_inter, "log"), (preprocess_multimodal, "vec")):
-            assert f"{prefix}{place}-{name}: has no rows" in told(capsys, paths, step)
+            assert f"{prefix}{place}-{name}: has no rows" in output_of(capsys, paths, step)
         assert rows_of(paths) == plain_rows(log())
         found = read_artifact(load_paths(paths).modal / "mine", "").array("vec")
         assert np.allclose(found, features()["v"])
@@ -173,7 +173,7 @@ def test_a_part_with_other_line_ends_is_not_taken_for_a_header(tmp_path, capsys)
     text = HEAD.format(files='"log*.csv"', more="", rule="rating >= 4") + VECTORS.format(files='"vec.jsonl"')
     paths = described(tmp_path, text)
     for step in (datasets_main, preprocess_inter):
-        assert "log2.csv:1: the header cannot be read" in told(capsys, paths, step, code=2)
+        assert "log2.csv:1: the header cannot be read" in output_of(capsys, paths, step, code=2)
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -184,7 +184,7 @@ def test_a_log_without_any_row_is_refused(tmp_path, capsys, name):
     text = HEAD.format(files='"log*"', more="", rule="rating >= 4") + VECTORS.format(files='"vec.jsonl"')
     paths = described(tmp_path, text)
     for step in (datasets_main, preprocess_inter):
-        assert re.search(rf"log[12]-{name}", told(capsys, paths, step, code=2))
+        assert re.search(rf"log[12]-{name}", output_of(capsys, paths, step, code=2))
 
 
 # Names with the characters of patterns
@@ -223,7 +223,7 @@ def test_names_that_look_like_patterns(tmp_path, capsys, name, where):
     if where == "folder":
         text = f'folder = "{name}"\n' + text
     paths = described(tmp_path, text, name if where == "description" else ".")
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     assert rows_of(paths) == plain_rows(log())
 
 
@@ -239,11 +239,11 @@ def test_another_folder_is_never_taken(tmp_path, capsys, files):
     paths = described(tmp_path, text)
     if files.startswith("*"):
         write(tmp_path / "run[12]/log[1].csv", log(seed=3))
-        told(capsys, paths, preprocess_inter)
+        output_of(capsys, paths, preprocess_inter)
         data = load_interactions(load_paths(paths), "mine")
         assert sorted(data.item_ids[data.item].tolist()) == sorted(log(seed=3)["item"])
     else:
-        assert ": no file " in told(capsys, paths, preprocess_inter, code=2)
+        assert ": no file " in output_of(capsys, paths, preprocess_inter, code=2)
 
 
 # Ids asked for
@@ -296,7 +296,7 @@ STRANGE += ('a"', "'1'", "1,2", "\\N", "NA", "null", "true", "0x1", "１", "=1+1
 
 def predicted(capsys, paths, file, *options):
     out = file.with_suffix(".out")
-    error = told(capsys, paths, mlp, "--run", "last", "--predict", file, "--output", out, *options)
+    error = output_of(capsys, paths, mlp, "--run", "last", "--predict", file, "--output", out, *options)
     rows = list(csv.reader(out.read_text().splitlines(), delimiter="\t"))
     assert rows[0] == ["user", "item", "score"]
     return [(user, item, float(score)) for user, item, score in rows[1:]], error
@@ -331,7 +331,7 @@ def test_ids_that_nobody_knows(model, tmp_path, capsys):
     rows, error = predicted(capsys, paths, file, "--top", 1)
     assert f"{len(STRANGE)} have a user" in error and [row[0] for row in rows] == list(STRANGE)
     file.write_text("item\n" + "".join(f"{one}\n" for one in STRANGE))
-    told(capsys, paths, preprocess_multimodal, "--dataset", "mine", "--new-items", file)
+    output_of(capsys, paths, preprocess_multimodal, "--dataset", "mine", "--new-items", file)
 
 
 @pytest.mark.parametrize("line", [b"\t5", b'""\t5', b"  \t5", b"x" * 300 + b"\t5", b"\xff\t5", b"1", b"1\t2\t3"])
@@ -339,7 +339,7 @@ def test_what_can_be_no_id_is_one_line(model, tmp_path, capsys, line):
     paths, _ = model
     file = tmp_path / "pairs.tsv"
     file.write_bytes(b"user\titem\n1\t2\n" + line + b"\n")
-    assert "pairs.tsv:3: " in told(capsys, paths, mlp, "--run", "last", "--predict", file, code=2)
+    assert "pairs.tsv:3: " in output_of(capsys, paths, mlp, "--run", "last", "--predict", file, code=2)
 
 
 @pytest.mark.parametrize("large", [2**63, 2**64, 2**70, -(2**70), 10**40])
@@ -352,7 +352,7 @@ def test_large_numbers_in_json_are_ids(tmp_path, capsys, large, place):
     write(tmp_path / "vec.jsonl", features())
     text = HEAD.format(files='"log.jsonl"', more='time = "time"', rule="rating >= 4")
     paths = described(tmp_path, text + VECTORS.format(files='"vec.jsonl"'))
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     users, counts = np.unique(np.array([row[0] for row in rows_of(paths)]), return_counts=True)
     expected = {str(user): table["user"].count(user) for user in table["user"]}
     assert dict(zip(map(str, users), counts.tolist(), strict=True)) == expected
@@ -368,10 +368,10 @@ def test_the_advised_rule_separates(tmp_path, capsys, labels, advised):
     write(tmp_path / "vec.jsonl", features())
     vectors = VECTORS.format(files='"vec.jsonl"')
     paths = described(tmp_path, HEAD.format(files='"log.csv"', more="", rule="rating") + vectors)
-    assert advised in told(capsys, paths, preprocess_inter, code=2)
+    assert advised in output_of(capsys, paths, preprocess_inter, code=2)
     rule = "rating " + advised.removeprefix("rating ")
     described(tmp_path, HEAD.format(files='"log.csv"', more="", rule=rule) + vectors)
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     label = load_interactions(load_paths(paths), "mine").label("like")
     assert label.sum() == table["rating"].count(max(labels))
 
@@ -383,9 +383,9 @@ def test_an_empty_column_is_not_blamed_on_spelling(tmp_path, capsys, share):
     write(tmp_path / "titles.csv", {"id": list(range(ITEMS)), "title": titles})
     text = HEAD.format(files='"log.csv"', more="", rule="rating >= 4")
     paths = described(tmp_path, text + '[modalities.words]\nfiles = "titles.csv"\nitem = "id"\ntext = "title"\n')
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     for step in (datasets_main, preprocess_multimodal):
-        found = told(capsys, paths, step, code=0 if share else 2)
+        found = output_of(capsys, paths, step, code=0 if share else 2)
         assert "title is empty for the others" in found and "written the same" not in found and "ids there" not in found
 
 
@@ -400,7 +400,7 @@ def test_an_archive_of_arrays(tmp_path, capsys, arrays, key):
     other = "ids" if key == "vectors" else "vectors"
     text = HEAD.format(files='"log.csv"', more="", rule="rating >= 4")
     paths = described(tmp_path, text + f'[modalities.vec]\n{key} = "x.npz"\n{other} = "x.npy"\n')
-    told(capsys, paths, preprocess_inter)
-    found = told(capsys, paths, preprocess_multimodal, code=2)
+    output_of(capsys, paths, preprocess_inter)
+    found = output_of(capsys, paths, preprocess_multimodal, code=2)
     assert "x.npz: " in found and not found.strip().endswith("is")
     assert "save one array as .npy" in found or arrays is None

@@ -1,7 +1,7 @@
-"""Kinds of input that people have: times, ids, text, vectors and devices as logs write them, in every mixture.
+"""Kinds of input: times, ids, text, vectors and devices as logs write them, in every mixture.
 
-Each test draws a family of inputs. What is read must be right, or be refused with one line that names file and line,
-by the check and by the steps alike.
+Each test draws inputs of one family. Both the check and the steps must read an input correctly, or refuse it with one
+line that names file and line.
 """
 
 import json
@@ -198,7 +198,7 @@ def test_a_row_of_another_time_is_a_bad_line(one, other):
     assert len(mistakes) == 1 and found.startswith(mistakes[0])
 
 
-def test_units_are_told_by_size_alone_where_that_is_sure():
+def test_units_follow_from_size_only_where_that_is_certain():
     values = np.array([0, 5 * 10**6, 1.5e9, 1.5e12, 1.5e15, 1.5e18, 20240531, 202405311800, 20240531180000, 20241399])
     assert [UNITS[unit] for unit in units_of(values)] == [
         "", "", "seconds", "milliseconds", "microseconds", "nanoseconds",
@@ -266,7 +266,7 @@ FLOATS = {np.float16: 2**11, np.float32: 2**24, np.float64: 2**53}
 
 @many
 @given(st.sampled_from(list(FLOATS)), st.lists(st.integers(0, 2**60), min_size=1), st.integers(0, 60))
-def test_floats_are_ids_only_where_they_tell_all_apart(kind, numbers, shift):
+def test_floats_are_ids_only_if_all_are_distinct(kind, numbers, shift):
     ids = sorted({number >> shift for number in numbers})
     with np.errstate(over="ignore"):
         column = np.array(ids, np.float64).astype(kind)
@@ -525,7 +525,7 @@ def test_every_reader_reads_or_refuses_every_type(kind, rows, random, reader):
     st.sampled_from(["user", "time", "like", "extra", "phone"]),
 )
 @example(pa.list_(pa.string()), Random(0), "extra")
-def test_a_column_of_any_type_is_read_or_refused_by_check_and_step_alike(kind, random, place):
+def test_a_column_of_any_type_is_read_or_refused_by_both_check_and_step(kind, random, place):
     columns = {name: pa.array(values) for name, values in log_of(SECONDS).items()}
     columns |= {name: pa.array(range(len(SECONDS))) for name in ("extra", "phone")}
     columns[place] = some_values(kind, random, len(SECONDS))
@@ -540,14 +540,14 @@ def test_a_column_of_any_type_is_read_or_refused_by_check_and_step_alike(kind, r
         assert "log.parquet:" in found and "\n" not in found and mistakes
         assert any(found.startswith(mistake.split(", and so")[0]) for mistake in mistakes), (found, mistakes)
     else:
-        # Labels of one kind are a mistake of the description, which step 1 tells of all rows.
+        # Labels of one kind are a mistake of the description, which step 1 reports for all rows.
         assert all("labels every row" in mistake for mistake in mistakes), mistakes
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(JSON, min_size=5, max_size=5), st.sampled_from(["user", "item", "time", "like", "extra", "phone"]))
 @example([[1], [1], {"a": 1}, {"a": 1}, None], "extra")
-def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, place):
+def test_json_of_any_values_is_read_or_refused_by_both_check_and_step(values, place):
     columns = log_of(SECONDS) | {"extra": [0] * 5, "phone": [0] * 5} | {place: values}
     more = 'time = "time"\nalso = "extra"\ndevice = "phone"'
     with world({"log.jsonl": json_of(columns)}, "log.jsonl", more) as paths:
@@ -560,10 +560,10 @@ def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, p
     if place == "extra":
         texts = [json.dumps(value, sort_keys=True) for value in values]
         hashes = [hash_values(column_of([value]), "c")[0] for value in values]
-        told = {(one, other) for one in range(5) for other in range(5) if hashes[one] != hashes[other]}
-        assert all(texts[one] != texts[other] for one, other in told)
+        different = {(one, other) for one in range(5) for other in range(5) if hashes[one] != hashes[other]}
+        assert all(texts[one] != texts[other] for one, other in different)
         lists = [k for k, value in enumerate(values) if isinstance(value, list) and all(type(v) is str for v in value)]
-        assert all((one, other) in told or texts[one] == texts[other] for one in lists for other in lists)
+        assert all((one, other) in different or texts[one] == texts[other] for one in lists for other in lists)
 
 
 # One wrong cell
@@ -594,7 +594,7 @@ def test_the_check_names_the_line_and_value_that_the_step_names(kind, column, ro
         assert not mistakes
 
 
-def test_text_that_is_not_utf8_is_told_with_its_row():
+def test_text_that_is_not_utf8_is_reported_with_its_row():
     titles = pa.array([b"ant", b"bee", b"\xffcat", b"dog"], pa.binary()).view(pa.string())
     log = {"log.csv": csv_of(log_of([1, 2, 3]))}
     for encoding in ("text", "tokens"):

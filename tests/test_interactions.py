@@ -209,7 +209,7 @@ def test_a_raw_file_is_the_same_in_blocks_of_any_size(raw_copy, monkeypatch):
                 line += data.count(b"\n")
 
 
-def test_too_little_disk_is_told_before_the_work(raw_copy, monkeypatch, capsys):
+def test_too_little_disk_is_reported_before_the_work(raw_copy, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
     assert call(preprocess_inter.main, "--paths", raw_copy / "path.json", "--min-interactions", 20) == 2
     error = capsys.readouterr().err

@@ -153,8 +153,10 @@ def test_the_scaling_of_users_is_made_from_their_table_and_counts(made, task):
 
 @pytest.mark.parametrize(("task", "modality"), [("wechat_click", "textual"), ("tiktok_like", "visual")])
 def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
-    """A training row's label is flipped in the arrays of step 1: its own row of features stays as it was. (Scaling
-    then moves all rows alike, by a mean and a deviation over all training rows.)"""
+    """Flipping the label of a training row leaves its own feature row, before scaling, unchanged.
+
+    Scaling uses a mean and a deviation over all training rows, so a label changes it for all rows equally.
+    """
     dataset, target = task.split("_")
     data = load_interactions(made, dataset)
     features = read_artifact(made.modal / dataset, "").array(modality)
@@ -170,7 +172,7 @@ def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
 
 
 class Untouchable:
-    """Stands in the place of the test rows: whoever looks at them fails."""
+    """A replacement of the test rows that fails on every access."""
 
     def __getattribute__(self, name):
         raise AssertionError(f"training asked the test rows for {name}")

@@ -1,5 +1,5 @@
-"""What a step cannot work with is told in one line with exit code 2: inputs that change meanwhile, machines without
-room or a home, clusters that are none, numbers beyond what the libraries take."""
+"""Conditions that end a step with one error line and exit code 2: inputs that change meanwhile, full disks, a missing
+home folder, addresses without a cluster, numbers outside the limits of the libraries."""
 
 import hashlib
 import json
@@ -194,7 +194,7 @@ def test_pairs_that_change_while_they_are_scored(made, tmp_path, monkeypatch, ca
     assert output.read_text() == "before"
 
 
-def test_an_error_of_a_file_that_has_changed_is_told_by_its_cause(tmp_path):
+def test_an_error_in_a_changed_file_names_the_change(tmp_path):
     file = tmp_path / "file"
     file.write_text("some")
     with pytest.raises(UserError, match="changed while"), unchanged(lambda: [file]):
@@ -272,7 +272,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("script", [mlp, adjust_hyperparameter, comp])
-def test_results_that_cannot_be_written_are_told_before_training(made, tmp_path, monkeypatch, capsys, place, script):
+def test_results_that_cannot_be_written_are_refused_before_training(made, tmp_path, monkeypatch, capsys, place, script):
     content = json.loads(made.file.read_text()) | {"parent_folder": str(made.file.parent)}
     content |= {key: str(tmp_path / key.removesuffix("_path")) for key in ("saved_path", "torch_model_path")}
     (tmp_path / "path.json").write_text(json.dumps(content))
@@ -549,7 +549,7 @@ def test_no_home_for_caches(tmp_path, monkeypatch):
         folder.rmdir()
     own = lost | {"MPLCONFIGDIR": "a", "NUMBA_CACHE_DIR": "b"}
     assert environment.fall_back_to_temporary_caches(own, [nowhere]) is None
-    # A folder that this user may not write, whoever that is.
+    # A folder that this user may not write, even if the test runs as root.
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert not environment.writable(source)
 

@@ -83,8 +83,8 @@ def test_a_long_sweep_does_not_grow(tmp_path, minutes):
     (memory, opened, files), (memory_later, opened_later, files_later) = (
         [median(values) for values in zip(*part, strict=True)] for part in (middle, last)
     )
-    told = f"{runs} runs, {memory:.0f} to {memory_later:.0f} MB, {opened} to {opened_later} files open"
-    assert memory_later < memory * 1.02 + 5, told
-    assert opened_later <= opened + 1, told
+    measured = f"{runs} runs, {memory:.0f} to {memory_later:.0f} MB, {opened} to {opened_later} files open"
+    assert memory_later < memory * 1.02 + 5, measured
+    assert opened_later <= opened + 1, measured
     assert files_later <= files + 1, (files, files_later)
-    note(told)
+    note(measured)

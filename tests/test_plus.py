@@ -107,7 +107,7 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
-    """The column without labels, too: a row's own item would make it alike."""
+    """Also for the column without labels: the row's own item would raise its similarity."""
     inputs = load_step_inputs(plus, "tiktok_like")
     rows, train = rows_of(inputs)
     labels = {"like": inputs.data.label("like")[train]}
@@ -206,7 +206,7 @@ def test_directions_are_those_in_which_factors_differ():
     assert 1 - ((seen - fitted) ** 2).sum() / (seen**2).sum() > 0.9
 
 
-def test_exposure_tells_factors_where_they_decide_what_is_shown():
+def test_exposure_finds_factors_that_decide_what_is_shown():
     rows, label, content, _, suits = drawn_world(np.random.default_rng(6), rows=15_000, chosen=0.5)
     signals = signals_in(rows, {"like": label}, content)
     whole = ContentFactors(signals, content)

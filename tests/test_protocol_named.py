@@ -102,7 +102,7 @@ def test_the_report_names_it(leaky):
     assert f'<p class="caption">{caption}<span class="leaky">LEAKY</span>' in text
 
 
-def test_leakage_is_told_in_the_table_and_in_the_report(leaky):
+def test_table_and_report_mark_leakage(leaky):
     table = study_tables(leaky, read_results(leaky.results), SHORT["protocol"], ["tiktok_like"])["tiktok_like"]
     words = leakage_summary(table, "tiktok_like")
     assert "On tiktok_like, a user embedding made from all labels changes test AUC" in words

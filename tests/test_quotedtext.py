@@ -1,4 +1,4 @@
-"""Quoted CSV whose cells hold line breaks: read alike in blocks of any size, bad records named by their own line."""
+"""Quoted CSV with line breaks in cells: equal results for every block size, bad records reported with their line."""
 
 import csv
 import gzip

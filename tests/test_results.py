@@ -1,4 +1,4 @@
-"""results.jsonl: what is written is read again, and what is no result is told and passed over."""
+"""results.jsonl: results are read as they were written; lines that are no result are skipped with a warning."""
 
 import json
 from dataclasses import asdict

@@ -50,7 +50,7 @@ def limited(script, folder, size):
 
 @pytest.mark.parametrize("script", STEPS)
 @pytest.mark.parametrize("size", [100, 20_000])
-def test_what_cannot_be_written_is_told_and_the_old_output_stays(made, tmp_path, script, size):
+def test_a_failed_write_is_reported_and_the_old_output_stays(made, tmp_path, script, size):
     folder = tmp_path / "copy"
     shutil.copytree(made.file.parent, folder)
     before = read_artifact(folder / STEPS[script], "").manifest

@@ -51,7 +51,7 @@ def test_the_same_again(raw_world, tmp_path, answer):
 
 @pytest.mark.parametrize("files", ["final_*.txt", "track1_*.txt"])
 def test_the_order_of_the_raw_rows_does_not_matter(raw_world, tmp_path, answer, files):
-    """TikTok's rows have a time. (WeChat's have a day only; their order is all that tells the time within it.)"""
+    """TikTok's rows have a time. (WeChat's have a day; within it, only their order in the file orders them.)"""
     folder = copied(raw_world, tmp_path)
     for path in (folder / TIKTOK).glob(files):
         lines = path.read_text().splitlines()

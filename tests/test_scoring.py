@@ -118,7 +118,7 @@ def with_new_items(trained, tmp_path_factory):
     everything = np.logical_and.reduce([modal.array(f"{name}_present") for name in ("visual", "acoustic", "textual")])
     unseen = np.setdiff1d(np.arange(len(data.item_ids)), data.item[data.split == TRAIN])
     candidates = np.intersect1d(unseen, np.flatnonzero(everything))
-    # Of those without training rows the one whose features tell most.
+    # The item without training rows whose features have the most information.
     scorer = load_scorer(trained[0], read_run(*trained))
     scores = scorer.score(np.full(len(candidates) + 1, 5), np.append(candidates, len(data.item_ids)))
     twin = int(candidates[np.argmax(np.abs(scores[:-1] - scores[-1]))])
@@ -146,7 +146,7 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     options = ("--paths", paths.file, "--run", result.run_id, "--predict", asked, "--output", out)
     assert call(mlp.main, *options) == 0
     known, *before = [row[2] for row in written(out)]
-    assert before == [before[0]] * 3, "without features all are alike"
+    assert before == [before[0]] * 3, "without features all scores are equal"
     capsys.readouterr()
     step_2 = ("--paths", paths.file, "--dataset", "tiktok", "--new-items", asked)
     assert call(preprocess_multimodal.main, *step_2) == 0
@@ -265,7 +265,7 @@ def test_onnx_gives_the_same_probabilities(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("user\titm\n1\t2\n", "item"),
         ("user\titem\n1\t\n", ":2"),
@@ -273,12 +273,12 @@ def test_onnx_gives_the_same_probabilities(trained, tmp_path):
         ("", "user"),
     ],
 )
-def test_bad_pairs_are_told_in_one_line(trained, tmp_path, capsys, text, told):
+def test_bad_pairs_give_one_error_line(trained, tmp_path, capsys, text, message):
     pairs, out = tmp_path / "pairs.tsv", tmp_path / "out.tsv"
     pairs.write_text(text)
     assert use(trained, "--predict", pairs, "--output", out) == 2
     error = capsys.readouterr().err.strip()
-    assert "pairs.tsv" in error and told in error
+    assert "pairs.tsv" in error and message in error
     assert "--skip-bad-lines" not in error, "mlp.py has no such option"
     assert not out.exists()
 

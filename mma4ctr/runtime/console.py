@@ -219,12 +219,13 @@ def progress(description: str, total: float) -> Iterator[Callable[[float], None]
         `advance(amount)`, which the loop calls as it proceeds.
     """
     with tqdm(
-        desc=printable(description),
+        desc=printable(description)[: max(10, err.width - 50)],
         total=total,
         file=err.file,
         disable=not err.is_terminal,
         leave=False,
         ncols=err.width,
+        nrows=err.height,
         bar_format="{desc} {bar:30} {percentage:3.0f}% {remaining}",
     ) as bar:
         yield lambda amount: _advance(bar, amount)
