@@ -45,7 +45,7 @@ demo: .venv/installed
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
 	@echo "Made: features, runs, tables, figures and a report of two simulated data sets."
 	@echo "Report: demo/saved/report.html, tables in demo/saved/tables/, every run in demo/saved/results.jsonl"
-	@echo "Next: open the report, then run make own-data, or see docs/bring-your-own-data.md for your own data."
+	@echo "Next: make own-data, the same steps on MovieLens-100k; docs/your-data.md explains how to describe your own data."
 
 # The real input has one target, like: its column finish holds the same labels. The folder must exist before the relative
 # paths of configs/tiktok-real.json can go through it.
