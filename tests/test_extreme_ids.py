@@ -1,4 +1,4 @@
-"""Ids and times of any 64 bits: every table, order and split equals a slow one in Python's own whole numbers."""
+"""Ids and times of any 64 bits: every table, order and split equals a slow one with Python's integers."""
 
 import json
 
@@ -158,7 +158,7 @@ def test_a_time_is_right_or_refused(value, unit):
 
 
 def test_step_1_on_extreme_ids_and_times(tmp_path):
-    """End to end: users and items at both ends of the range, and times too."""
+    """Step 1 with users, items and times at both ends of the range."""
     rng = np.random.default_rng(0)
     users, items = [LOW, LOW + 1, 0, HIGH - 1, HIGH], EDGES
     lines, expected = [], set()

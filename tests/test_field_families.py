@@ -1,5 +1,8 @@
-"""Inputs of the kinds of the field cases, made here: empty parts, names with the characters of patterns, ids as R and
-others write them, columns of mixed types, times of every kind. Each gives what its plain form gives, or one line."""
+"""Inputs of the kinds of the field cases, generated here.
+
+Empty parts, file names with pattern characters, ids as R and other programs write them, columns of mixed types, times
+of every kind. Each gives the result of its plain form, or one error line.
+"""
 
 import csv
 import gzip
@@ -38,7 +41,7 @@ VECTORS = '[modalities.vec]\nfiles = {files}\nitem = "id"\nvector = "v"\n'
 
 
 def log(word="", seed=0):
-    """Columns of a small log."""
+    """Return the columns of a small log."""
     rng = np.random.default_rng(seed)
     names = [f"{word}{user}" for user in rng.integers(0, USERS, ROWS)]
     items = rng.integers(0, ITEMS, ROWS).tolist()
@@ -60,7 +63,7 @@ def shown(cell):
 
 
 def write(path, table):
-    """A table in the format that the name says."""
+    """Write a table in the format of the file name."""
     kind = path.name.removesuffix(".gz").rsplit(".")[-1]
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     if kind == "parquet":
@@ -82,7 +85,7 @@ def part_of(table, start, stop):
 
 
 def described(folder, text, where="."):
-    """own.json of a folder whose description is `text`."""
+    """Write own.json in a folder with the description `text`."""
     (folder / where).mkdir(parents=True, exist_ok=True)
     (folder / where / "mine.toml").write_text(text)
     content = {"parent_folder": ".", "datasets": {"mine": f"{where}/mine.toml"}} | {key: f"out/{key}" for key in OUT}
@@ -102,7 +105,7 @@ def output_of(capsys, paths, main, *options, code=0):
 
 
 def rows_of(paths):
-    """The kept rows as a sorted list of user, item, time and label."""
+    """Return the kept rows as a sorted list of user, item, time and label."""
     data = load_interactions(load_paths(paths), "mine")
     columns = [data.user_names[data.user], data.item_ids[data.item], data.time, data.label("like")]
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
@@ -145,7 +148,8 @@ def write_empty(path, columns):
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_parts_without_rows(tmp_path, capsys, name):
-    """At the beginning, in the middle and at the end; of the log and of vectors; also where all others are packed."""
+    """An empty part at the beginning, in the middle or at the end, of the log or of vectors, also among compressed
+    parts."""
     kind = name.split(".", 1)[1]
     for place in (0, 2, 4):
         folder = tmp_path / str(place)
@@ -165,7 +169,7 @@ def test_parts_without_rows(tmp_path, capsys, name):
 
 
 def test_a_part_with_other_line_ends_is_not_taken_for_a_header(tmp_path, capsys):
-    """Lines that end in a carriage return alone: refused, never left out as a part without rows."""
+    """Lines that end with a carriage return only are refused, not treated as a part without rows."""
     for part in (1, 2):
         write(tmp_path / f"log{part}.csv", part_of(log(), 150 * (part - 1), 150 * part))
     (tmp_path / "log2.csv").write_bytes((tmp_path / "log2.csv").read_bytes().replace(b"\n", b"\r"))
@@ -195,7 +199,7 @@ NAMES = ("[kaggle] data", "run[12]", "run*", "run?", "[!x]", "a{1,2}", "**", "x 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", ["folder", "files", "description", "file", "absolute"])
 def test_names_that_look_like_patterns(tmp_path, capsys, name, where):
-    """What is there as it is written is meant, and nothing else: beside it lie the files of others."""
+    """An existing file with this exact name is read, and no file that the pattern would match."""
     decoys = {"run1", "run2", "runs", "k", "x", "y", "a1", "some", "other"}
     folders = [tmp_path / other for other in decoys] if where != "file" else []
     folder = tmp_path if where in ("file",) else tmp_path / name
@@ -229,7 +233,7 @@ def test_names_that_look_like_patterns(tmp_path, capsys, name, where):
 
 @pytest.mark.parametrize("files", ["run[12]/log.csv", "run[12]/*.csv", "*/log[1].csv"])
 def test_another_folder_is_never_taken(tmp_path, capsys, files):
-    """The folder or the file as it is written is there and has nothing that fits, or is the one that is taken."""
+    """A folder or file with this exact name is used, even if nothing in it fits."""
     for name in ("run[12]", "run1"):
         (tmp_path / name).mkdir()
     write(tmp_path / "run1/log.csv", log())
@@ -251,7 +255,7 @@ def test_another_folder_is_never_taken(tmp_path, capsys, files):
 
 @pytest.fixture(scope="module", params=["numbers", "words"])
 def model(request, tmp_path_factory):
-    """A trained model of users that are numbers, or words."""
+    """A model trained on users whose ids are numbers, or words."""
     folder = tmp_path_factory.mktemp(request.param)
     write(folder / "log.tsv", log("" if request.param == "numbers" else "u"))
     lines = (folder / "log.tsv").read_text().splitlines()
@@ -318,7 +322,7 @@ def test_known_ids_however_they_are_written(model, tmp_path, capsys):
 
 
 def test_ids_that_nobody_knows(model, tmp_path, capsys):
-    """Unknown users and items, written as they were asked for."""
+    """Unknown users and items appear in the output as they were written."""
     paths, word = model
     file = tmp_path / "pairs.tsv"
     file.write_text(f"user\titem\n{word}3\t5\n" + "".join(f"{one}\t5\n{word}3\t{one}\n" for one in STRANGE))
@@ -345,7 +349,7 @@ def test_what_can_be_no_id_is_one_line(model, tmp_path, capsys, line):
 @pytest.mark.parametrize("large", [2**63, 2**64, 2**70, -(2**70), 10**40])
 @pytest.mark.parametrize("place", [0, 5])
 def test_large_numbers_in_json_are_ids(tmp_path, capsys, large, place):
-    """Wherever the first stands; one above is another."""
+    """At any position of the first large number; ids that differ by one are different."""
     table = log()
     table["user"] = [large if user == place else large + 1 if user == 1 else user for user in table["user"]]
     write(tmp_path / "log.jsonl", table)

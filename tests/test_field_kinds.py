@@ -59,7 +59,7 @@ ids = 0
 
 @contextmanager
 def world(files, pattern, more='time = "time"'):
-    """A folder with a log and its description."""
+    """Write a folder with a log and its description."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, content in files.items():
@@ -74,7 +74,7 @@ def world(files, pattern, more='time = "time"'):
 
 
 def read_log(paths_file):
-    """The interactions as step 1 reads them, in the file's order; or the one line that it ends with."""
+    """Return the interactions as step 1 reads them, in the order of the file, or the error line."""
     (description,) = read_descriptions(load_paths(paths_file)).values()
     raw = DescribedDataset(description)
     try:
@@ -185,7 +185,7 @@ def test_files_of_different_times_are_refused_and_of_equal_ones_ordered(one, oth
 @few
 @given(st.sampled_from(list(FORMS)), st.sampled_from(list(FORMS)))
 def test_a_row_of_another_time_is_a_bad_line(one, other):
-    """Many rows of one form, and behind them one of another, in one file of text."""
+    """Many rows with times of one form, followed by one row of another form, in one text file."""
     (meaning, kind, spell), (other_meaning, other_kind, other_spell) = FORMS[one], FORMS[other]
     assume("parquet" not in (kind, other_kind) and meaning != other_meaning)
     columns = log_of([spell(SECONDS[0] + k) for k in range(1200)] + [other_spell(SECONDS[1])])
@@ -331,7 +331,7 @@ NUMBERS = st.floats(-2000, 2000, width=16).filter(lambda number: abs(number) > 1
 @example([1234.5, 0.5], [";"] * 4, "{:,.2f}", ",", "{}")
 @example([0.0, 1100.0, 0.0], [",", ", "] * 2, "{:,.2f}", ".", "{}")
 def test_text_is_the_vector_that_was_meant_or_is_refused(numbers, separators, spell, decimal, around):
-    """Points or commas for decimals, points, commas or spaces for thousands, any separators."""
+    """Decimal points or commas, thousands with points, commas or spaces, any separators."""
     swapped = str.maketrans(",.", ".,") if decimal == "," else str.maketrans("", "")
     cells = [spell.format(number).translate(swapped) for number in numbers]
     text = around.format(
@@ -419,7 +419,7 @@ READERS = {
 
 
 def outcome(read, column):
-    """What a reader makes of a column; None where it refuses it."""
+    """Return what a reader makes of a column; None if it refuses it."""
     try:
         return read(column)
     except BadLine as error:
@@ -434,7 +434,7 @@ def outcome(read, column):
 @example([2**70, 5, "5"], "ids")
 @example([[1, None], [1.5], ["2"]], "vectors")
 def test_a_value_means_the_same_whatever_stands_beside_it(values, reader):
-    """So lines that can be read one by one can be read together, and a block may end anywhere."""
+    """Lines that can be read one by one can be read together, so a block may end anywhere."""
     read = READERS[reader]
     lines = "".join(json.dumps({"c": value}) + "\n" for value in values).encode()
     together = outcome(read, JsonLines(("c",)).parse(lines)["c"])
@@ -459,7 +459,7 @@ TYPES = [
 
 
 def flat_values(kind, random, rows):
-    """A column of a type that holds no other."""
+    """Draw a column of a type without nested types."""
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.array([random.choice([None, "a", "17"]) for _ in range(rows)], kind)
     if kind in (pa.string(), pa.large_string(), pa.binary()):
@@ -481,7 +481,7 @@ def flat_values(kind, random, rows):
 
 
 def list_values(kind, random, rows):
-    """A column of lists."""
+    """Draw a column of lists."""
     length = kind.list_size if pa.types.is_fixed_size_list(kind) else None
     counts = [length or random.randrange(3) for _ in range(rows)]
     flat = some_values(kind.value_type, random, sum(counts))
@@ -491,7 +491,7 @@ def list_values(kind, random, rows):
 
 
 def some_values(kind, random, rows):
-    """A column of any type, with nulls, of random bytes where the type allows them."""
+    """Draw a column of any type with nulls, from random bytes if the type allows them."""
     if pa.types.is_run_end_encoded(kind):
         rows = max(rows, 1)
         return pa.RunEndEncodedArray.from_arrays([rows], [random.randrange(5)])

@@ -1,4 +1,4 @@
-"""Steps 7 and 8: the figures are written and not empty, the numbers behind them, the report in a browser."""
+"""Steps 7 and 8: the figures exist and are not empty, their numbers are right, the report works in a browser."""
 
 import re
 import shutil

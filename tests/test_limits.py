@@ -64,7 +64,7 @@ FEATURES = {
 
 
 def one_error(capsys, *parts):
-    """The one line on standard error."""
+    """Return the one line on standard error."""
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if "error" in line]
     assert "Traceback" not in error and len(lines) == 1, error
@@ -74,7 +74,7 @@ def one_error(capsys, *parts):
 
 
 def state(folder):
-    """Every file with its hash."""
+    """Return the hash of every file."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -93,7 +93,7 @@ def shrink(path):
 
 
 def rewrite(path):
-    """Another file of the same size, with the time of the old one."""
+    """Replace a file by another of the same size and modification time."""
     status = path.stat()
     other = path.with_suffix(".other")
     other.write_bytes(path.read_bytes())
@@ -106,7 +106,7 @@ CHANGES = {change.__name__: change for change in (grow, shrink, rewrite)}
 
 @pytest.fixture
 def own_copy(raw_copy):
-    """Raw files of both data sets, and of one that is described."""
+    """Raw files of both built-in data sets and of a described one."""
     folder = raw_copy / "own"
     folder.mkdir()
     rows = [f"u{n % 7},i{n % 31},{n},{int(n * n % 5 < 2)}" for n in range(900)]
@@ -123,7 +123,7 @@ def own_copy(raw_copy):
 
 
 def after_call(monkeypatch, where, name, change):
-    """Let a function do its work, and the first time afterwards `change` something."""
+    """Wrap a function so that `change` runs after its first call."""
     original, done = getattr(where, name), []
 
     def changing(*arguments, **options):
@@ -206,7 +206,7 @@ def test_an_error_in_a_changed_file_names_the_change(tmp_path):
 
 @pytest.fixture
 def swept_copy(made, tmp_path):
-    """The steps' output, with a sweep of two lengths in it: folder, options."""
+    """The output of the steps and of a sweep of two lengths: folder and options."""
     folder = tmp_path / "swept"
     shutil.copytree(made.file.parent, folder)
     study = replace(STUDIES["embedding-length"], epochs=(1,), cases=STUDIES["embedding-length"].cases[:1])
@@ -219,7 +219,7 @@ def swept_copy(made, tmp_path):
 
 
 def train_here(work, cost, jobs, device):
-    """`sweep` without processes."""
+    """Replace `sweep` by a loop in this process."""
     for paths, group in work:
         train_group(paths, group, device, 1, lambda epoch: None)
     return 0
@@ -295,7 +295,7 @@ def test_results_that_cannot_be_written_are_refused_before_training(made, tmp_pa
 
 
 def limited_run(script, size, *options):
-    """A script that may not write files of more than `size` bytes."""
+    """Run a script that may not write files of more than `size` bytes."""
     return subprocess.run(
         [sys.executable, script, *map(str, options)],
         cwd=ROOT,
@@ -306,7 +306,7 @@ def limited_run(script, size, *options):
 
 
 def other_outputs(made, tmp_path, **more):
-    """A path.json with the inputs of `made` and places of its own for what step 5 writes."""
+    """Write a path.json with the inputs of `made` and separate folders for the output of step 5."""
     content = json.loads(made.file.read_text()) | {"parent_folder": str(made.file.parent)} | more
     content |= {key: str(tmp_path / key) for key in ("saved_path", "torch_model_path")}
     (tmp_path / "path.json").write_text(json.dumps(content))
@@ -394,7 +394,7 @@ def test_a_stray_variable_of_torchrun(made, monkeypatch, capsys, case):
 
 
 def listen(answer):
-    """A port of this machine where something answers: nothing, or some bytes, or the end of the connection."""
+    """Open a port of this machine that answers with nothing, with some bytes, or with the end of the connection."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -495,7 +495,7 @@ def test_an_array_of_ten_million_columns(own_copy, capsys):
 
 @pytest.mark.parametrize("column", ["user", "also", "content"])
 def test_a_huge_cell(own_copy, monkeypatch, capsys, column):
-    """With a smaller limit; one of a GB takes the same way, see the next test."""
+    """With a smaller limit; a cell of a GB takes the same code, see the next test."""
     folder = own_copy / "own"
     for module in (arrow, rawfiles):
         monkeypatch.setattr(module, "LONGEST_LINE", 1 << 20)
@@ -625,7 +625,7 @@ print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 @pytest.mark.long
 def test_an_epoch_beside_other_work():
-    """In seconds of the processor: beside one busy process a core at most three times those of an idle machine."""
+    """Beside one busy process per core, an epoch takes at most three times the CPU seconds of an idle machine."""
 
     def seconds():
         done = subprocess.run([sys.executable, "-c", TRAINING], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""A sweep that goes on and on grows neither in memory nor in open files nor in temporary ones: watched from outside."""
+"""A long sweep does not grow in memory, open files or temporary files, as measured from outside."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ SWEEP = ("adjust_hyperparameter.py", "--study", "single-modal", "--jobs", "2")
 
 
 def family(pid):
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     own = [int(child) for child in children.read_text().split()] if children.exists() else []
     return [pid, *(one for child in own for one in family(child))]
 
 
 def look(pid, folder, temporary):
-    """Resident MB and open files of all the processes, and the files that are neither results nor other output."""
+    """Return resident MB and open files of all the processes, and the files that are no output."""
     pages, opened = 0, 0
     for one in family(pid):
         pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
@@ -38,7 +38,7 @@ def look(pid, folder, temporary):
 
 
 def watch(folder, temporary, minutes):
-    """Sweep for so long; what was seen every half second since the first finished run."""
+    """Run a sweep for some minutes; returns measurements every half second since the first finished run."""
     temporary.mkdir()
     options = ("--paths", folder / "path.json", "--task", "tiktok_like", "--seeds", 100 + int(100 * minutes))
     process = subprocess.Popen(

@@ -1,5 +1,8 @@
-"""Raw files mutated in named ways, at places that hypothesis draws: the result is exactly that of a slow reader written
-here, or the step ends with exit code 2 and a line that names the file and says what to do. Never a traceback."""
+"""Raw files with mutations at places that hypothesis draws.
+
+The result equals that of the slow reader in this file, or the step ends with exit code 2 and a line that names the file
+and what to do, without a traceback.
+"""
 
 import csv
 import gzip
@@ -128,7 +131,7 @@ TEXTS = {
 
 
 def header(change_names):
-    """A change of WeChat's header line, and the columns under it."""
+    """Change WeChat's header line and the columns under it."""
 
     def change(lines, draw, delimiter, first):
         rows = [line.decode().split(",") for line in lines]
@@ -161,14 +164,14 @@ HARMLESS |= {"columns reordered", "column added", "header quoted", "one row"}
 
 
 def number(cell):
-    """A whole number of 64 bits, as leniently as anyone could read it; None for anything else."""
+    """Return an integer of 64 bits, read as leniently as possible; None for anything else."""
     if not re.fullmatch(r"[ \t]*[+-]?[0-9]+[ \t]*", cell) or not -(2**63) <= int(cell) < 2**63:
         return None
     return int(cell)
 
 
 def read_slowly(dataset, content):
-    """The rows of a file as (user, item, device, day or time, labels), or None where no right reading exists."""
+    """Return the rows of a file as (user, item, device, day or time, labels); None if it has no correct reading."""
     try:
         text = content.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError:
@@ -212,7 +215,7 @@ def rows_of(paths, dataset):
 
 
 def write_small(folder):
-    """Raw files of both data sets with few rows."""
+    """Write raw files of both data sets with few rows."""
     rng = np.random.default_rng(0)
     for name in FILES.values():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +241,7 @@ def run_step_1(folder, dataset):
 
 
 def check_told(error, path):
-    """One line that names the file."""
+    """Check that the error is one line that names the file."""
     lines = [line for line in error.strip().splitlines() if not line.startswith("warning")]
     assert len(lines) == 1 and lines[0].startswith("error: ") and str(path) in lines[0], error
     assert "Traceback" not in error
@@ -362,7 +365,7 @@ def features_of(folder):
 @EXAMPLES
 @given(place=st.integers(0, 19))
 def test_vectors(name, place, capsys):
-    """A mutated line among good ones, anywhere in the file."""
+    """One mutated line among good ones, at any place of the file."""
     content, right = FEATURES[name]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -1,4 +1,4 @@
-"""The plus columns: each part against a slow twin, no row's own label in them, and the way through the steps."""
+"""Features plus: each part against a slow twin, no row's own label in its columns, and the steps from end to end."""
 
 import shutil
 from dataclasses import replace
@@ -55,7 +55,7 @@ def rows_of(inputs):
 
 
 def feature_row(factors, inputs, row):
-    """The columns of an interaction, before scaling."""
+    """Return the columns of an interaction before scaling."""
     data, block = inputs.data, int(inputs.embedding.array("block")[row])
     user = block * len(data.user_ids) + data.user[row]
     item = block * len(data.item_ids) + data.item[row]
@@ -67,7 +67,7 @@ def feature_row(factors, inputs, row):
 
 
 def arrays_of(factors):
-    """Every table of some factors, by name."""
+    """Return every table by name."""
     found = {"user_part": factors.user_part, "item_part": factors.item_part, "recency": factors.plus.recency}
     for lookup in factors.plus.lookups:
         found |= {f"{lookup.codes.name} table": lookup.table, f"{lookup.codes.name} codes": lookup.codes.codes}
@@ -160,8 +160,10 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
 
 
 def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
-    """Rows of users whose factors differ in `kept` of the content's directions; `own`: spread of what sets items apart;
-    `chosen`: how far factors decide what is shown."""
+    """Draw rows of users whose factors differ in the directions `kept` of the content.
+
+    `own` is the spread of items beyond content; `chosen` is how strongly factors decide what is shown.
+    """
     users, items, width, kept = 300, 400, 12, 3
     content = rng.normal(size=(items, width)).astype(np.float32) * np.linspace(2, 0.5, width, dtype=np.float32)
     content -= content.mean(axis=0)
@@ -177,18 +179,18 @@ def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
 
 
 def signals_in(rows, labels, content):
-    """What the last block sees, with effects of users, items and content fitted on it."""
+    """Return the signals of the last block, with effects of users, items and content fitted on it."""
     logits = {name: fitted(rows.user, rows.item, label, content, rows.users)[1] for name, label in labels.items()}
     return signals_of(rows, 1, labels, logits)
 
 
 def fitted(user, item, label, content, users):
-    """The effects of users, items and content, and the logits of the rows."""
+    """Return the effects of users, items and content, and the logits of the rows."""
     return fit_effects((user, item), {}, label, (Side(users), Side(len(content), content=content)))
 
 
 def agreement(user, item, suits):
-    """Of how well items suit users by these vectors, and in truth."""
+    """Return the correlation of estimated and true suitability of items for users."""
     return np.corrcoef((user @ item.T).ravel(), suits.ravel())[0, 1]
 
 
@@ -301,7 +303,7 @@ def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
 
 
 def test_only_a_row_group_gathers():
-    """A caller that gathers by itself can take the wrong block, as the UMAP figure once did."""
+    """Code that gathers rows itself can use the wrong block, as the UMAP figure once did."""
     root = Path(__file__).parent.parent
     sources = [path for folder in ("mma4ctr", "benchmarks", "baseline") for path in (root / folder).rglob("*.py")]
     calling = [path.name for path in [*sources, *root.glob("*.py")] if ".gather(" in path.read_text()]
@@ -318,7 +320,7 @@ def test_predicting_in_halves_equals_the_whole_network(plus):
 
 
 def test_the_steps_with_features_plus(plus, capsys):
-    """From the command line to a result that beats the study's features, and its small number of parameters."""
+    """The commands give a result better than that of the study's features, with few parameters."""
     for features in ("paper", "plus"):
         options = ("--paths", plus.file, "--task", "tiktok_finish", "--features", features, "--epochs", 8)
         assert call(mlp.main, *options) == 0
@@ -364,7 +366,7 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
 
 
 def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsys):
-    """By step 5; the sweep makes it anew."""
+    """Step 5 refuses it; the sweep makes it again."""
     shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
     plus = load_paths(tmp_path / "path.json")
     monkeypatch.setattr("mma4ctr.features.feature_matrix.FEATURE_VERSION", FEATURE_VERSION + 1)
@@ -384,7 +386,7 @@ def test_an_embedding_that_saw_every_label_is_refused(plus):
 
 
 def test_biases_of_users_alone_rank_better_than_chance(plus):
-    """A look at the columns themselves: the user's rate in the last block, on test rows."""
+    """Tests the user's rate in the last block on test rows."""
     data = load_interactions(plus, "tiktok")
     matrix = load_matrix(plus, "tiktok_finish", "vat_concat.plus", CPU)
     test = data.split == 2

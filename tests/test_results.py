@@ -12,7 +12,7 @@ from tests.conftest import call
 
 
 def line_with(made, **changes):
-    """A line of a real run, changed."""
+    """Return the line of a real run with changes."""
     line = json.loads(made.results.read_text().splitlines()[0])
     for name, value in changes.items():
         line[name] = value

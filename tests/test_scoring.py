@@ -1,4 +1,4 @@
-"""A trained run used: pairs, the best items of users, ONNX; equal to what the test rows were given."""
+"""Using a trained run: pairs, best items of users and ONNX give the predictions of the test rows."""
 
 import shutil
 from dataclasses import replace
@@ -28,7 +28,7 @@ TASK = "tiktok_like"
 
 @pytest.fixture(scope="module", params=["paper", "plus"])
 def trained(request, made, tmp_path_factory):
-    """A trained run of either set of features, in a folder of its own: paths and result."""
+    """Paths and result of a trained run with either set of features, in a separate folder."""
     folder = tmp_path_factory.mktemp(request.param)
     shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
     options = ("--paths", folder / "path.json", "--task", TASK, "--features", request.param)
@@ -44,7 +44,7 @@ def use(trained, *options):
 
 
 def written(path):
-    """The rows of a TSV of scores: user, item, score."""
+    """Return the rows of a TSV of scores: user, item, score."""
     lines = path.read_text().splitlines()
     assert lines[0] == "user\titem\tscore"
     rows = [line.split("\t") for line in lines[1:]]
@@ -77,7 +77,7 @@ def test_scores_equal_those_of_the_test_rows(trained, tmp_path, capsys):
 
 
 def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
-    """The mean one; with features plus one of whom no training row is known, as some of the known items are."""
+    """An unknown user or item is scored with the mean; with features plus, like a known item without training rows."""
     paths, result = trained
     data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, read_run(paths, result))
     known = data.user_ids[0], data.item_ids[0]
@@ -107,8 +107,11 @@ def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def with_new_items(trained, tmp_path_factory):
-    """The trained run where a known item stands in the feature files once more under a new id, 77000001, and of another
-    new one, 77000002, nothing is known but a title without a known word; a TSV asks for both and for a third one."""
+    """A trained run, with new items in its feature files and a TSV that asks for them.
+
+    Item 77000001 has the features of a known item, its twin. Item 77000002 has only a title without known words. The
+    third item has no features.
+    """
     paths, result = trained
     folder = tmp_path_factory.mktemp("new")
     shutil.copytree(paths.file.parent, folder, dirs_exist_ok=True)
@@ -173,7 +176,8 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
 
 
 def test_a_new_item_has_the_columns_that_the_file_names(with_new_items, capsys):
-    """With its twin's author, music, city and duration it has the twin's features; the twin has no training rows."""
+    """With the author, music, city and duration of its twin it has the features of the twin, which has no training
+    rows."""
     paths, result, twin, asked = with_new_items
     columns = {column.name: column for column in stored_columns(load_interactions(paths, "tiktok").artifact, "item")}
     values = {

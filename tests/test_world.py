@@ -1,4 +1,4 @@
-"""The simulated world: its rates, its quirks, the truth beside it, and that a seed gives the same bytes."""
+"""The simulated world: its rates, its irregularities, the truth files, and equal bytes for equal seeds."""
 
 import csv
 import hashlib
