@@ -179,7 +179,7 @@ def test_the_check_takes_columns_of_any_type(encoding, drawn, capsys):
 @EXAMPLES
 @given(column=COLUMNS)
 def test_bad_rows_of_any_type_are_passed_over_one_by_one(column):
-    """The reader of files skips the rows that are bad when read alone, and keeps the values of the others."""
+    """The reader of files skips exactly the rows that are bad when read alone."""
     with tempfile.TemporaryDirectory() as made:
         path = Path(made) / "log.parquet"
         try:

@@ -170,7 +170,7 @@ def test_path_json_is_refused_at_load(tmp_path, change, words):
 
 @pytest.fixture(scope="module")
 def trained(made, tmp_path_factory):
-    """A copy of the tiny world after its steps; tests restore what they change."""
+    """A copy of the tiny world after its steps, shared by the tests of this file."""
     folder = tmp_path_factory.mktemp("trained") / "copy"
     shutil.copytree(made.file.parent, folder)
     return load_paths(folder / "path.json")

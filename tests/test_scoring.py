@@ -84,7 +84,7 @@ def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
     pairs, out = tmp_path / "pairs.tsv", tmp_path / "out.tsv"
     pairs.write_text(f"user\titem\n{known[0]}\t{known[1]}\n-5\t{known[1]}\n{known[0]}\t987654321\n")
     assert use(trained, "--predict", pairs, "--output", out) == 0
-    assert "2 have a user or an item" in capsys.readouterr().err
+    assert "2 have a user or item without kept rows" in capsys.readouterr().err
     users, items = len(data.user_ids), len(data.item_ids)
     expected = scorer.score(np.array([0, users, 0]), np.array([0, 0, items]))
     assert np.allclose([row[2] for row in written(out)], expected, atol=1e-6)
@@ -155,7 +155,7 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     assert call(preprocess_multimodal.main, *step_2) == 0
     assert "1 rows" in capsys.readouterr().out
     assert call(mlp.main, *options) == 0
-    assert "2 have a user or an item" in capsys.readouterr().err
+    assert "2 have a user or item without kept rows" in capsys.readouterr().err
     scores = [row[2] for row in written(out)]
     scorer = load_scorer(paths, read_run(paths, result))
     items = len(load_interactions(paths, "tiktok").item_ids)

@@ -19,7 +19,7 @@ OF_ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from tracked and new files."""
+    """The wheel, built from the working tree."""
     pytest.importorskip("setuptools")
     out = tmp_path_factory.mktemp("wheel")
     build = (
