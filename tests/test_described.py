@@ -571,7 +571,7 @@ def write_kuairand(folder, log, items):
 )
 def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, write):
     log, items = draw_world()
-    # As sparse as a log without negatives is in life: a user who has met all has nothing left to draw.
+    # Sparse, like a real log without negatives: for a user who has met all items none can be drawn.
     log = {key: values[: ROWS // 4] for key, values in log.items()} if write is write_microlens else log
     target, modalities = write(tmp_path, log, items)
     paths = ready_paths(tmp_path, own={"description": name, "folder": "."})

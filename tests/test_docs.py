@@ -234,7 +234,7 @@ def test_scripts_make_targets_and_paths_exist(page):
     targets += [line.split()[1] for line in shell_lines(page) if re.match("make [a-z]", line)]
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
-    # These two also name paths that are gone.
+    # These two also name removed paths.
     if page.name not in ("CHANGELOG.md", "glossary.md"):
         for name in re.findall(r"`((?:mma4ctr|configs|docs|tests|baseline|benchmarks)/[^`\s]*)`", text):
             assert (ROOT / name).exists(), name

@@ -241,7 +241,7 @@ def test_entities_of_any_size_do_not_overflow():
     found = pair_codes("user", "tab", entity, category)
     assert found.codes.tolist() == [3, 1, 2]
     assert find_pairs(found, entity, category).tolist() == [3, 1, 2]
-    # Another user's pair must not be met by a category beyond those that are known.
+    # An unknown category must not be read as the pair of another user.
     assert find_pairs(found, np.array([2**31 - 2]), np.array([255 + 256])).tolist() == [0]
 
 

@@ -27,7 +27,7 @@ from tests.conftest import call
 LOW, HIGH = -(2**63), 2**63 - 1
 EDGES = [LOW, LOW + 1, -(2**62), -(2**53), -(2**31), -1, 0, 1, 2**31, 2**53, 2**62, HIGH - 1, HIGH]
 numbers = st.one_of(st.sampled_from(EDGES), st.integers(LOW, HIGH), st.integers(-40, 40))
-# Around one place, so that tables of a small range are met too.
+# Close together, so that tables of a small range are tested too.
 near = st.builds(
     lambda centre, steps: [min(max(centre + step, LOW), HIGH) for step in steps],
     numbers,

@@ -22,7 +22,7 @@ from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.text_blocks import Block
 from tests.conftest import call
-from tests.test_mutations import CELLS, LINES, check_told, number, reordered, run_step_1, write_small
+from tests.test_mutations import CELLS, LINES, check_one_line, number, reordered, run_step_1, write_small
 from tests.test_mutations import TEXTS as WHOLE
 
 EXAMPLES = settings(
@@ -205,7 +205,7 @@ def test_csv_of_features(file, clean, name, data, capsys):
         expected = clean(content)
         found, error = read_back(folder, "wechat", capsys)
     if found is None:
-        check_told(error, path)
+        check_one_line(error, path)
         assert name not in HARMLESS, f"{name}: {error}"
     else:
         assert expected is not None, f"{name}: a file that has no right reading was read"
@@ -270,7 +270,7 @@ def test_titles(name, place, capsys):
         found, error = read_back(folder, "tiktok", capsys)
     if meant is None:
         assert found is None, f"{name}: a line that has no right reading was read"
-        check_told(error, f"{path}:{place + 1}:")
+        check_one_line(error, f"{path}:{place + 1}:")
     else:
         lines[place] = json.dumps(meant)
         assert found == made_of(TITLES, ("\n".join(lines) + "\n").encode())
@@ -295,7 +295,7 @@ def test_titles_as_a_whole(name, data, capsys):
         content = path.read_bytes()
         found, error = read_back(folder, "tiktok", capsys)
     if found is None:
-        check_told(error, path)
+        check_one_line(error, path)
         assert name not in HARMLESS and name != "no last line end", error
     else:
         text = content.removeprefix(b"\xef\xbb\xbf").decode()

@@ -321,7 +321,7 @@ def test_known_ids_however_they_are_written(model, tmp_path, capsys):
     assert "have a user" not in error and {row[0] for row in rows} == {f"{word}3"} and len(rows) == 2 * len(AROUND)
 
 
-def test_ids_that_nobody_knows(model, tmp_path, capsys):
+def test_unknown_ids_are_written_as_they_were(model, tmp_path, capsys):
     """Unknown users and items appear in the output as they were written."""
     paths, word = model
     file = tmp_path / "pairs.tsv"

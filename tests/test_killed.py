@@ -28,7 +28,7 @@ MOMENTS = int(os.environ.get("MOMENTS", "50"))
 # runs undisturbed to its end.
 IN_A_ROW = 5
 TASK = ("--task", "tiktok_like")
-# In order: each works on what those before it have made.
+# In order: each reads the output of those before.
 STEPS = {
     "step 1": ("preprocess_inter.py", "--min-interactions", "20"),
     "step 2": ("preprocess_multimodal.py",),

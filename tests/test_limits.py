@@ -256,7 +256,7 @@ def test_a_damaged_artifact_of_the_sweep_is_made_again(swept_copy, capsys, damag
     after = state(matrix), state(embedding), (folder / "saved/results.jsonl").read_text()
     assert {name for name in after[0] if after[0][name] != before[0].get(name)} <= {"manifest.json"}
     assert after[2] == before[2], "the runs are the same, so none is repeated"
-    # What the user's own commands have made is left to the user.
+    # The output of the user's own commands is not repaired.
     flip(folder / "matrix/tiktok_like/vat_concat/item_part.npy")
     assert call(mlp.main, *options[:4]) == 2
     one_error(capsys, "run cross_matrix.py again")

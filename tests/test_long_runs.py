@@ -77,7 +77,7 @@ def test_a_long_sweep_does_not_grow(tmp_path, minutes):
     prepare(folder / "path.json")
     seen, runs = watch(folder, tmp_path / "temporary", minutes)
     assert runs >= 10 and len(seen) > 20
-    # The first third is for what is loaded and compiled once.
+    # In the first third, modules are loaded and functions compiled.
     third = len(seen) // 3
     middle, last = seen[third : 2 * third], seen[2 * third :]
     (memory, opened, files), (memory_later, opened_later, files_later) = (

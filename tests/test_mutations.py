@@ -158,7 +158,7 @@ HEADERS = {
     "header in capitals": header(lambda rows, place: [[name.upper() for name in rows[0]], *rows[1:]]),
 }
 MUTATIONS = {name: other_cell(value) for name, value in CELLS.items()} | LINES | TEXTS
-# These change nothing that counts, and must be read.
+# These do not change the content and must be read.
 HARMLESS = {"leading zeros", "line twice", "blank line", "Windows line ends", "byte order mark", "swapped lines"}
 HARMLESS |= {"columns reordered", "column added", "header quoted", "one row"}
 
@@ -240,7 +240,7 @@ def run_step_1(folder, dataset):
     return call(preprocess_inter.main, *options)
 
 
-def check_told(error, path):
+def check_one_line(error, path):
     """Check that the error is one line that names the file."""
     lines = [line for line in error.strip().splitlines() if not line.startswith("warning")]
     assert len(lines) == 1 and lines[0].startswith("error: ") and str(path) in lines[0], error
@@ -264,7 +264,7 @@ def check_mutation(dataset, name, mutate, draw, capsys):
             assert rows_of(load_paths(folder / "path.json"), dataset) == expected
         else:
             assert code == 2, error
-            check_told(error, path)
+            check_one_line(error, path)
             readable = expected is not None and sum(expected.values()) >= 3  # fewer are no split
             assert not (name in HARMLESS and readable), f"{name}: {error}"
 
@@ -297,7 +297,7 @@ def test_gzip_is_read_and_a_cut_one_refused(dataset, tmp_path, capsys):
     packed.write_bytes(packed.read_bytes()[:-20])
     capsys.readouterr()
     assert run_step_1(tmp_path, dataset) == 2
-    check_told(capsys.readouterr().err, packed)
+    check_one_line(capsys.readouterr().err, packed)
 
 
 @pytest.mark.parametrize("dataset", FILES)
@@ -311,7 +311,7 @@ def test_what_stands_in_the_place_of_a_file(dataset, what, tmp_path, capsys):
     else:
         path.symlink_to(path if what == "a link to itself" else tmp_path / "nowhere")
     assert run_step_1(tmp_path, dataset) == 2
-    check_told(capsys.readouterr().err, path)
+    check_one_line(capsys.readouterr().err, path)
 
 
 # What takes the place of one line of a feature file; None where the line must be refused, else the vector it holds.
@@ -381,7 +381,7 @@ def test_vectors(name, place, capsys):
         error = capsys.readouterr().err
         if not right:
             assert code == 2, f"{name}: a line that has no right reading was read"
-            check_told(error, f"{path}:{place + 1}:")
+            check_one_line(error, f"{path}:{place + 1}:")
             return
         assert code == 0, error
         ids = load_interactions(load_paths(folder / "path.json"), "tiktok").item_ids.tolist()

@@ -76,7 +76,7 @@ def test_scores_equal_those_of_the_test_rows(trained, tmp_path, capsys):
     assert np.allclose([row[2] for row in found], expected, atol=1e-6)
 
 
-def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
+def test_unknown_users_and_items_are_scored_with_the_mean(trained, tmp_path, capsys):
     """An unknown user or item is scored with the mean; with features plus, like a known item without training rows."""
     paths, result = trained
     data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, read_run(paths, result))
@@ -94,7 +94,7 @@ def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
         own = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
         for place, name in enumerate(own):
             of_unseen, stand_in = matrix.item_part[unseen, place], matrix.item_part[items, place]
-            # Others come from its content and its categories.
+            # The others come from its content and its categories.
             of_rows = name.startswith("rates:item:") or name == "counts:item"
             assert len(unseen) and (not of_rows or torch.allclose(of_unseen, stand_in, atol=1e-5)), name
         assert {"rates:item:like", "counts:item"} <= set(own)

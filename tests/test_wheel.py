@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mma4ctr"
 COMMANDS = ("mma4ctr.simulation", "mma4ctr.evaluation", "mma4ctr.datasets")
-# Modules of Python that are not there on every system.
+# Modules of Python that some systems lack.
 OF_ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"}
 
 
