@@ -43,7 +43,9 @@ demo: .venv/installed
 	$(RUN) -m mma4ctr.simulation demo --dataset wechat --rows 130000
 	$(RUN) -m mma4ctr.simulation demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
-	@echo "The report: demo/saved/report.html"
+	@echo "Made: features, runs, tables, figures and a report of two simulated data sets."
+	@echo "Report: demo/saved/report.html, tables in demo/saved/tables/, every run in demo/saved/results.jsonl"
+	@echo "Next: make own-data, the same steps on MovieLens-100k; docs/your-data.md explains how to describe your own data."
 
 # tiktok-real has one target, like: its column finish holds the same labels. The folders must exist before the relative
 # paths of the configurations can go through them.

@@ -35,6 +35,7 @@ from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
+from mma4ctr.steps.options import add_bad_lines_option, add_dataset_option
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.paths import Paths, load_paths
@@ -167,13 +168,7 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
 def main() -> None:
     """Run the command."""
     options = parser(__doc__)
-    options.add_argument(
-        "--dataset",
-        nargs="+",
-        metavar="D",
-        default=[],
-        help="data sets (default: all that path.json names and whose files exist)",
-    )
+    add_dataset_option(options)
     options.add_argument(
         "--track", choices=("track1", "track2"), help="TikTok track (default: track1 if its files exist, else track2)"
     )
@@ -188,9 +183,7 @@ def main() -> None:
     options.add_argument(
         "--seed", type=seed_number, default=0, help="seed of the random and user splits and of negatives"
     )
-    options.add_argument(
-        "--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="skip up to N bad lines"
-    )
+    add_bad_lines_option(options)
     add_ray_option(options, "the reading of the raw file")
     arguments = options.parse_args()
 

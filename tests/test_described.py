@@ -1,4 +1,4 @@
-"""Data sets of one's own: every format tells the same, ids of any kind, variants of any modalities, wrong input."""
+"""Described data sets: equal results from every format, ids of any kind, variants of any modalities, wrong input."""
 
 import csv
 import gzip
@@ -128,7 +128,7 @@ def write_paths(folder, text, name="mine"):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The small world in every format; not to be changed."""
+    """The small world in every format, read-only."""
     folder = tmp_path_factory.mktemp("own")
     log, items = draw_world()
     for kind in ("csv", "tsv", "csv.gz", "jsonl", "parquet"):
@@ -139,7 +139,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def folder(files, tmp_path):
-    """A copy to be changed."""
+    """A copy of the small world that the test may change."""
     shutil.copytree(files, tmp_path / "own")
     return tmp_path / "own"
 
@@ -151,7 +151,7 @@ def steps(paths, *mains):
 
 
 def refused(paths, main, capsys, *options):
-    """The one line that a step ends with."""
+    """Run a step that must fail, and return its error line."""
     capsys.readouterr()
     assert call(main.main, "--paths", paths, *options) == 2
     error = capsys.readouterr().err
@@ -160,7 +160,7 @@ def refused(paths, main, capsys, *options):
 
 
 def checked(paths, capsys):
-    """The exit code of the check, and what it says."""
+    """Return the exit code and the output of the check."""
     capsys.readouterr()
     code = call(datasets_main.main, "check", paths)
     output = capsys.readouterr()
@@ -259,7 +259,7 @@ def test_names_are_found_again():
 
 @pytest.mark.parametrize("spelled", ["uuid", "words", "negative", "large"])
 def test_ids_as_they_are_written_run_through_and_are_shown(tmp_path, spelled):
-    """And the order of ids apart, the rows are those of whole numbers."""
+    """Apart from the order of ids, the rows equal those with whole numbers as ids."""
     spell = {
         "uuid": lambda n: str(uuid.uuid5(uuid.NAMESPACE_DNS, str(n))),
         "words": lambda n: f"film {n}" if n % 3 else str(n),
@@ -355,7 +355,7 @@ def test_negatives_are_unseen_and_known_by_then():
     assert np.bincount(user[everything[0]], minlength=20).tolist() == free, "who has met much gets what is left"
 
 
-def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys):
+def test_every_protocol_names_drawn_negatives(folder, monkeypatch, capsys):
     text = described("array", "title").replace("rating >= 4", "").replace('like = ""', "seen = true")
     text = text.replace("min_interactions = 5", "min_interactions = 5\nnegatives = 1")
     log, _ = draw_world()
@@ -432,7 +432,7 @@ def test_variants_follow_from_the_modalities():
 
 
 def test_seven_modalities_from_the_files_to_the_report(files, tmp_path, capsys):
-    """A description with a modality more needs nothing else; the studies are about its modalities."""
+    """A description with more modalities needs no other change; the studies use its modalities."""
     shutil.copytree(files, tmp_path / "own")
     text = described(*SOURCES) + "[modalities.more]\n" + SOURCES["title"].replace("width = 5", "width = 3")
     paths = write_paths(tmp_path / "own", text)
@@ -579,7 +579,7 @@ def write_kuairand(folder, log, items):
 )
 def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, write):
     log, items = draw_world()
-    # As sparse as a log without negatives is in life: a user who has met all has nothing left to draw.
+    # Sparse, like a real log without negatives: for a user who has met all items none can be drawn.
     log = {key: values[: ROWS // 4] for key, values in log.items()} if write is write_microlens else log
     target, modalities = write(tmp_path, log, items)
     paths = ready_paths(tmp_path, own={"description": name, "folder": "."})
@@ -592,7 +592,7 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, writ
 
 
 def test_the_columns_of_kuairand_pure(tmp_path):
-    """What the published files say beside content, as step 1 keeps it and features plus use it."""
+    """Step 1 stores the columns beside content of the published files, and features plus uses them."""
     log, items = draw_world()
     write_kuairand(tmp_path, log, items)
     paths = ready_paths(tmp_path, own={"description": "kuairand-pure", "folder": "."})
@@ -638,8 +638,8 @@ def test_movielens_as_recbole_ships_it(tmp_path, capsys):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real TikTok input is not beside this repository")
 def test_tiktok_real_is_the_same_to_the_last_bit_in_every_form(tmp_path):
-    """The built-in module, the same files described, and their features as arrays: all arrays up to step 4, and the
-    result."""
+    """The built-in module, a description of the same files, and features as arrays give the same bits up to step 4 and
+    the same result."""
     arrays = tmp_path / "arrays"
     arrays.mkdir()
     (arrays / "final_track1_train.txt").symlink_to((REAL / "final_track1_train.txt").absolute())
@@ -753,7 +753,7 @@ STEP_1 = {
     "a name with a path": (edited("[modalities.array]", '[modalities."../x"]'), "not a valid name for a modality"),
     "a reserved name": (edited("[modalities.array]", "[modalities.block]"), "not a valid name for a modality"),
     "unknown format": (edited('files = "log.csv"', 'files = "log.csv"\nformat = "cvs"'), "did you mean 'csv'?"),
-    "no format to be told": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
+    "format not known from the name": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
     "file missing": (edited('"log.csv"', '"logg.csv"'), "did you mean 'log.csv'?"),
     "folder missing": (edited('"log.csv"', '"data/log.csv"'), "does not exist"),
     "empty glob": (edited('"log.csv"', '"none*.csv"'), ": no file "),
@@ -889,7 +889,7 @@ def test_a_description_may_stand_in_path_json(folder, capsys):
 
 
 def test_parquet_is_read_in_batches(tmp_path):
-    """However large a row group is."""
+    """The size of a batch does not depend on the size of a row group."""
     from mma4ctr.datasets.table_readers import VECTOR_ROWS, SerialWorkers, Source, read_tables
     from mma4ctr.storage.bad_lines import BadLines
 

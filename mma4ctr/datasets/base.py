@@ -176,7 +176,7 @@ class RawDataset(ABC):
         negatives: unseen items to sample for each positive row.
         columns: columns beside content by side: `user`, `item` and `context`.
         hour: whether the hour and weekday of `time` are context columns.
-        ticks_per_second: units of `time` in a second; None if the file does not tell them.
+        ticks_per_second: units of `time` in a second; None if the file does not define them.
     """
 
     name: str
