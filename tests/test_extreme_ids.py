@@ -74,7 +74,9 @@ def test_rows_are_ordered_as_tuples_are(table):
 @quick
 @given(rows, st.booleans())
 def test_duplicates_are_those_of_a_set(table, time_is_day):
-    records = np.zeros(len(table), record_type(["like"], ColumnNames()))
+    records = np.zeros(
+        len(table), record_type(SimpleNamespace(targets=["like"], split="", columns_of=lambda side: ColumnNames()))
+    )
     for row, (user, item, time, _) in enumerate(table):
         # A small hash, so that different rows share one.
         records[row] = user, item, 0, time, user % 2, 0

@@ -8,7 +8,7 @@ description and the folder with its files:
 A description (keys are required unless marked optional):
 
     folder = "data"                     # optional: folder of the files, relative to this file's folder
-    min_interactions = 5                # optional: users with fewer rows are left out
+    min_interactions = 5                # optional: users with fewer rows are left out; default 5, with [split] 0
     negatives = 5                       # optional: unseen items to sample for each positive row
 
     [interactions]
@@ -24,6 +24,11 @@ A description (keys are required unless marked optional):
 
     [targets]
     like = "rating >= 4"                # a 0/1 column, a rule, or true: every row is positive
+
+    [split]                             # optional: the data come split; then [interactions] has no files
+    train = "train.csv"
+    valid = "valid.csv"                 # optional: else the last tenth of the training rows; "test": the test rows
+    test = "test.csv"                   # or column = "part", and train, valid and test are its values
 
     [modalities.text]                   # any number of modalities
     files = "items.csv"
@@ -68,6 +73,7 @@ from typing import Any
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.spec_columns import ColumnSource, InteractionColumns, column_mistakes, column_sources
+from mma4ctr.datasets.spec_split import PARTS, GivenSplit, given_split
 from mma4ctr.datasets.spec_table import ENCODINGS, KEYS, SpecTable, are_texts, is_text, is_whole
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.runtime.console import misspelled, unknown_name
@@ -127,6 +133,9 @@ class Description:
         sources: the modalities.
         min_interactions: users with fewer rows are left out.
         negatives: unseen items to sample for each positive row.
+        columns: columns beside content by side.
+        hour: whether the hour and weekday of the time are context columns.
+        split: the split that the description gives, if any.
         tracks: always empty; for the interface of `RawDataset`.
     """
 
@@ -140,6 +149,7 @@ class Description:
     negatives: int
     columns: Mapping[str, ColumnSource] = field(default_factory=dict)
     hour: bool = False
+    split: GivenSplit | None = None
     tracks: tuple[str, ...] = ()
 
     @property
@@ -188,10 +198,12 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
     mistakes += _same_folder(f"{paths.file}: datasets", name, paths.described)
     top = SpecTable(content, where, mistakes)
     folder = folder / (top.text("folder") or ".")
-    minimum, negatives = top.number("min_interactions", 1), top.number("negatives", 0)
-    interactions = _interactions(
-        SpecTable(content.get("interactions", {}), f"{where} [interactions]", mistakes), folder
-    )
+    minimum, negatives = top.number("min_interactions", 0), top.number("negatives", 0)
+    log = SpecTable(content.get("interactions", {}), f"{where} [interactions]", mistakes)
+    split = None
+    if "split" in content:
+        split = given_split(SpecTable(content["split"], f"{where} [split]", mistakes), log, folder)
+    interactions = _interactions(log, folder, split)
     rules = _rules(SpecTable(content.get("targets", {}), f"{where} [targets]", mistakes))
     sources = _modalities(content.get("modalities", {}), where, mistakes, folder)
     if not sources:
@@ -199,13 +211,14 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
     columns, hour = column_sources(content.get("columns", {}), where, mistakes, folder)
     if interactions:
         mistakes += column_mistakes(columns, hour, interactions, rules, where)
-    top.check_unknown(("interactions", "targets", "modalities", "columns"))
+    top.check_unknown(("interactions", "targets", "modalities", "columns", "split"))
     if mistakes:
         return None, list(dict.fromkeys(mistakes))
-    minimum = DEFAULT_MIN_INTERACTIONS if minimum is None else minimum
+    if minimum is None:  # a benchmark's test rows are all scored
+        minimum = 0 if split else DEFAULT_MIN_INTERACTIONS
     assert interactions is not None
     found = Description(
-        name, where, folder, interactions, rules, tuple(sources), minimum, negatives or 0, columns, hour
+        name, where, folder, interactions, rules, tuple(sources), minimum, negatives or 0, columns, hour, split
     )
     try:
         for place in found.places:
@@ -269,8 +282,11 @@ def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML ({error})") from None
 
 
-def _interactions(part: SpecTable, folder: Path) -> InteractionColumns | None:
-    source = part.source(part.texts("files", required=True), folder)
+def _interactions(part: SpecTable, folder: Path, split: GivenSplit | None) -> InteractionColumns | None:
+    files = part.texts("files", required=split is None or split.column is not None)
+    if split and split.sources:
+        files = tuple(pattern for name in PARTS if name in split.sources for pattern in split.sources[name].patterns)
+    source = part.source(files, folder)
     user, item = part.text("user", required=True), part.text("item", required=True)
     time, device, also, outcomes = part.text("time"), part.text("device"), part.texts("also"), part.texts("outcomes")
     part.check_unknown()

@@ -101,7 +101,7 @@ def finish_run(
     fuller = fuller_run(folder, arrays)
     if fuller is not None and outcome.weights:
         probability = fuller  # so that the line in results.jsonl is about the predictions that are kept
-    if outcome.weights:
+    if outcome.weights and matrix.test_labels:
         scores = score_predictions(label, probability, user[test.rows])
     if fuller is None:
         with ArtifactWriter(folder, step=5, made_by="mlp.py", settings=identity, inputs=inputs) as writer:
@@ -194,7 +194,9 @@ def log_run(result: Result, outcome: Outcome) -> None:
     """One line about a finished run, and a warning where it should not be trusted."""
     name = f"{result.task} {result.variant}"
     if result.auc is None or result.logloss is None:
-        warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        one_class = result.positives["test"] in (0, result.rows["test"])
+        reason = "the test rows have no labels, or only one class" if one_class else "training never recovered"
+        warn(f"{name}: no test AUC; {outcome.ended or reason}; run {result.run_id}")
         return
     note(
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
@@ -208,5 +210,7 @@ def log_run(result: Result, outcome: Outcome) -> None:
         )
     if outcome.ended:
         note(f"{name}: {outcome.ended}")
+    if result.selected_on_test:
+        warn(f"{name}: SELECTED ON TEST, the test rows chose the epoch")
     if result.leaky:
         warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")
