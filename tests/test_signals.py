@@ -245,3 +245,33 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(number, place, capsy
     assert end.value.code == 128 + number and went_on == [True]
     error = capsys.readouterr().err
     assert "Traceback" not in error and "ignored" not in error
+
+
+# Its destructor fails for an object whose constructor a signal interrupts.
+INTERRUPTED_CONSTRUCTOR = """
+import os, signal, sys, time
+from mma4ctr.runtime.console import run
+
+class Handle:
+    def __init__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(600)
+        self.number = 1
+
+    def __del__(self):
+        self.number += 1
+
+if __name__ == "__main__":
+    run(Handle)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_within_a_constructor_is_one_line(tmp_path, number):
+    (tmp_path / "script.py").write_text(INTERRUPTED_CONSTRUCTOR)
+    command = [sys.executable, str(tmp_path / "script.py"), str(int(number))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 128 + number
+    assert len(done.stderr.splitlines()) == 1 and "run the command again" in done.stderr
