@@ -194,9 +194,8 @@ def log_run(result: Result, outcome: Outcome) -> None:
     """One line about a finished run, and a warning where it should not be trusted."""
     name = f"{result.task} {result.variant}"
     if result.auc is None or result.logloss is None:
-        one_class = result.positives["test"] in (0, result.rows["test"])
-        reason = "the test rows have no labels, or only one class" if one_class else "training never recovered"
-        warn(f"{name}: no test AUC; {outcome.ended or reason}; run {result.run_id}")
+        reason = outcome.ended or "the test rows have no labels, or one class only"
+        warn(f"{name}: no test AUC; {reason}; run {result.run_id}")
         return
     note(
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
