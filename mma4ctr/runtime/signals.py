@@ -64,7 +64,7 @@ def stopped_by_signals() -> Iterator[None]:
     """Raise `Stopped` on SIGTERM and SIGHUP within the block; an ignored signal (as under nohup) stays ignored.
 
     Python drops an exception that is raised in a library's callback or a finalizer, and the process would continue;
-    the signal is then sent again. A signal can also interrupt a constructor: errors of the unfinished object's destructor
+    the signal is then sent again. After a signal in a constructor, errors in the destructor of the unfinished object
     are hidden until the process ends. Outside the main thread, which alone receives signals, nothing changes.
     """
     before: dict[int, Any] = {}
