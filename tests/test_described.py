@@ -744,7 +744,7 @@ STEP_1 = {
     "unknown table": (edited("[targets]", "[target]"), "[targets]"),
     "unknown top key": (edited("min_interactions", "min_interaction"), "did you mean 'min_interactions'?"),
     "key of the wrong kind": (edited('item = "item"', "item = 3"), "item = 3: must be text in quotes"),
-    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = 0"), "a whole number from 1 to"),
+    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = -1"), "a whole number from 0 to"),
     "no target": (edited('like = "rating >= 4"', ""), "needs a target"),
     "no modality": (lambda f, t: t.split("[modalities", 1)[0], "needs a modality"),
     "no encoding": (edited('vectors = "array.npy"', 'vecctors = "array.npy"'), "is 'vecctors' a misspelling?"),

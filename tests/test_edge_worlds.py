@@ -170,7 +170,7 @@ def test_auc_of_one_class_is_undefined_and_not_a_half(tmp_path, capsys):
     """In results, on the terminal, in tables and in the report."""
     paths = write(tmp_path, one_class("test"), usual_features())
     assert run(paths) == 1
-    assert "no test AUC; the test rows have no labels, or one class only" in capsys.readouterr().err
+    assert "no test AUC; the test rows have one class only" in capsys.readouterr().err
     data = load_interactions(paths, "tiktok")
     assert not data.label("like")[data.split == TEST].any()
     found = read_results(paths.results)

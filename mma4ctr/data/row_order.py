@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.data.row_counts import ROWS, RowCounts
-from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
+from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.arrays import StoredArray, write_values

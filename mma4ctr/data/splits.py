@@ -140,7 +140,7 @@ def split_sizes(of_row: np.ndarray, split: str, source: Path) -> dict[str, int]:
         shown = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         if split in GIVEN_SPLITS:
             raise UserError(
-                f"{source}: the given split has no rows in one of its parts ({shown}); correct [split] in the description"
+                f"{source}: the given split has an empty part ({shown}); correct [split] in the description"
             )
         raise UserError(
             f"{source}: the {split} split has no rows in one of its parts ({shown}), because there are too few rows or "

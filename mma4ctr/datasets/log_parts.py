@@ -36,6 +36,29 @@ class LogPart:
         """Names of the columns that are read."""
         return [name for name in columns_of(description) if name not in self.lacking]
 
+    def codes(self, table: pa.Table, column: Role | None) -> np.ndarray | None:
+        """Return the part of the split of each row, or None if there is no given split.
+
+        Args:
+            table: Rows of the files.
+            column: The role of the column that gives the parts, if one does.
+
+        Returns:
+            uint8 (n,), or None.
+
+        Raises:
+            BadLine: The column has an unknown value.
+        """
+        if self.code is not None:
+            return np.full(len(table), self.code, np.uint8)
+        codes: np.ndarray | None = column.read(table[column.column]) if column else None
+        return codes
+
+    def is_test(self, table: pa.Table, column: Role | None) -> np.ndarray:
+        """Return bool (n,): the test rows of a given split; the arguments are those of `codes`."""
+        codes = self.codes(table, column)
+        return np.zeros(len(table), bool) if codes is None else codes == TEST_CODE
+
 
 def log_parts(description: Description) -> list[LogPart]:
     """Return the files of the interactions by part of the split.
@@ -133,6 +156,6 @@ class TestLabels:
         """Raise `UserError` if some test rows have labels and others do not."""
         if self.missing and self.labelled:
             raise UserError(
-                f"{self.description.where} [split]: test: {self.missing:,} labels are missing and {self.labelled:,} are "
+                f"{self.description.where} [split]: test: {self.missing:,} labels are missing, {self.labelled:,} are "
                 f"there (columns {', '.join(sorted(self._columns))}); give all test rows labels, or none"
             )

@@ -27,7 +27,7 @@ from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of
 from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
-from mma4ctr.datasets.log_parts import NO_LABEL, TEST_CODE, LogPart, TestLabels, log_parts, read_labels
+from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, TestLabels, log_parts, read_labels
 from mma4ctr.datasets.npy_files import array_chunks, array_file, checked_ids
 from mma4ctr.datasets.roles import Role, roles_of
 from mma4ctr.datasets.table_readers import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
@@ -154,15 +154,15 @@ class DescribedDataset(RawDataset):
 
     def _parser(self, kept: IdIndex, of: LogPart) -> Callable[[pa.Table, Block], ParsedRows]:
         roles = [role for role in roles_of(self.description, self.time_form) if role.column not in of.lacking]
+        part_role = next((role for role in roles if role.kind == "part"), None)
         without = [target for target, rule in self.description.rules.items() if rule.column in of.lacking]
         every_row = [target for target, rule in self.description.rules.items() if rule.column is None]
 
+        apart = ("target", "part")
+
         def parse(table: pa.Table, _block: Block) -> ParsedRows:
-            read = {(role.kind, role.name): role.read(table[role.column]) for role in roles if role.kind != "target"}
-            part = read.get(("part", "part"))
-            if of.code is not None:
-                part = np.full(len(table), of.code, np.uint8)
-            is_test = np.zeros(len(table), bool) if part is None else part == TEST_CODE
+            read = {(role.kind, role.name): role.read(table[role.column]) for role in roles if role.kind not in apart}
+            part, is_test = of.codes(table, part_role), of.is_test(table, part_role)
             users, items = read["user", "user"], read["item", "item"]
             device, time = read.get(("device", "device")), read.get(("time", "time"))
             user = kept.positions(users.values)
@@ -249,18 +249,23 @@ class DescribedDataset(RawDataset):
 
     def sample(self, role: Role, rows: int, bad: BadLines) -> Iterator[Any]:
         """Yield the values of one column in the first `rows` interactions, and in the first block of every file."""
-
-        def parse(table: pa.Table, _block: Block) -> tuple[Any, int]:
-            column = table[role.column].slice(0, rows)
-            return role.read(column), len(column)
-
+        roles = {one.kind: one for one in roles_of(self.description, None)}
+        wanted = [one.column for one in (role, roles.get("part")) if one]
         rows_read = 0
         for part in self.parts:
             if role.column in part.lacking:
                 continue
+
+            def parse(table: pa.Table, _block: Block, part: LogPart = part) -> tuple[Any, int]:
+                table = table.slice(0, rows)
+                if role.kind != "target":
+                    return role.read(table[role.column]), len(table)
+                labels = read_labels(role, table[role.column], part.is_test(table, roles.get("part")))
+                return labels[labels != NO_LABEL], len(table)
+
             for path in part.source.with_rows():
                 one = part.source.only(path, min(rows, BATCH_ROWS))
-                for values, count in self._tables(one, [role.column], parse, bad, "sampling"):
+                for values, count in self._tables(one, wanted, parse, bad, "sampling"):
                     yield values
                     rows_read += count
                     if rows_read >= rows:

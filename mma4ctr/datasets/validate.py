@@ -127,7 +127,16 @@ def _report_column(
 
 
 def _report_settings(report: CheckReport, raw: DescribedDataset) -> None:
-    """Report on what has no column: time order, targets of every row, and negatives."""
+    """Report on the split, and on what has no column: time order, targets of every row, and negatives."""
+    if split := raw.description.split:
+        valid = "the last tenth of the training rows"
+        if split.valid_is_test:
+            valid = "the test rows"
+        elif split.column or "valid" in split.sources:
+            valid = "given"
+        where = f"the column {split.column}" if split.column else "the files"
+        without = any(part.lacking for part in raw.parts)
+        report.rows.append(["split", f"by {where}; validation rows: {valid}{'; test rows have no labels' * without}"])
     if raw.description.interactions.time is None:
         report.rows.append(["time", "no column; the rows are in time order"])
     for target, rule in raw.description.rules.items():

@@ -115,6 +115,11 @@ class Result:
         return bool(self.protocol["split"] == GIVEN_VALID_TEST)
 
     @property
+    def test_labels(self) -> bool:
+        """Whether the labels of the test rows are known; else the run has predictions, but no scores."""
+        return bool(self.protocol.get("test_labels", True))
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """`LEAKY` and `SELECTED ON TEST`, whichever apply: such scores are too good."""
         found = {"LEAKY": self.leaky, "SELECTED ON TEST": self.selected_on_test}

@@ -29,9 +29,9 @@ from mma4ctr.data.interactions import (
     user_embedding_artifact,
 )
 from mma4ctr.datasets import split_task
+from mma4ctr.datasets.base import GIVEN_VALID_TEST
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION
 from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind
-from mma4ctr.datasets.base import GIVEN_VALID_TEST
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, check_made_from, read_artifact
 from mma4ctr.storage.paths import Paths

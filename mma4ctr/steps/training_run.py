@@ -117,7 +117,7 @@ def finish_run(
         task=matrix.settings["task"],
         model="MMa4CTR",
         variant=matrix.settings["variant"],
-        protocol={**matrix.protocol, "loss": settings.loss},
+        protocol={**matrix.protocol, "loss": settings.loss, **({} if matrix.test_labels else {"test_labels": False})},
         embedding_length=matrix.settings["embedding_length"],
         in_features=matrix.in_features,
         parameters=parameter_count(matrix.in_features, settings.networks),
@@ -194,8 +194,10 @@ def log_run(result: Result, outcome: Outcome) -> None:
     """One line about a finished run, and a warning where it should not be trusted."""
     name = f"{result.task} {result.variant}"
     if result.auc is None or result.logloss is None:
-        reason = outcome.ended or "the test rows have no labels, or one class only"
-        warn(f"{name}: no test AUC; {reason}; run {result.run_id}")
+        if result.test_labels:
+            warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        else:
+            note(f"{name}: no test AUC, because the test rows have no labels; run {result.run_id} has the predictions")
         return
     note(
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
