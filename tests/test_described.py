@@ -789,7 +789,7 @@ STEP_2 = {
         '"array.npy"', '"array*.npy"')), "2 files of vectors and 1 of ids"),
     "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must contain numbers"),
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
-    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give one id per row"),
+    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give each row one id"),
     "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) contains NaN"),
     "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "is repeated with other"),
     "ids that match nothing": (file_content("array.txt", "".join(f"v{n}\n" for n in range(ITEMS))), "0.0% of the 40"),

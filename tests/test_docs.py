@@ -116,7 +116,7 @@ def test_the_example_of_your_own_data(tmp_path):
     (description, columns, *splits), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
     assert set(tomllib.loads(description + columns)["columns"]) == {"item", "user", "context"}
     for text in splits:
-        mistakes: list[str] = []
+        mistakes = []
         given_split(SpecTable(tomllib.loads(text)["split"], "", mistakes), SpecTable({}, "", mistakes), tmp_path)
         assert not mistakes
     assert len(splits) == 2

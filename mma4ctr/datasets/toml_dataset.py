@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.datasets.array_files import array_chunks, array_file, checked_ids, vector_file
 from mma4ctr.datasets.arrow import is_list, is_text, plain_array
 from mma4ctr.datasets.base import (
     GIVEN,
@@ -28,7 +29,6 @@ from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, TestLabels, log_parts, read_labels
-from mma4ctr.datasets.npy_files import array_chunks, array_file, checked_ids
 from mma4ctr.datasets.roles import Role, roles_of
 from mma4ctr.datasets.table_readers import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
 from mma4ctr.datasets.times import TimeForm, common_form, form_of
@@ -295,7 +295,7 @@ class DescribedDataset(RawDataset):
         """Return the length of a vector; raises `UserError` if the first rows have no vector."""
         path = source.source.with_rows()[0]
         if source.encoding == "vectors":
-            return int(array_file(path).shape[1])
+            return vector_file(path).shape[1]
         columns = expanded(source, path)
         if len(columns) > 1:
             return len(columns)
@@ -365,36 +365,37 @@ class DescribedDataset(RawDataset):
             yield self._tables(one, [id_column, *columns], parse, bad, source.name)
 
     def _arrays(self, source: ModalitySource, width: int) -> Iterator[Iterator[DenseChunk]]:
-        """Yield the rows of each `.npy` file."""
+        """Yield the rows of each file of vectors."""
         files = source.source.files()
         first = 0
         for number, path in enumerate(files):
-            values = array_file(path)
-            if values.shape[1] != width:
-                raise UserError(
-                    f"{path}: rows of {values.shape[1]} numbers where {width} are expected, as in {files[0]}"
-                )
+            file = vector_file(path)
+            if file.shape[1] != width:
+                raise UserError(f"{path}: rows of {file.shape[1]} numbers where {width} are expected, as in {files[0]}")
             if isinstance(source.ids, int):
-                ids = ids_of(pa.array(np.arange(first, first + len(values)) + source.ids), "ids")
-                first += len(values)
-            else:
-                assert source.ids is not None
+                ids = ids_of(pa.array(np.arange(first, first + file.shape[0]) + source.ids), "ids")
+                first += file.shape[0]
+            elif source.ids is not None:
                 ids = self._ids_of_array(source, source.ids, files, number)
-            if len(ids.values) != len(values):
+            else:
+                if file.key is None:
+                    raise UserError(f"{path}: has no ids; name their file with ids = ...")
+                ids = checked_ids(path, file.key)
+            if len(ids.values) != file.shape[0]:
                 raise UserError(
-                    f"{path}: {len(values):,} rows but {len(ids.values):,} ids; give one id per row, in the same order"
+                    f"{path}: {file.shape[0]:,} rows but {len(ids.values):,} ids; give each row one id, in order"
                 )
-            yield array_chunks(path, values, ids)
+            yield array_chunks(file, ids)
 
     def _ids_of_array(self, source: ModalitySource, given: Source, files: Sequence[Path], number: int) -> Ids:
-        """Return the item ids of the rows of one `.npy` file."""
+        """Return the item ids of the rows of one file of vectors."""
         paths = given.files()
         if len(paths) != len(files):
             raise UserError(
                 f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one file of ids per array"
             )
         path = paths[number]
-        if path.suffix in (".npy", ".npz"):
+        if path.suffix == ".npy":
             return checked_ids(path, array_file(path, dimensions=1))
         if source.item is None:
             if given.format or path.suffix != ".txt":

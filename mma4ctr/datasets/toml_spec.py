@@ -45,6 +45,9 @@ A description (keys are required unless marked optional):
     vectors = "sound.npy"               # an array (items, numbers)
     ids = "sound_ids.txt"               # one per line; or .npy; or a table and item = "id"; or the id of the first row
 
+    [modalities.motion]
+    vectors = "motion.h5"               # or .npz, .safetensors: `key` has the ids and `value` the vectors
+
     [columns.item]                      # optional: columns beside content, for features plus
     files = "items.csv"
     item = "id"
@@ -70,6 +73,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mma4ctr.datasets.array_files import is_archive
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.spec_columns import ColumnSource, InteractionColumns, column_mistakes, column_sources
@@ -103,7 +107,7 @@ class ModalitySource:
         encoding: one of ENCODINGS.
         columns: names or patterns of the encoded columns.
         width: maximum number of columns after reduction; None: the default.
-        ids: for arrays: the files of item ids, or the id of the first row.
+        ids: for arrays: the files of item ids, or the id of the first row; None: the files of vectors have them.
     """
 
     name: str
@@ -326,11 +330,13 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
     ids: Source | int | None = None
     columns: tuple[str, ...] = ()
     if encoding == "vectors":
-        value = part.get("ids", "a file, a list of files, or the first row's id", _are_ids, required=bool(given))
+        files = part.texts("vectors")
+        required = bool(given) and not all(map(is_archive, files))
+        value = part.get("ids", "a file, a list of files, or the first row's id", _are_ids, required=required)
         item = part.text("item")
-        source = Source(part.where, folder, part.texts("vectors"), "npy")
+        source = Source(part.where, folder, files, "npy")
         names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-        ids = value if isinstance(value, int) else part.source(names, folder)
+        ids = value if isinstance(value, int) else part.source(names, folder) if value is not None else None
     else:
         columns = part.texts(encoding)
         item = part.text("item", required=bool(given))
