@@ -1,7 +1,7 @@
 """Arrays of item vectors, one row per item, and of item ids: NumPy, HDF5 and safetensors files.
 
-An archive (`.npz`, `.h5`, `.hdf5`, `.safetensors`) has the vectors in `value` and the ids in `key`, as the embeddings of
-the BARS benchmarks do.
+An archive (`.npz`, `.h5`, `.hdf5`, `.safetensors`) has the vectors in `value` and the ids in `key`, as in the
+embeddings of the BARS benchmarks.
 """
 
 from collections.abc import Callable, Iterator
