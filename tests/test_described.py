@@ -34,6 +34,7 @@ from mma4ctr.datasets import known_datasets, split_task
 from mma4ctr.datasets.columns import NameTable, hash_text, ids_of, parse_rule, tokens_of
 from mma4ctr.datasets.toml_spec import READY
 from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation import leaderboard
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, cases_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
@@ -611,6 +612,26 @@ def write_kuairand(folder, log, items):
     return "click", {"tags"}
 
 
+def check_leaderboard(paths, capsys):
+    """Ours stand among the published models: an honest run, and one that was selected on the test rows."""
+    for main in (preprocess_multimodal, get_user_embedding, gen_matrix):
+        assert call(main.main, "--paths", paths.file) == 0
+    assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert call(leaderboard.main, "--paths", paths.file) == 0
+    assert "NOT COMPARABLE" in capsys.readouterr().out.replace("\n", " ")
+    with (paths.saved / "tables/leaderboard_own_click.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 + 3 and [row["rank"] for row in rows] == [str(1 + place) for place in range(19)]
+    assert [row["AUC"] for row in rows] == sorted((row["AUC"] for row in rows), reverse=True)
+    ours = [row for row in rows if row["model"].startswith("MMa4CTR")]
+    assert sorted(row["selected on"] for row in ours) == ["SELECTED ON TEST", *["validation rows"] * 2]
+    assert {row["selected on"] for row in rows if row not in ours} == {"test"}
+    assert call(viewer.main, "--paths", paths.file, "--points", 20) == 0
+    report = (paths.saved / "report.html").read_text()
+    assert "Leaderboards</h2>" in report and "AutoInt+" in report and 'class="leaky">SELECTED ON TEST' in report
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [
@@ -641,6 +662,7 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, writ
             assert call(script.main, "--paths", paths.file, "--features", "plus") == 0
         assert call(preprocess_inter.main, "--paths", paths.file, "--valid", "test") == 0
         assert read_artifact(given, "").settings["split"] == "given-valid-test"
+        check_leaderboard(paths, capsys)
 
 
 def test_the_columns_of_kuairand_pure(tmp_path):
