@@ -8,6 +8,7 @@ import tomllib
 import uuid
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +34,7 @@ from mma4ctr.datasets import known_datasets, split_task
 from mma4ctr.datasets.columns import NameTable, hash_text, ids_of, parse_rule, tokens_of
 from mma4ctr.datasets.toml_spec import READY
 from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation import leaderboard
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, cases_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
@@ -481,6 +483,8 @@ def test_ready_descriptions_are_listed_and_of_right_form(tmp_path, capsys):
         "tiktok-arrays",
         "microlens-100k",
         "mm-ctr-2025",
+        "kuaivideo-x1",
+        "microvideo-1.7m-x1",
         "kuairand-pure",
     } == set(names)
     content = {"parent_folder": "."} | {key: key for key in OUT}
@@ -515,13 +519,48 @@ def write_microlens(folder, log, items):
 def write_mm_ctr(folder, log, items):
     label = (log["rating"] > 3).astype(np.int64)
     history = pa.array([[0, int(one)] for one in log["item"]])
-    train = {"user_id": log["user"], "item_id": log["item"], "item_seq": history, "likes_level": label, "label": label}
-    pq.write_table(pa.table(train), folder / "train.parquet")
+    rows = {"user_id": log["user"], "item_id": log["item"], "item_seq": history, "likes_level": label % 3}
+    table = pa.table(rows | {"views_level": log["user"] % 4, "label": label})
+    first, second = 8 * ROWS // 10, 9 * ROWS // 10
+    pq.write_table(table.slice(0, first), folder / "train.parquet")
+    pq.write_table(table.slice(first, second - first), folder / "valid.parquet")
+    pq.write_table(table.slice(second).drop_columns("label"), folder / "test.parquet")
     tags = pa.FixedSizeListArray.from_arrays(np.arange(5 * ITEMS) % 7, 5)
     embedding = pa.FixedSizeListArray.from_arrays(items["vector"].ravel(), WIDTH)
     info = {"item_id": items["id"], "item_tags": tags, "item_emb_d128": embedding}
     pq.write_table(pa.table(info), folder / "item_info.parquet")
     return "click", {"tags", "embedding"}
+
+
+def write_bars(folder, log, vectors, more):
+    """Training and test rows as the two micro-video sets of BARS publish them."""
+    order = np.argsort(log["time"])
+    columns = {"user_id": log["user"], "item_id": log["item"], "is_click": (log["rating"] > 3).astype(int)}
+    columns |= {"timestamp": log["time"], **more}
+    columns = {name: np.asarray(values)[order].tolist() for name, values in columns.items()}
+    for part, rows in (("train", slice(0, 8 * ROWS // 10)), ("test", slice(8 * ROWS // 10, None))):
+        lines = zip(*(values[rows] for values in columns.values()), strict=True)
+        text = [",".join(columns), *(",".join(map(str, line)) for line in lines)]
+        (folder / f"{part}.csv").write_text("\n".join(text) + "\n")
+    with h5py.File(folder / vectors[0], "w") as file:
+        file["key"], file["value"] = np.arange(len(vectors[1])), vectors[1]
+    return "click", {"visual"}
+
+
+def write_kuaivideo(folder, log, items):
+    history = ["^".join(str(one) for one in range(item % 4)) for item in log["item"]]
+    more = {"is_like": log["rating"] % 2, "is_follow": 0 * log["rating"], "pos_items": history, "neg_items": history}
+    return write_bars(folder, log, ("item_visual_emb_dim64.h5", items["vector"]), more)
+
+
+def write_microvideo(folder, log, items):
+    """Every test item is new, with a category that training rows have."""
+    late = np.argsort(np.argsort(log["time"])) >= 8 * ROWS // 10
+    log = log | {"item": log["item"] + ITEMS * late}
+    history = ["3^1"] * ROWS
+    more = {"cate_id": log["item"] % 5, "clicked_items": history, "clicked_categories": history}
+    vectors = np.concatenate([items["vector"], items["vector"]])
+    return write_bars(folder, log, ("item_image_emb_dim64.h5", vectors), more)
 
 
 LOG_OF_KUAIRAND = (
@@ -573,9 +612,35 @@ def write_kuairand(folder, log, items):
     return "click", {"tags"}
 
 
+def check_leaderboard(paths, capsys):
+    """Ours stand among the published models: an honest run, and one that was selected on the test rows."""
+    for main in (preprocess_multimodal, get_user_embedding, gen_matrix):
+        assert call(main.main, "--paths", paths.file) == 0
+    assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert call(leaderboard.main, "--paths", paths.file) == 0
+    assert "NOT COMPARABLE" in capsys.readouterr().out.replace("\n", " ")
+    with (paths.saved / "tables/leaderboard_own_click.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 + 3 and [row["rank"] for row in rows] == [str(1 + place) for place in range(19)]
+    assert [row["AUC"] for row in rows] == sorted((row["AUC"] for row in rows), reverse=True)
+    ours = [row for row in rows if row["model"].startswith("MMa4CTR")]
+    assert sorted(row["selected on"] for row in ours) == ["SELECTED ON TEST", *["validation rows"] * 2]
+    assert {row["selected on"] for row in rows if row not in ours} == {"test"}
+    assert call(viewer.main, "--paths", paths.file, "--points", 20) == 0
+    report = (paths.saved / "report.html").read_text()
+    assert "Leaderboards</h2>" in report and "AutoInt+" in report and 'class="leaky">SELECTED ON TEST' in report
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("microlens-100k", write_microlens), ("mm-ctr-2025", write_mm_ctr), ("kuairand-pure", write_kuairand)],
+    [
+        ("microlens-100k", write_microlens),
+        ("mm-ctr-2025", write_mm_ctr),
+        ("kuairand-pure", write_kuairand),
+        ("kuaivideo-x1", write_kuaivideo),
+        ("microvideo-1.7m-x1", write_microvideo),
+    ],
 )
 def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, write):
     log, items = draw_world()
@@ -589,6 +654,15 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, writ
     assert set(read_artifact(paths.modal / "own", "").manifest["modalities"]) == modalities
     assert call(mlp.main, "--paths", paths.file, "--task", f"own_{target}", "--epochs", 1) == 0
     assert read_results(paths.results)[-1].task == f"own_{target}"
+    given = paths.graph / "own"
+    rows, split = read_artifact(given, "").manifest["rows"], read_artifact(given, "").settings["split"]
+    if name in ("kuaivideo-x1", "microvideo-1.7m-x1"):
+        assert split == "given" and rows["test"] == ROWS // 5
+        for script in (gen_matrix, mlp):
+            assert call(script.main, "--paths", paths.file, "--features", "plus") == 0
+        assert call(preprocess_inter.main, "--paths", paths.file, "--valid", "test") == 0
+        assert read_artifact(given, "").settings["split"] == "given-valid-test"
+        check_leaderboard(paths, capsys)
 
 
 def test_the_columns_of_kuairand_pure(tmp_path):
@@ -744,7 +818,7 @@ STEP_1 = {
     "unknown table": (edited("[targets]", "[target]"), "[targets]"),
     "unknown top key": (edited("min_interactions", "min_interaction"), "did you mean 'min_interactions'?"),
     "key of the wrong kind": (edited('item = "item"', "item = 3"), "item = 3: must be text in quotes"),
-    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = 0"), "a whole number from 1 to"),
+    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = -1"), "a whole number from 0 to"),
     "no target": (edited('like = "rating >= 4"', ""), "needs a target"),
     "no modality": (lambda f, t: t.split("[modalities", 1)[0], "needs a modality"),
     "no encoding": (edited('vectors = "array.npy"', 'vecctors = "array.npy"'), "is 'vecctors' a misspelling?"),
@@ -789,7 +863,7 @@ STEP_2 = {
         '"array.npy"', '"array*.npy"')), "2 files of vectors and 1 of ids"),
     "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must contain numbers"),
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
-    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give one id per row"),
+    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give each row one id"),
     "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) contains NaN"),
     "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "is repeated with other"),
     "ids that match nothing": (file_content("array.txt", "".join(f"v{n}\n" for n in range(ITEMS))), "0.0% of the 40"),

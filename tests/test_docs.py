@@ -14,6 +14,8 @@ import numpy as np
 import orjson
 import pytest
 
+from mma4ctr.datasets.spec_split import given_split
+from mma4ctr.datasets.spec_table import SpecTable
 from mma4ctr.datasets.toml_spec import read_description
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.paths import load_paths
@@ -111,8 +113,13 @@ def test_commands_of_the_simulation(tmp_path):
 def test_the_example_of_your_own_data(tmp_path):
     """The description and path.json of the page work on files with the columns that it names."""
     page = ROOT / "docs/your-data.md"
-    (description, columns), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
+    (description, columns, *splits), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
     assert set(tomllib.loads(description + columns)["columns"]) == {"item", "user", "context"}
+    for text in splits:
+        mistakes = []
+        given_split(SpecTable(tomllib.loads(text)["split"], "", mistakes), SpecTable({}, "", mistakes), tmp_path)
+        assert not mistakes
+    assert len(splits) == 2
     (tmp_path / "mine.toml").write_text(description)
     (tmp_path / "own.json").write_text(content)
     (tmp_path / "data").mkdir()

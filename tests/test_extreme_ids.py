@@ -1,6 +1,7 @@
 """Ids and times of any 64 bits: every table, order and split equals a slow one with Python's integers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +75,8 @@ def test_rows_are_ordered_as_tuples_are(table):
 @quick
 @given(rows, st.booleans())
 def test_duplicates_are_those_of_a_set(table, time_is_day):
-    records = np.zeros(len(table), record_type(["like"], ColumnNames()))
+    raw = SimpleNamespace(targets=["like"], split="", columns_of=lambda side: ColumnNames())
+    records = np.zeros(len(table), record_type(raw))
     for row, (user, item, time, _) in enumerate(table):
         # A small hash, so that different rows share one.
         records[row] = user, item, 0, time, user % 2, 0

@@ -162,7 +162,8 @@ def finish_run(
     if predicted is not None:
         # The line in results.jsonl describes the predictions on disk.
         probability = predicted.probability if fuller is None else fuller
-        scores = score_predictions(matrix.test.label.cpu().numpy(), probability, user[matrix.test.rows])
+        if matrix.test_labels:
+            scores = score_predictions(matrix.test.label.cpu().numpy(), probability, user[matrix.test.rows])
     if fuller is None:
         inputs = {"matrix": matrix.fingerprint}
         with ArtifactWriter(folder, step=5, made_by="mlp.py", settings=identity, inputs=inputs) as writer:
@@ -189,7 +190,7 @@ def _result_of(
         task=matrix.settings["task"],
         model="MMa4CTR",
         variant=matrix.settings["variant"],
-        protocol={**matrix.protocol, "loss": settings.loss},
+        protocol={**matrix.protocol, "loss": settings.loss, **({} if matrix.test_labels else {"test_labels": False})},
         embedding_length=matrix.settings["embedding_length"],
         in_features=matrix.in_features,
         parameters=parameter_count(matrix.in_features, settings.networks),
@@ -278,7 +279,10 @@ def log_run(result: Result, outcome: Outcome) -> None:
     """Print one line about a finished run, and a warning if its result is unreliable."""
     name = f"{result.task} {result.variant}"
     if result.auc is None or result.logloss is None:
-        warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        if result.test_labels:
+            warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        else:
+            note(f"{name}: no test AUC, because the test rows have no labels; run {result.run_id} has the predictions")
         return
     note(
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
@@ -292,5 +296,7 @@ def log_run(result: Result, outcome: Outcome) -> None:
         )
     if outcome.ended:
         note(f"{name}: {outcome.ended}")
+    if result.selected_on_test:
+        warn(f"{name}: SELECTED ON TEST, the test rows chose the epoch")
     if result.leaky:
         warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")
