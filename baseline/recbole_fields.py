@@ -6,7 +6,7 @@ The columns of users and items become fields of RecBole's atomic files `<dataset
 - a number is a `float_seq` of one number: its normal score, as features plus have it, 0 if it is missing. RecBole 1.2.1
   cannot embed two fields of type `float` in DIN and DIEN.
 
-Categories and numbers of the row itself, with the hour and the weekday, are arrays beside `job.json`. Only models with
+Categories and numbers of the row itself, with the hour and the weekday, are arrays in the same folder. Only models with
 context fields (DCN-V2) read them. Fields are called by their place, because names of columns may hold any character.
 """
 

@@ -9,11 +9,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import comp
 import numpy as np
+import own_model
+import processes
 import pytest
+import readme
+import trainings
 from sklearn.linear_model import LogisticRegression
 
-from baseline import comp, own_model, readme
+import cross_matrix
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell
@@ -35,18 +40,19 @@ TASK = "tiktok_like"
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
-    """A tiny world, steps 1 to 4."""
+    """A tiny world, steps 1 to 4, with features plus."""
     folder = tmp_path_factory.mktemp("compared")
     assert call(world.main, folder, "--dataset", "tiktok", "--rows", 8000, "--users", 60, "--items", 300) == 0
     prepare(folder / "path.json")
+    assert call(cross_matrix.main, "--paths", folder / "path.json", "--task", TASK, "--features", "plus") == 0
     return load_paths(folder / "path.json")
 
 
 def train(paths, model, folder, checkpoint_epochs=(1,)):
     """Run a model's process and leave what it wrote in `folder`; returns its answers."""
     folder.mkdir()
-    training = comp.ComparedTraining(comp.prepare(paths, TASK, [model]), model, 0, checkpoint_epochs)
-    done = subprocess.run(comp.write_job(training, folder, 1), capture_output=True, text=True, cwd=folder)
+    training = trainings.ComparedTraining(trainings.prepare(paths, TASK, [model]), model, 0, checkpoint_epochs)
+    done = subprocess.run(processes.write_job(training, folder, 1), capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return training, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -82,7 +88,7 @@ def check_model(paths, model, tmp_path):
     assert np.array_equal(np.load(first / "test_label.npy"), data.label("like")[rows])
     score = np.load(first / "test_1.npy")
     assert len(score) == len(rows) and len(np.unique(score)) > 10 and np.isfinite(score).all()
-    assert np.array_equal(comp.scored_rows(training, first, 2), rows)
+    assert np.array_equal(processes.scored_rows(training, first, 2), rows)
     other = with_other_labels(paths, tmp_path / "other")
     train(other, model, tmp_path / "second")
     for part in ("valid", "test"):
@@ -98,7 +104,7 @@ def test_recbole_scores_our_rows_and_sees_training_labels_only(compared, tmp_pat
     check_model(compared, model, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["LightGBM", "bias model"])
+@pytest.mark.parametrize("name", ["LightGBM", "LightGBM plus", "CatBoost", "CatBoost plus", "bias model"])
 def test_own_models_score_our_rows_and_see_training_labels_only(compared, tmp_path, name):
     check_model(compared, BASELINES[name], tmp_path)
 
@@ -152,7 +158,7 @@ assert len(set(drawn[:, 2].tolist())) > 10, "user 6 was shown nothing: any item"
 @pytest.mark.recbole
 def test_histories_hold_what_came_before_the_row():
     code = CHECK_HISTORIES.format(folder=str(comp.HERE))
-    done = subprocess.run([comp.ENVIRONMENT / "bin/python", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([processes.ENVIRONMENT / "bin/python", "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -195,15 +201,15 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     assert reference[4][0] == "-" and reference[1][0] == reference[5][0]
     assert {row[0][0] for row in computation.rows} >= {"LightGBM", "bias model"}
     # Without a run of ours the best of the others is what they are held against.
-    told = {row[0][0]: [text for text, _ in row] for row in paired.rows}
-    ahead, behind = sorted(("LightGBM", "bias model"), key=lambda name: told[name][3] != "-")
-    assert told[ahead][3:6] == ["-", "-", "-"] and f"{ahead} is ahead by" in paired.header
-    difference = float(told[ahead][1]) - float(told[behind][1])
-    assert float(told[behind][3]) == pytest.approx(difference, abs=1.1e-4)
-    low, high = map(float, told[behind][2].split(" to "))
-    assert low < float(told[behind][1]) < high
+    shown = {row[0][0]: [text for text, _ in row] for row in paired.rows}
+    ahead, behind = sorted(("LightGBM", "bias model"), key=lambda name: shown[name][3] != "-")
+    assert shown[ahead][3:6] == ["-", "-", "-"] and f"{ahead} is ahead by" in paired.header
+    difference = float(shown[ahead][1]) - float(shown[behind][1])
+    assert float(shown[behind][3]) == pytest.approx(difference, abs=1.1e-4)
+    low, high = map(float, shown[behind][2].split(" to "))
+    assert low < float(shown[behind][1]) < high
     # The errors of calibration: on the drawn labels, and on the true probabilities of the simulated world.
-    errors = told["bias model"][paired.header.index(CALIBRATION)]
+    errors = shown["bias model"][paired.header.index(CALIBRATION)]
     rates = kept_scores(compared, next(r for r in results if r.model == "bias model"))
     truth = true_test_probabilities(compared, TASK)
     data = load_interactions(compared, "tiktok")
@@ -231,9 +237,9 @@ def fake_environment(folder: Path, script: str) -> Path:
     return folder
 
 
-def test_a_failing_model_is_told_and_the_others_go_on(compared, tmp_path, monkeypatch, capsys):
+def test_a_failing_model_is_reported_and_the_others_go_on(compared, tmp_path, monkeypatch, capsys):
     script = "import sys\nsys.exit('the first line\\nCUDA is made of cheese')"
-    monkeypatch.setattr(comp, "ENVIRONMENT", fake_environment(tmp_path, script))
+    monkeypatch.setattr(processes, "ENVIRONMENT", fake_environment(tmp_path, script))
     options = ("--paths", compared.file, "--task", TASK, "--models", "BPR", "LightGBM", "--epochs", 3)
     assert call(comp.main, *options) == 1
     said = capsys.readouterr()
@@ -259,14 +265,14 @@ print(json.dumps({"checkpoint": 1}))
 
 
 def test_scores_of_other_rows_are_refused(compared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(comp, "ENVIRONMENT", fake_environment(tmp_path, OTHER_ORDER))
+    monkeypatch.setattr(processes, "ENVIRONMENT", fake_environment(tmp_path, OTHER_ORDER))
     assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "BPR", "--epochs", 1) == 1
     assert "rows are not those of step 1" in capsys.readouterr().err
     assert not any(result.model == "BPR" and result.epochs == 1 for result in read_results(compared.results))
 
 
 def test_bad_input(compared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(comp, "ENVIRONMENT", tmp_path / "nowhere")
+    monkeypatch.setattr(processes, "ENVIRONMENT", tmp_path / "nowhere")
     options = ("--paths", compared.file, "--task", TASK)
     assert call(comp.main, *options, "--models", "BPR") == 2
     assert "`make baseline` makes it" in capsys.readouterr().err
