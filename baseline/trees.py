@@ -105,6 +105,9 @@ class LightGBMTrees:
             "num_leaves": 31,
             "min_data_in_leaf": 100,
             "feature_fraction": 0.5,
+            # On clicks of KuaiRand validation AUC is 0.7341 with both, 0.7311 with the defaults of 10.
+            "cat_smooth": 100.0,
+            "cat_l2": 100.0,
             "categorical_feature": inputs.categories,
             "seed": settings.seed,
             "num_threads": settings.threads,
