@@ -491,11 +491,11 @@ def test_recbole_gets_every_column_of_users_and_items(compared, tmp_path):
         names = [f"{side}_column_{place}" for place in range(len(stored))]
         assert header.split("\t") == [f"{side}_id:token", *map(":".join, zip(names, kinds, strict=True))]
         assert fields[side] == names
-        for column, cells in zip(stored, columns[1:], strict=True):
+        for column, found in zip(stored, columns[1:], strict=True):
             if column.is_category:
-                assert list(cells) == [str(code) if code else "" for code in column.values]
+                assert list(found) == [str(code) if code else "" for code in column.values]
             else:
-                scores = np.array(cells, float)
+                scores = np.array(found, float)
                 assert np.isfinite(scores).all() and (scores[np.isnan(column.values)] == 0).all()
                 known = np.isfinite(column.values)
                 assert (np.diff(scores[known][np.argsort(column.values[known])]) >= 0).all()
