@@ -129,7 +129,10 @@ def main() -> None:
         ids = data.user_names[data.user[rows.rows]], data.item_names[data.item[rows.rows]]
         write_rows(Path(job["out"]), name, *ids, rows.label.numpy())
     started = time.perf_counter()
-    steps = tree_steps(job, RivalInputs(data, matrices)) if model.columns else bias_steps(matrix, data)
+    if model.columns:
+        steps = tree_steps(job, RivalInputs(data, matrices, rates=MAKERS[model.name].uses_rates))
+    else:
+        steps = bias_steps(matrix, data)
     seconds = time.perf_counter() - started
     count = len(matrix.train)
     shared = {"rows_learned": count, "batch_size": count, "device": "cpu"}

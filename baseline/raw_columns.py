@@ -134,14 +134,15 @@ class RivalInputs:
     Args:
         data: Output of step 1.
         matrices: Feature matrices whose columns follow; all of the same rows.
+        rates: Whether rates and counts are among the columns.
     """
 
-    def __init__(self, data: Interactions, matrices: Sequence[FactorMatrix]) -> None:
+    def __init__(self, data: Interactions, matrices: Sequence[FactorMatrix], *, rates: bool = True) -> None:
         self.data = data
         self.matrices = list(matrices)
         self.columns = raw_columns(data)
         self._block = draw_folds(data.split, FOLDS, FOLD_SEED)
-        self._rates = {side: rate_tables(data, self._block, side) for side in ("user", "item")}
+        self._rates = {side: rate_tables(data, self._block, side) for side in ("user", "item") if rates}
 
     @property
     def names(self) -> list[str]:

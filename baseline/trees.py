@@ -4,11 +4,13 @@ Ten trees are an epoch. After some number of epochs rows are scored with as many
 validation rows; that is the early stop, and the only use of validation labels. No more trees are grown after `PATIENCE`
 epochs without a better one. Test rows are only scored.
 
-LightGBM splits categories by their gradients. CatBoost replaces each category by ordered target statistics of its own.
+LightGBM splits categories by their gradients. CatBoost replaces each category, ids included, by ordered target
+statistics of its own, and gets no rates: beside its statistics of the id, an out-of-fold rate betrays the labels of the
+fold. With rates its validation AUC on clicks of KuaiRand was best after 60 trees, at 0.7272.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -95,6 +97,7 @@ class TrainingRows(lightgbm.Sequence):
 class LightGBMTrees:
     """LightGBM; see `Trees`."""
 
+    uses_rates = True
     learning_rate = LEARNING_RATE
     patience = PATIENCE
 
@@ -170,6 +173,7 @@ class _Clock:
 class CatBoostTrees:
     """CatBoost; see `Trees`. All trees are grown at once, in the first epoch, because it cannot grow more later."""
 
+    uses_rates = False
     learning_rate = LEARNING_RATE
     patience = PATIENCE
 
@@ -235,7 +239,7 @@ class CatBoostTrees:
         return int(sum(leaves) + np.log2(leaves).sum())
 
 
-MAKERS: dict[str, Callable[[RivalInputs, TreeSettings], Trees]] = {
+MAKERS: dict[str, type[LightGBMTrees] | type[CatBoostTrees]] = {
     "LightGBM": LightGBMTrees,
     "LightGBM plus": LightGBMTrees,
     "CatBoost": CatBoostTrees,
