@@ -86,7 +86,7 @@ EPOCHS := 1 2 3 5 10 20 30 50
 # $(1): the path.json, $(2): its tasks.
 define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
-		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" "bias model"
+		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" CatBoost "CatBoost plus" "bias model"
 endef
 # $(1): the path.json, $(2): its tasks, $(3): results after so many epochs.
 define compared_once

@@ -8,6 +8,7 @@ import tomllib
 import uuid
 from pathlib import Path
 
+import comp
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,6 @@ import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
 import viewer
-from baseline import comp
 from mma4ctr.data import row_order
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.log_columns import SIDES, stored_columns
