@@ -5,7 +5,7 @@
 #   make test     lint, format, types and tests
 #   make own-data        the steps on MovieLens-100k, read by a description, and the baselines on the same rows
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
-#   make real            the steps on the real input in ../shared/data/tiktok-real
+#   make real            the steps on the real input in ../shared/data: tiktok-real and kuairand-real
 #   make compare         every model on the demo's three tasks and the real input, and the tables of README.md and docs/: hours
 #   make test-baseline   the tests that need that environment
 #   make test-long       the tests that take long: every step killed at 50 moments
@@ -43,13 +43,16 @@ demo: .venv/installed
 	$(RUN) -m mma4ctr.simulation demo --dataset wechat --rows 130000
 	$(RUN) -m mma4ctr.simulation demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
-	@echo "The report: demo/saved/report.html"
+	@echo "Made: features, runs, tables, figures and a report of two simulated data sets."
+	@echo "Report: demo/saved/report.html, tables in demo/saved/tables/, every run in demo/saved/results.jsonl"
+	@echo "Next: make own-data, the same steps on MovieLens-100k; docs/your-data.md explains how to describe your own data."
 
-# The real input has one target, like: its column finish holds the same labels. The folder must exist before the relative
-# paths of configs/tiktok-real.json can go through it.
+# tiktok-real has one target, like: its column finish holds the same labels. The folders must exist before the relative
+# paths of the configurations can go through them.
 real: .venv/installed
-	mkdir -p demo/real
+	mkdir -p demo/real demo/kuairand
 	$(call steps,configs/tiktok-real.json,--min-interactions 5,--points 400)
+	$(call steps,configs/kuairand-real.json,--min-interactions 5,--points 400)
 
 # RecBole's wheel contains MovieLens-100k.
 own-data: .venv/installed .venv-baseline/installed
@@ -83,13 +86,13 @@ EPOCHS := 1 2 3 5 10 20 30 50
 # $(1): the path.json, $(2): its tasks.
 define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
-		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" "bias model"
+		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" CatBoost "CatBoost plus" "bias model"
 endef
 # $(1): the path.json, $(2): its tasks, $(3): results after so many epochs.
 define compared_once
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(3) --seeds 1 --models all
 endef
-REAL_IS_THERE := $(wildcard ../shared/data/tiktok-real)
+REAL_IS_THERE := $(and $(wildcard ../shared/data/tiktok-real),$(wildcard ../shared/data/kuairand-real))
 
 # With 90,000 positives of tiktok_finish BERT4Rec and GC-SAN take over half a minute an epoch, so the slow models end at 20.
 compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
@@ -98,7 +101,9 @@ compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
 	$(call compared_once,demo/path.json,tiktok_finish,$(filter-out 30 50,$(EPOCHS)))
 	$(if $(REAL_IS_THERE),$(call compared,configs/tiktok-real.json,tiktok_like))
 	$(if $(REAL_IS_THERE),$(call compared_once,configs/tiktok-real.json,tiktok_like,$(EPOCHS)))
-	$(RUN) baseline/readme.py "demo world=demo/path.json" $(if $(REAL_IS_THERE),"tiktok-real=configs/tiktok-real.json") \
+	$(if $(REAL_IS_THERE),$(call compared,configs/kuairand-real.json,kuairand_click kuairand_long kuairand_like))
+	$(RUN) baseline/readme.py "demo world=demo/path.json" \
+		$(if $(REAL_IS_THERE),"tiktok-real=configs/tiktok-real.json" "kuairand-real=configs/kuairand-real.json") \
 		$(if $(wildcard demo/own/saved/results.jsonl),--newest "MovieLens-100k=configs/movielens.json")
 
 test-baseline: .venv/installed .venv-baseline/installed

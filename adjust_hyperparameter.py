@@ -1,17 +1,18 @@
-"""Step 6 of 8: every experiment of the study: many runs of step 5, and their tables.
+"""Step 6 of 8: run the experiments of the study, which are many runs of step 5, and write their tables.
 
-Reads    what steps 1 and 2 made; makes user embeddings and matrices that are not there, those of other protocols and
-         lengths in folders of their own (below `sweep/` in each path)
+Reads    the output of steps 1 and 2; missing user embeddings and matrices are made, those of other protocols and
+         lengths in folders below `sweep/` in each path
 Writes   lines in saved_path/results.jsonl, torch_model_path/<task>/<run id>/, saved_path/tables/<study>.{md,csv}
 
-The studies are listed in mma4ctr/evaluation/studies.py. Runs that differ only in epochs are one training with results
-taken at each checkpoint. A run that stands in results.jsonl already, made from the same inputs, is not repeated: after
-a crash the same command goes on where it was.
+mma4ctr/evaluation/studies.py lists the studies. Runs that differ only in epochs are one training with a result at each
+checkpoint. Runs that results.jsonl has from the same inputs are not repeated, so after a crash the same command
+continues.
 
     python adjust_hyperparameter.py --study embedding-length batch-size --task wechat_click --seeds 5 --jobs 2
 """
 
-from dataclasses import replace
+import argparse
+from dataclasses import dataclass, field
 
 import mma4ctr.runtime.environment
 
@@ -22,7 +23,7 @@ import preprocess_multimodal
 from mma4ctr.data.interactions import features_artifact, interactions_artifact, user_embedding_artifact
 from mma4ctr.data.splits import write_other_split
 from mma4ctr.datasets import split_task
-from mma4ctr.evaluation.plans import Group, plan
+from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
 from mma4ctr.evaluation.study_cells import prepared_inputs
@@ -42,27 +43,38 @@ from mma4ctr.runtime.console import (
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.ray_cluster import add_ray_option
 from mma4ctr.steps.matrices import MatrixOptions
-from mma4ctr.steps.options import add_task_options, chosen_tasks
-from mma4ctr.steps.sweep import finished, missing_checkpoints, rates_of, show_plan, sweep, sweep_on_ray, undamaged
+from mma4ctr.steps.options import add_device_option, add_task_options, chosen_tasks
+from mma4ctr.steps.sweep import sweep, sweep_on_ray
+from mma4ctr.steps.sweep_plan import (
+    PlannedTraining,
+    expected_seconds,
+    finished,
+    missing_checkpoints,
+    own_paths,
+    show_plan,
+    undamaged,
+)
 from mma4ctr.steps.training_run import choose_device
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
-from mma4ctr.storage.paths import SWEEP, Paths, load_paths
+from mma4ctr.storage.paths import Paths, load_paths
 from mma4ctr.storage.writable import demand_room_for_results
 
 
-def own_paths(paths: Paths, inputs: Inputs, base: Inputs) -> Paths:
-    """Where the inputs of a protocol lie: the user's own folders where they are those, else folders of their own."""
-    if inputs == base:
-        return paths
-    name = f"{inputs.split}-{inputs.evidence}-{inputs.length}-{inputs.scaling}"
-    own = replace(paths, user_embedding=paths.user_embedding / SWEEP / name, matrix=paths.matrix / SWEEP / name)
-    if inputs.split != base.split:
-        own = replace(own, graph=paths.graph / SWEEP / str(inputs.split), modal=paths.modal / SWEEP / str(inputs.split))
-    return own
-
-
 def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Paths:
-    """Steps 1 to 3 for a protocol, where they are not made yet; returns its folders."""
+    """Run steps 1 to 3 for a protocol, except those whose output exists.
+
+    Args:
+        paths: The user's folders.
+        task: The task.
+        inputs: How the inputs of the protocol are made.
+        base: How the inputs in the user's folders are made.
+
+    Returns:
+        The folders of the protocol.
+
+    Raises:
+        UserError: The output of step 1 or 2 is missing or outdated.
+    """
     dataset, _ = split_task(task)
     own = own_paths(paths, inputs, base)
     graph = interactions_artifact(paths, dataset)
@@ -117,26 +129,91 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str, cache: PlusCa
 
 
 def chosen_studies(names: list[str]) -> list[Study]:
-    """The studies named; raises `UserError` with those there are."""
+    """Return the studies of `--study`; raises `UserError` for an unknown name."""
     for name in names:
         if name != "all" and name not in STUDIES:
             raise unknown_name("study", name, ("all", *STUDIES))
     return list(STUDIES.values()) if "all" in names else [STUDIES[name] for name in dict.fromkeys(names)]
 
 
-def main() -> int:
+@dataclass(frozen=True)
+class SweepOptions:
+    """What the sweep runs.
+
+    Attributes:
+        studies: The studies.
+        seeds: Number of runs of each case.
+        done: Ids of the finished runs.
+        make_inputs: Make missing inputs; otherwise a training without a matrix counts as not started.
+        cache: Tables of features plus, which the tasks of a data set share.
+    """
+
+    studies: list[Study]
+    seeds: int
+    done: set[str]
+    make_inputs: bool
+    cache: PlusCache = field(default_factory=PlusCache)
+
+
+def plan_task(paths: Paths, task: str, options: SweepOptions) -> list[PlannedTraining]:
+    """List the trainings of a task, and make their matrices.
+
+    Args:
+        paths: The user's folders.
+        task: The task.
+        options: What the sweep runs.
+
+    Returns:
+        The trainings.
+
+    Raises:
+        UserError: An input is missing or outdated, or a matrix cannot be made.
+    """
+    modal = features_artifact(paths, split_task(task)[0])
+    base, known = prepared_inputs(paths, task), variants_for(paths, task)
+    planned = []
+    for whole in plan(options.studies, task, base, modal.manifest["modalities"], options.seeds, known):
+        own = own_paths(paths, whole.inputs, base)
+        folder = own.matrix / task / whole.variant
+        matrix: Artifact | None = None
+        if options.make_inputs:
+            own = make_features(paths, task, whole.inputs, base)
+            matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), options.cache, ours=own != paths)
+        elif (folder / MANIFEST).is_file():
+            made_by = MADE_BY[variant_kind(whole.variant)]
+            matrix = undamaged(folder) if own != paths else read_artifact(folder, made_by)
+        rest = missing_checkpoints(whole, matrix, options.done) if matrix else whole
+        planned.append(PlannedTraining(own, whole, rest))
+    return planned
+
+
+def read_options() -> argparse.Namespace:
+    """Parse the command line."""
     options = parser(__doc__)
     add_task_options(options)
-    options.add_argument("--study", nargs="+", default=["all"], metavar="S", help=f"all, or of {', '.join(STUDIES)}")
     options.add_argument(
-        "--seeds", type=whole_number(1, 10_000), default=5, help="runs of each case, with seeds 0, 1, ..."
+        "--study", nargs="+", default=["all"], metavar="S", help=f"studies: {', '.join(STUDIES)} (default: all)"
     )
-    options.add_argument("--jobs", type=whole_number(1, 1000), help="processes; none: one per core, on CUDA one")
-    options.add_argument("--device", default="auto", help="auto: CUDA where there is one; cpu, cuda, ...")
-    options.add_argument("--dry-run", action="store_true", help="list the runs, what is done and the estimated time")
+    options.add_argument(
+        "--seeds", type=whole_number(1, 10_000), default=5, metavar="N", help="runs of each case, with seeds 0 to N - 1"
+    )
+    options.add_argument(
+        "--jobs",
+        type=whole_number(1, 1000),
+        metavar="N",
+        help="number of processes (default: one per core, one on CUDA)",
+    )
+    add_device_option(options)
+    options.add_argument(
+        "--dry-run", action="store_true", help="only list the runs, which are done, and the estimated time"
+    )
     add_ray_option(options, "the runs")
-    arguments = options.parse_args()
+    return options.parse_args()
 
+
+def main() -> int:
+    """Run the command; returns exit code 1 if a training failed."""
+    arguments = read_options()
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     studies = chosen_studies(arguments.study)
@@ -147,53 +224,22 @@ def main() -> int:
     jobs = arguments.jobs or (1 if device.type == "cuda" else cores())
     results = read_results(paths.results) if paths.results.exists() else []
     done = {result.run_id for result in results}
-    rate = rates_of(results)
 
-    groups: list[tuple[Group, Group]] = []  # whole, and what is left of it
-    work: list[tuple[Paths, Group]] = []
-    training_rows = {}
-    cache = PlusCache()
-    for task in tasks:
-        dataset, _ = split_task(task)
-        modal = features_artifact(paths, dataset)
-        base = prepared_inputs(paths, task)
-        training_rows[task] = base.train_rows or 0
-        known = variants_for(paths, task)
-        for whole in plan(studies, task, base, modal.manifest["modalities"], arguments.seeds, known):
-            own = own_paths(paths, whole.inputs, base)
-            folder = own.matrix / task / whole.variant
-            if not arguments.dry_run:
-                own = make_features(paths, task, whole.inputs, base)
-                matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), cache, ours=own != paths)
-                rest = missing_checkpoints(whole, matrix, done)
-            elif (folder / MANIFEST).is_file():
-                there = (
-                    undamaged(folder) if own != paths else read_artifact(folder, MADE_BY[variant_kind(whole.variant)])
-                )
-                rest = missing_checkpoints(whole, there, done) if there else whole
-            else:
-                rest = whole
-            groups.append((whole, rest))
-            if rest.checkpoint_epochs:
-                work.append((own, rest))
-
-    def cost(group: Group) -> float:
-        """Expected seconds of a training."""
-        return max(group.checkpoint_epochs, default=0) * training_rows[group.task] / rate(group.settings.batch_size)
-
+    options = SweepOptions(studies, arguments.seeds, done, make_inputs=not arguments.dry_run)
+    planned = [training for task in tasks for training in plan_task(paths, task, options)]
+    cost = expected_seconds(paths, tasks, results)
     if arguments.dry_run:
-        show_plan(groups, cost, jobs)
+        show_plan(planned, cost, jobs)
         return 0
+    work = [(one.paths, one.rest) for one in planned if one.rest.checkpoint_epochs]
     runs = sum(len(group.checkpoint_epochs) for _, group in work)
-    note(
-        f"{sum(len(whole.checkpoint_epochs) for whole, _ in groups):,} runs, {runs:,} to do in {len(work):,} trainings"
-    )
+    total = sum(len(one.whole.checkpoint_epochs) for one in planned)
+    note(f"{total:,} runs, {runs:,} to do in {len(work):,} trainings")
     if arguments.ray:
         failed = sweep_on_ray(work, cost, arguments.ray, str(device))
     else:
         failed = sweep(work, cost, jobs, str(device)) if work else 0
-    results = read_results(paths.results)
-    written = write_tables(paths, results, studies, tasks)
+    written = write_tables(paths, read_results(paths.results), studies, tasks)
     closing_line(6, f"{len(written)} tables to {paths.saved / 'tables'} and {paths.results}", runs, watch, unit="runs")
     return 1 if failed else 0
 

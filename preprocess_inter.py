@@ -27,14 +27,15 @@ from mma4ctr.data.column_files import (
 from mma4ctr.data.negative_sampling import add_negatives
 from mma4ctr.data.recbole_export import LINE_BYTES
 from mma4ctr.data.row_order import count_rows, record_type
-from mma4ctr.data.splits import SPLITS, split_rows, split_sizes
+from mma4ctr.data.splits import SEEDED_SPLITS, SPLITS, given_rows, split_rows, split_sizes
 from mma4ctr.data.summary import describe, refuse_one_class
 from mma4ctr.datasets import find_datasets
-from mma4ctr.datasets.base import RawDataset
+from mma4ctr.datasets.base import GIVEN_VALID_TEST, RawDataset
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
+from mma4ctr.steps.options import add_bad_lines_option, add_dataset_option
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.paths import Paths, load_paths
@@ -47,7 +48,7 @@ class StepSettings:
 
     Attributes:
         min_interactions: Users with fewer raw rows are dropped.
-        split: One of `SPLITS`.
+        split: One of `SPLITS`, or of `GIVEN_SPLITS`.
         seed: Seed of the split and of the negatives.
     """
 
@@ -75,10 +76,19 @@ def count_users(raw: RawDataset, min_interactions: int, bad: BadLines) -> UserCo
 
 def demand_step_space(raw: RawDataset, rows: int, paths: Paths) -> None:
     """Raise `UserError` if the disk lacks the space to sort and write this number of rows."""
-    record = record_type(raw.targets, raw.columns_of("context")).itemsize
+    record = record_type(raw).itemsize
     demand_space(paths.temp, rows * record, f"sorting {rows:,} rows")
     written = rows * (1 + raw.negatives)
     demand_space(paths.graph, written * (record + LINE_BYTES), f"the output of {written:,} rows")
+
+
+def chosen_split(raw: RawDataset, split: str | None, valid: str | None) -> str:
+    """Return the name of the split; raises `UserError` for an option that contradicts the data."""
+    if raw.split and split:
+        raise UserError(f"--split {split}: {raw.name} comes with a split, which is used; leave out --split")
+    if valid and not raw.split:
+        raise UserError(f"--valid {valid}: only for data that come with a split, and {raw.name} does not")
+    return GIVEN_VALID_TEST if valid else raw.split or split or SPLITS[0]
 
 
 def artifact_writer(raw: RawDataset, paths: Paths, settings: StepSettings) -> ArtifactWriter:
@@ -90,7 +100,7 @@ def artifact_writer(raw: RawDataset, paths: Paths, settings: StepSettings) -> Ar
         "track": raw.track,
         "min_interactions": settings.min_interactions,
         "split": settings.split,
-        "seed": settings.seed if settings.split != "chronological" or raw.negatives else None,
+        "seed": settings.seed if settings.split in SEEDED_SPLITS or raw.negatives else None,
     }
     if raw.negatives:
         recorded["negatives"] = raw.negatives
@@ -136,11 +146,18 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
                 raise UserError(f"{source}: no row of a kept user has a known item; check the item ids")
             rows = len(column["user"])
             replace_item_ids(writer, column, made.item_ids)
-            split = split_rows(settings.split, column["user"], column["time"], settings.seed)
+            if raw.split:
+                given = column.pop("split")[:]
+                (writer.building / "split.npy").unlink()
+                split = given_rows(given, column["time"], valid_is_test=settings.split == GIVEN_VALID_TEST)
+            else:
+                split = split_rows(settings.split, column["user"], column["time"], settings.seed)
             if raw.negatives:
                 column, split = add_negatives(writer, column, split, items, raw.negatives, settings.seed)
             positives = count_positives(column, raw.targets)
             refuse_one_class(raw, positives, len(split))
+            if settings.split == GIVEN_VALID_TEST and not raw.test_labels:
+                raise UserError(f"{source}: the test rows have no labels, so they cannot be the validation rows")
             sizes = split_sizes(split, settings.split, source)
             writer.array("split", split)
             tables = write_ids(raw, writer, counts.kept.ids, made.item_ids)
@@ -160,6 +177,8 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
                 **({"drawn": len(split) - rows} if raw.negatives else {}),
             }
             writer.manifest["positives"] = positives
+            if not raw.test_labels:
+                writer.manifest["test_labels"] = False
     describe(raw, writer.manifest)
     return len(split)
 
@@ -167,30 +186,31 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
 def main() -> None:
     """Run the command."""
     options = parser(__doc__)
-    options.add_argument(
-        "--dataset",
-        nargs="+",
-        metavar="D",
-        default=[],
-        help="data sets (default: all that path.json names and whose files exist)",
-    )
+    add_dataset_option(options)
     options.add_argument(
         "--track", choices=("track1", "track2"), help="TikTok track (default: track1 if its files exist, else track2)"
     )
     options.add_argument(
         "--min-interactions",
-        type=whole_number(1),
+        type=whole_number(0),
         metavar="N",
         help="drop users with fewer raw rows (default: 100 for WeChat and 4000 for TikTok, as in the study; as "
         "in the description for described data sets)",
     )
-    options.add_argument("--split", choices=SPLITS, default="chronological", help="how rows are split 8 : 1 : 1")
+    options.add_argument(
+        "--split",
+        choices=SPLITS,
+        help="how rows are split 8 : 1 : 1 (default: as the data give it, else chronological)",
+    )
+    options.add_argument(
+        "--valid",
+        choices=("test",),
+        help="select on the test rows of a given split; results are marked SELECTED ON TEST",
+    )
     options.add_argument(
         "--seed", type=seed_number, default=0, help="seed of the random and user splits and of negatives"
     )
-    options.add_argument(
-        "--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="skip up to N bad lines"
-    )
+    add_bad_lines_option(options)
     add_ray_option(options, "the reading of the raw file")
     arguments = options.parse_args()
 
@@ -202,8 +222,9 @@ def main() -> None:
     found = find_datasets(paths, arguments.dataset, arguments.track)
     for raw in found:
         raw.workers = workers
-        minimum = arguments.min_interactions or raw.min_interactions
-        rows += write_interactions(raw, paths, StepSettings(minimum, arguments.split, arguments.seed), bad)
+        minimum = raw.min_interactions if arguments.min_interactions is None else arguments.min_interactions
+        split = chosen_split(raw, arguments.split, arguments.valid)
+        rows += write_interactions(raw, paths, StepSettings(minimum, split, arguments.seed), bad)
     bad.report()
     closing_line(1, ", ".join(str(paths.graph / raw.name) for raw in found), rows, watch)
 

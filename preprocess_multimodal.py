@@ -29,6 +29,7 @@ from mma4ctr.features.new_items import new_items_folder, write_new_features
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser, run, unknown_name, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
+from mma4ctr.steps.options import add_bad_lines_option, add_dataset_option
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, demand_space, read_artifact
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.paths import Paths, load_paths
@@ -128,13 +129,7 @@ def check_widths(widths: dict[str, int], kinds: Iterable[Kind]) -> None:
 def main() -> None:
     """Run the command."""
     options = parser(__doc__)
-    options.add_argument(
-        "--dataset",
-        nargs="+",
-        metavar="D",
-        default=[],
-        help="data sets (default: all that path.json names and whose files exist)",
-    )
+    add_dataset_option(options)
     options.add_argument(
         "--width",
         nargs="+",
@@ -154,9 +149,7 @@ def main() -> None:
         metavar="FILE",
         help="TSV with the column item: reduce only the features of items without kept rows, for mlp.py --predict",
     )
-    options.add_argument(
-        "--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="skip up to N bad lines"
-    )
+    add_bad_lines_option(options)
     add_ray_option(options, "the reading of the raw files")
     arguments = options.parse_args()
 

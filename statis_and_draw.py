@@ -1,10 +1,10 @@
-"""Step 7 of 8: statistics of the data, and the figures of the studies.
+"""Step 7 of 8: statistics of the data and figures of the studies.
 
 Reads    graph_path/<dataset>/, saved_path/results.jsonl, torch_model_path/<task>/<run id>/history.json
 Writes   saved_path/tables/statistics.{md,csv}; saved_path/figures/ as PNG and SVG: negatives_per_positive, activity,
          popularity, study_<study>, loss
 
-Figures of the studies show the mean test AUC over the seeds, and a band from the smallest to the largest. Titles name
+A figure of a study shows the mean test AUC over the seeds, and a band from the smallest to the largest. Its title names
 the protocol.
 
     python statis_and_draw.py --task wechat_click tiktok_like
@@ -12,6 +12,7 @@ the protocol.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,7 +33,7 @@ from mma4ctr.steps.options import add_task_options, chosen_tasks
 from mma4ctr.storage.artifacts import MANIFEST, Artifact
 from mma4ctr.storage.paths import Paths, load_paths
 
-# The studies with a figure: axis label, and whether the axis is logarithmic.
+# The label of the x axis of each study with a figure, and whether the axis is logarithmic.
 FIGURES = {
     "epochs": ("epochs", False),
     "learning-rate": ("learning rate", True),
@@ -42,7 +43,14 @@ FIGURES = {
 
 
 def doubling_buckets(counts: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """How many of `counts` (int, at least 1) lie in 1, 2-3, 4-7, ...: labels and sizes, from the first filled on."""
+    """Count how many numbers lie in the buckets 1, 2-3, 4-7, ...
+
+    Args:
+        counts: int (n,), at least 1.
+
+    Returns:
+        Labels and sizes of the buckets, from the first bucket with a number in it.
+    """
     bucket = np.floor(np.log2(np.maximum(counts, 1))).astype(int)
     sizes = np.bincount(bucket)
     first = int(bucket.min())
@@ -51,15 +59,15 @@ def doubling_buckets(counts: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 
 def prepared_datasets(paths: Paths) -> list[str]:
-    """The data sets that step 1 has prepared; raises `UserError` where there is none."""
+    """Return the names of the data sets that step 1 has prepared; raises `UserError` if there is none."""
     found = [name for name in known_datasets(paths) if (paths.graph / name / MANIFEST).is_file()]
     if not found:
-        raise UserError(f"{paths.graph}: holds no data set yet; run preprocess_inter.py first")
+        raise UserError(f"{paths.graph}: contains no prepared data set; run preprocess_inter.py first")
     return found
 
 
 def draw_ratios(paths: Paths, artifacts: dict[str, Artifact]) -> Path:
-    """Bars of negatives per positive, one panel per data set."""
+    """Draw the negatives per positive of each task as bars, one panel per data set."""
     with panels(len(artifacts), width=4.2) as (figure, axes):
         for axis, (name, artifact) in zip(axes, artifacts.items(), strict=True):
             ratios = dict(sorted(negatives_per_positive(artifact).items(), key=lambda item: item[1]))
@@ -73,7 +81,18 @@ def draw_ratios(paths: Paths, artifacts: dict[str, Artifact]) -> Path:
 
 
 def draw_counts(paths: Paths, counts: dict[str, np.ndarray], name: str, unit: str, of: str) -> Path:
-    """Buckets and a log-log curve of counts, two panels per data set: `counts` int (users or items,)."""
+    """Draw buckets and a log-log curve of counts, two panels per data set.
+
+    Args:
+        paths: Where to write.
+        counts: int (users or items,) by data set.
+        name: Name of the figure.
+        unit: `users` or `items`.
+        of: What is counted, for the axes.
+
+    Returns:
+        The file.
+    """
     with panels(2 * len(counts), width=3.4, height=3.0) as (figure, axes):
         for position, (dataset, values) in enumerate(counts.items()):
             labels, sizes = doubling_buckets(values)
@@ -88,27 +107,43 @@ def draw_counts(paths: Paths, counts: dict[str, np.ndarray], name: str, unit: st
         return save_figure(figure, paths, name)
 
 
+def _lines_of(study: Study, table: list[Cell]) -> dict[str, list[tuple[float, Cell]]]:
+    """Return the points (x, cell) of each line of a study's figure: one line for each number of epochs."""
+    if len(study.cases) == 1:
+        return {"": [(float(cell.epochs), cell) for cell in table]}
+    return {
+        f"{epochs} epochs": [(float(cell.case.label), cell) for cell in table if cell.epochs == epochs]
+        for epochs in study.epochs
+    }
+
+
+def _draw_line(axis: Axes, name: str, points: list[tuple[float, Cell]], style: dict[str, Any]) -> None:
+    """Draw the mean AUC of each cell's runs, and a band from the smallest to the largest."""
+    known = sorted((x, [run.auc for run in cell.runs if run.auc is not None]) for x, cell in points if cell.runs)
+    known = [(x, values) for x, values in known if values]
+    places = [x for x, _ in known]
+    axis.plot(places, [np.mean(values) for _, values in known], label=name, **style)
+    low, high = [min(values) for _, values in known], [max(values) for _, values in known]
+    axis.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
+
+
 def draw_study(paths: Paths, study: Study, tables: dict[str, list[Cell]]) -> Path:
-    """Mean test AUC with a band over the seeds, a panel per task."""
+    """Draw the mean test AUC with a band over the seeds.
+
+    Args:
+        paths: Where to write.
+        study: The study.
+        tables: Cells of its table by task; each task has a panel.
+
+    Returns:
+        The file.
+    """
     label, logarithmic = FIGURES[study.name]
     with panels(len(tables), width=4.0, height=3.1) as (figure, axes):
         for axis, (task, table) in zip(axes, tables.items(), strict=True):
-            if len(study.cases) == 1:
-                lines = {"": [(float(cell.epochs), cell) for cell in table]}
-            else:
-                lines = {
-                    f"{epochs} epochs": [(float(c.case.label), c) for c in table if c.epochs == epochs]
-                    for epochs in study.epochs
-                }
+            lines = _lines_of(study, table)
             for style, (name, points) in zip(line_styles(), lines.items(), strict=False):
-                known = sorted(
-                    (x, [run.auc for run in cell.runs if run.auc is not None]) for x, cell in points if cell.runs
-                )
-                known = [(x, values) for x, values in known if values]
-                places = [x for x, _ in known]
-                axis.plot(places, [np.mean(values) for _, values in known], label=name, **style)
-                low, high = [min(values) for _, values in known], [max(values) for _, values in known]
-                axis.fill_between(places, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                _draw_line(axis, name, points, style)
             if logarithmic:
                 axis.set_xscale("log", base=2 if study.name == "batch-size" else 10)
             seeds = max(len(cell.runs) for cell in table)
@@ -121,7 +156,16 @@ def draw_study(paths: Paths, study: Study, tables: dict[str, list[Cell]]) -> Pat
 
 
 def run_with_history(paths: Paths, results: Sequence[Result], task: str) -> tuple[Result, list[dict]] | None:
-    """The run of the default variant with the most epochs, the newest of equals, with its history."""
+    """Find the run of the default variant with the most epochs, and of several the newest.
+
+    Args:
+        paths: The folders.
+        results: The lines of results.jsonl.
+        task: The task.
+
+    Returns:
+        The run and its history by epoch; None if no run has a history.
+    """
     found: tuple[Result, list[dict]] | None = None
     variant = prepared_inputs(paths, task).variant
     for result in results:
@@ -133,7 +177,7 @@ def run_with_history(paths: Paths, results: Sequence[Result], task: str) -> tupl
 
 
 def draw_losses(paths: Paths, results: Sequence[Result], tasks: Sequence[str]) -> Path | None:
-    """Training and validation loss by epoch, a panel per task."""
+    """Draw training and validation loss by epoch, one panel per task; returns None without a history."""
     histories = {task: found for task in tasks if (found := run_with_history(paths, results, task))}
     if not histories:
         return None
@@ -155,7 +199,20 @@ def _draw_history(axis: Axes, history: list[dict]) -> None:
         axis.plot(epochs, [entry[key] for entry in history], label=name, **style | {"markersize": 2.5})
 
 
+def draw_data(paths: Paths, artifacts: dict[str, Artifact]) -> list[Path]:
+    """Draw the figures of the data sets: negatives per positive, activity of users, popularity of items."""
+    data = {name: load_interactions(paths, name) for name in artifacts}
+    by_user = {name: np.bincount(one.user) for name, one in data.items()}
+    by_item = {name: np.bincount(one.item) for name, one in data.items()}
+    return [
+        draw_ratios(paths, artifacts),
+        draw_counts(paths, by_user, "activity", "users", "interactions per user"),
+        draw_counts(paths, by_item, "popularity", "items", "interactions per item"),
+    ]
+
+
 def main() -> None:
+    """Run the command."""
     options = parser(__doc__)
     add_task_options(options)
     arguments = options.parse_args()
@@ -167,21 +224,12 @@ def main() -> None:
     artifacts = {name: interactions_artifact(paths, name) for name in names}
     layout = statistics_layout(artifacts)
     write_layout(paths.saved / "tables" / "statistics", "statistics", layout)
-    print_table("Data as step 1 keeps them", layout.header, [[text for text, _ in row] for row in layout.rows])
+    print_table("Data after step 1", layout.header, [[text for text, _ in row] for row in layout.rows])
 
-    data = {name: load_interactions(paths, name) for name in names}
-    written = [
-        draw_ratios(paths, artifacts),
-        draw_counts(
-            paths, {n: np.bincount(d.user) for n, d in data.items()}, "activity", "users", "interactions per user"
-        ),
-        draw_counts(
-            paths, {n: np.bincount(d.item) for n, d in data.items()}, "popularity", "items", "interactions per item"
-        ),
-    ]
+    written = draw_data(paths, artifacts)
     results = read_results(paths.results) if paths.results.exists() else []
     if not results:
-        note(f"{paths.results}: no results yet, so no figure of them; mlp.py and adjust_hyperparameter.py make them")
+        note(f"{paths.results}: no results yet, so no figures of studies; run mlp.py or adjust_hyperparameter.py")
     for name in FIGURES:
         tables = study_tables(paths, results, STUDIES[name], tasks)
         if tables:

@@ -145,6 +145,7 @@ def section_title(one: TaskTables) -> str:
 
 
 def protocol_of(one: TaskTables) -> str:
+    """The protocol that the runs of a task share."""
     return protocol_line([run for cell in one.cells for run in cell.runs])
 
 
@@ -218,7 +219,16 @@ def newest_auc(paths: Paths, task: str, results: Sequence[Result]) -> dict[str, 
 
 
 def between_marks(file: Path, mark: str, content: str) -> None:
-    """Replace what a file has between `<!-- mark -->` and `<!-- /mark -->`; raises `UserError` without such marks."""
+    """Replace what a file has between `<!-- mark -->` and `<!-- /mark -->`.
+
+    Args:
+        file: The file.
+        mark: Name of the marks.
+        content: What stands between them from now on.
+
+    Raises:
+        UserError: If the file has no such marks.
+    """
     pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.S)
     text = file.read_text()
     if not pattern.search(text):
@@ -227,7 +237,17 @@ def between_marks(file: Path, mark: str, content: str) -> None:
 
 
 def named_paths(text: str) -> tuple[str, Paths]:
-    """The two parts of NAME=PATH.JSON; raises `UserError`."""
+    """The two parts of NAME=PATH.JSON.
+
+    Args:
+        text: An argument of the command line.
+
+    Returns:
+        The name, and the paths of the file.
+
+    Raises:
+        UserError: If there is no `=`, or the file cannot be read.
+    """
     name, sign, file = text.partition("=")
     if not sign:
         raise UserError(f"{text}: expected NAME=PATH.JSON")
@@ -235,11 +255,13 @@ def named_paths(text: str) -> tuple[str, Paths]:
 
 
 def tasks_with_results(paths: Paths, results: Sequence[Result]) -> list[str]:
+    """The tasks that have results, in the order of the data sets."""
     measured = {result.task for result in results}
     return [task for task in tasks_of(known_datasets(paths).values()) if task in measured]
 
 
 def main() -> None:
+    """Write the tables."""
     options = parser(__doc__, paths=False)
     options.add_argument("runs", nargs="+", metavar="NAME=PATH.JSON", help="a name for the tables, and its path.json")
     options.add_argument(

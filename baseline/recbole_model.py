@@ -1,15 +1,16 @@
 """Trains one RecBole model on the rows of step 1 and scores its validation and test rows. Started by comp.py.
 
-This file runs in the baselines' own environment, where RecBole's older packages live, and imports nothing of this
-project but worker.py: it is told what to do by a job file, reads step 1's `.inter` files, and answers with arrays and
-lines of JSON (see worker.py). The models, their losses and their optimizer are RecBole's. What is ours is which rows
-they see:
+This file runs in the baselines' own environment, which has RecBole's older packages, and imports only worker.py of this
+project. It gets a job file, reads step 1's `.inter` files, and answers with arrays and lines of JSON (see worker.py).
+The models, their losses and their optimizer are RecBole's. What is ours is which rows and columns they see:
 
 - the rows of each part of the split, in the order of the files, are what is scored; labels are those of the files;
 - a model of rankings (BPR and its kin) learns from the training rows with label 1; a pair takes its negative from the
   rows that the same user was shown without acting;
 - the history of any row, training or test, is what its user acted on in the training rows before the row's time, so
-  no model sees a label of validation or test rows.
+  no model sees a label of validation or test rows;
+- DIN, DIEN and DCN-V2 get the columns of users and items as fields (recbole_fields.py), DCN-V2 also those of the row
+  and our features. RecBole's DIN and DIEN use no field of the user, by design.
 
     .venv-baseline/bin/python baseline/recbole_model.py job.json
 """
@@ -27,7 +28,7 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, InputType, get_model, get_trainer, init_seed
-from worker import answering, train_and_score, write_rows
+from worker import Steps, answer_on_stdout, train_and_score, write_rows
 
 PARTS = ("train", "valid", "test")
 # Rows that are scored at a time.
@@ -42,7 +43,11 @@ class Histories:
     """What each user acted on in the training rows, by time, and where each row stands in it.
 
     Args:
-        user, time: (rows,) of every part of the split. acted: bool (rows,), training rows with label 1.
+        user: int (rows,) of every part of the split.
+        time: (rows,), likewise.
+        acted: bool (rows,), training rows with label 1.
+        item: int (rows,), likewise.
+        longest: Largest number of items of a history.
     """
 
     def __init__(self, user: np.ndarray, time: np.ndarray, acted: np.ndarray, item: np.ndarray, longest: int) -> None:
@@ -57,7 +62,16 @@ class Histories:
         self.width = max(LEAST_HISTORY, min(longest, int((self.end - self.begin).max())))
 
     def padded(self, begin: torch.Tensor, end: torch.Tensor, width: int) -> torch.Tensor:
-        """int64 (rows, width): the last items between two places, zeros after them."""
+        """The last items between two places.
+
+        Args:
+            begin: int64 (rows,).
+            end: int64 (rows,).
+            width: Largest number of items.
+
+        Returns:
+            int64 (rows, width), zeros after the items.
+        """
         begin = torch.maximum(begin, end - width)
         place = begin[:, None] + torch.arange(width)
         inside = place < end[:, None]
@@ -65,12 +79,19 @@ class Histories:
 
 
 class Rows(Dataset):
-    """Step 1's rows as RecBole's data set; what a model needs besides ids is joined when a batch is made."""
+    """Step 1's rows as RecBole's data set; what a model needs besides ids is joined when a batch is made.
+
+    Attributes:
+        histories: The histories; None for a model without them.
+        features: For each block of our features the field of its rows, and its values.
+        generator: Draws the negatives of histories.
+        mode: How the history is laid out: empty for none, `plain`, `with negatives`, `masked in training` or `masked`.
+    """
 
     histories: Histories | None = None
     features: dict[str, tuple[str, torch.Tensor]]
     generator: torch.Generator
-    mode = ""  # how the history is laid out: "", "plain", "with negatives", "masked in training", "masked"
+    mode = ""
 
     def join(self, df: Interaction) -> Interaction:
         """Add histories and features to the rows of a batch."""
@@ -109,7 +130,15 @@ class Rows(Dataset):
 
 
 class ShownNegatives:
-    """A sampler for pairs: an item that the same user was shown in the training rows and did not act on."""
+    """A sampler for pairs: an item that the same user was shown in the training rows and did not act on.
+
+    Args:
+        user: int (n,) of the training rows with label 0.
+        item: int (n,), likewise.
+        users: Number of users.
+        items: Number of items.
+        seed: Of the draws.
+    """
 
     def __init__(self, user: np.ndarray, item: np.ndarray, users: int, items: int, seed: int) -> None:
         order = np.argsort(user, kind="stable")
@@ -120,7 +149,16 @@ class ShownNegatives:
         self._rng = np.random.default_rng(seed)
 
     def sample_by_user_ids(self, user_ids: np.ndarray, item_ids: np.ndarray, num: int) -> torch.Tensor:
-        """int64 (num * rows,), one for each of the rows `num` times over; any item where the user has none."""
+        """Draw items for rows.
+
+        Args:
+            user_ids: int (rows,).
+            item_ids: int (rows,); not used.
+            num: Number of items for each row.
+
+        Returns:
+            int64 (num * rows,), one for each of the rows, `num` times over; any item if the user has none.
+        """
         user = np.tile(user_ids, num)
         place = self._start[user] + (self._rng.random(len(user)) * self._count[user]).astype(np.int64)
         drawn = self._rng.integers(1, self._items, len(user))
@@ -146,8 +184,23 @@ def read_rows(job: dict[str, Any], config: Config) -> Rows:
     return whole
 
 
+def context_fields(job: dict[str, Any], whole: Rows) -> None:
+    """Add the columns of the rows themselves: a token for a category, a float sequence of one number for a number."""
+    for name, size in job["fields"].get("context", ()):
+        values = torch.from_numpy(np.load(Path(job["graph"]) / f"{name}.npy"))
+        if size:
+            whole.set_field_property(name, FeatureType.TOKEN, FeatureSource.INTERACTION, 1)
+            whole.field2id_token[name] = np.arange(size)
+        else:
+            values = torch.stack((values, torch.ones_like(values)), dim=-1)[:, None]
+            whole.set_field_property(name, FeatureType.FLOAT_SEQ, FeatureSource.INTERACTION, 1)
+            whole.field2bucketnum[name] = 2
+            whole.config["numerical_features"] = [*whole.config["numerical_features"], name]
+        whole.inter_feat.update(Interaction({name: values}))
+
+
 def feature_fields(job: dict[str, Any], whole: Rows) -> None:
-    """Tell RecBole of our features: a field for each block of columns, a float sequence with a weight for each."""
+    """Add our features: a field for each block of columns, a float sequence with a weight for each."""
     arrays = Path(job["features"])
     for index in ("user_row", "item_row"):
         whole.inter_feat.update(Interaction({index: torch.from_numpy(np.load(arrays / f"{index}.npy"))}))
@@ -158,11 +211,21 @@ def feature_fields(job: dict[str, Any], whole: Rows) -> None:
         whole.features[name] = index, values * width
         whole.set_field_property(name, FeatureType.FLOAT_SEQ, FeatureSource.INTERACTION, width)
         whole.field2bucketnum[name] = width + 1
-    whole.config["numerical_features"] = list(whole.features)
+    whole.config["numerical_features"] = [*whole.config["numerical_features"], *whole.features]
 
 
 def split(whole: Rows, config: Config, ranking: bool, sequential: bool) -> dict[str, Rows]:
-    """The rows of each part, and as `learn` the training rows that the model learns from."""
+    """Split the rows, after histories were added for a sequential model.
+
+    Args:
+        whole: All rows.
+        config: RecBole's settings; the length of histories is set.
+        ranking: Whether the model learns from the rows with label 1 only.
+        sequential: Whether it needs histories.
+
+    Returns:
+        The rows of each part, and as `learn` the training rows that the model learns from.
+    """
     label = whole.inter_feat["label"].numpy() > 0
     user, item = whole.inter_feat["user_id"].numpy(), whole.inter_feat["item_id"].numpy()
     training = np.arange(len(label)) < whole.file_size_list[0]
@@ -217,22 +280,26 @@ def raw_ids(rows: Rows, field: str) -> np.ndarray:
 
 
 def settings_of(job: dict[str, Any]) -> dict[str, Any]:
-    """What RecBole is told besides the yaml files."""
+    """RecBole's settings besides the yaml files."""
     target = job["label"]
-    told: dict[str, Any] = {
+    fields = job["fields"]
+    settings: dict[str, Any] = {
         "data_path": str(Path(job["graph"]).parent),
-        "load_col": {"inter": ["user_id", "item_id", "timestamp", target]},
+        "load_col": {"inter": ["user_id", "item_id", "timestamp", target]}
+        | {side: [f"{side}_id", *fields[side]] for side in ("user", "item") if fields.get(side)},
+        "numerical_features": fields.get("numbers", []),
         "threshold": {target: 0.5},
         "seed": job["seed"],
         "show_progress": False,
     }
     if getattr(get_model(job["model"]), "input_type", None) != InputType.PAIRWISE:
-        told["train_neg_sample_args"] = None
-    return told
+        settings["train_neg_sample_args"] = None
+    return settings
 
 
 def main() -> None:
-    answer = answering()
+    """Train the model of the job file and answer."""
+    answer = answer_on_stdout()
     job = json.loads(Path(sys.argv[1]).read_text())
     sys.argv = sys.argv[:1]  # RecBole takes options from there
     warnings.filterwarnings("ignore")
@@ -247,6 +314,8 @@ def main() -> None:
     ranking = not (config["MODEL_INPUT_TYPE"] == InputType.POINTWISE and "loss_type" not in config)
     sequential = config["MODEL_TYPE"].name == "SEQUENTIAL"
     whole = read_rows(job, config)
+    if not sequential:
+        context_fields(job, whole)
     if job["features"]:
         feature_fields(job, whole)
     parts = split(whole, config, ranking, sequential)
@@ -273,7 +342,7 @@ def main() -> None:
     def train_epoch(epoch: int) -> dict[str, float]:
         return {"loss": trainer._train_epoch(loader, epoch - 1) / len(loader)}
 
-    def told() -> dict[str, Any]:
+    def facts() -> dict[str, Any]:
         return {
             "parameters": trainable_parameters(model),
             "rows_learned": len(learn),
@@ -282,7 +351,7 @@ def main() -> None:
             "device": str(config["device"]),
         }
 
-    train_and_score(job, answer, train_epoch, lambda part: score(model, scored[part], config["device"]), told)
+    train_and_score(job, answer, Steps(train_epoch, lambda part: score(model, scored[part], config["device"]), facts))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What the processes that comp.py starts have in common: answers as lines of JSON, and a training scored after
-some of its epochs.
+"""What the processes that comp.py starts have in common: answers as JSON lines, and training with checkpoints.
 
-Runs in both environments, so it imports nothing but numpy.
+Runs in both environments, so it imports only numpy.
 """
 
 import json
@@ -10,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,35 @@ import numpy as np
 Answer = Callable[..., None]
 
 
-def answering() -> Answer:
-    """A function that writes its arguments as a line of JSON to standard output. Libraries speak there too: from now on
-    they are heard on standard error. Started by comp.py, this process ends when its standard input does, which
-    comp.py holds open as long as it lives.
+@dataclass(frozen=True)
+class Steps:
+    """A model as steps of a training.
+
+    Attributes:
+        train_epoch: Does an epoch, given its number, the first of which is 1. It returns what is answered after it;
+            `seconds` of it, if there, replace the measured time.
+        score: Returns the scores (rows,) of a part, `valid` or `test`.
+        facts: Returns what else is answered at a checkpoint.
+    """
+
+    train_epoch: Callable[[int], dict[str, float]]
+    score: Callable[[str], np.ndarray]
+    facts: Callable[[], dict[str, Any]]
+
+    def with_facts(self, more: Mapping[str, Any]) -> "Steps":
+        """The same steps with more to answer at a checkpoint."""
+        facts = self.facts
+        return replace(self, facts=lambda: {**facts(), **more})
+
+
+def answer_on_stdout() -> Answer:
+    """Reserve standard output for answers.
+
+    Libraries write there too; from now on their output goes to standard error. A process that comp.py has started ends
+    when its standard input does, which comp.py holds open as long as it lives.
+
+    Returns:
+        A function that writes its arguments as a line of JSON.
     """
     if "MMA4CTR_ENDS_WITH_PARENT" in os.environ:
         threading.Thread(target=_end_with_input, daemon=True).start()
@@ -41,36 +66,39 @@ def _end_with_input() -> None:
 
 
 def write_rows(out: Path, part: str, user: np.ndarray, item: np.ndarray, label: np.ndarray) -> None:
-    """Raw ids and labels (rows,) of the rows that are scored, for comp.py to compare with its own."""
+    """Write which rows are scored, for comp.py to compare with its own.
+
+    Args:
+        out: Where to write.
+        part: `valid` or `test`.
+        user: Raw ids (rows,).
+        item: Raw ids (rows,).
+        label: 0/1 (rows,).
+    """
     for name, values in (("user", user), ("item", item), ("label", label.astype(np.uint8))):
         np.save(out / f"{part}_{name}.npy", values)
 
 
-def train_and_score(
-    job: Mapping[str, Any],
-    answer: Answer,
-    train_epoch: Callable[[int], dict[str, float]],
-    score: Callable[[str], np.ndarray],
-    told: Callable[[], dict[str, Any]],
-    seconds: float = 0.0,
-) -> None:
+def train_and_score(job: Mapping[str, Any], answer: Answer, steps: Steps, seconds: float = 0.0) -> None:
     """Train to the last checkpoint; at each checkpoint write the scores of the validation and test rows.
 
     Args:
-        train_epoch: does an epoch (the first is 1); what it returns is answered.
-        score: (rows,) of a part, `valid` or `test`. told: what else is answered at a checkpoint.
-        seconds: spent on preparing, counted as training.
+        job: The job; `checkpoint_epochs` and `out` are used.
+        answer: Writes an answer.
+        steps: The model.
+        seconds: Spent on preparing, counted as training.
     """
     out = Path(job["out"])
     for epoch in range(1, max(job["checkpoint_epochs"]) + 1):
         started = time.perf_counter()
-        shown = train_epoch(epoch)
-        seconds += time.perf_counter() - started
+        shown = steps.train_epoch(epoch)
+        measured = time.perf_counter() - started
+        seconds += shown.pop("seconds", measured)
         answer(epoch=epoch, **shown)
         if epoch in job["checkpoint_epochs"]:
             taken = {}
             for part in ("valid", "test"):
                 started = time.perf_counter()
-                np.save(out / f"{part}_{epoch}.npy", score(part))
+                np.save(out / f"{part}_{epoch}.npy", steps.score(part))
                 taken[part] = time.perf_counter() - started
-            answer(checkpoint=epoch, train_seconds=seconds, test_seconds=taken["test"], **told())
+            answer(checkpoint=epoch, train_seconds=seconds, test_seconds=taken["test"], **steps.facts())

@@ -1,5 +1,7 @@
-"""The readers of described data sets as functions of one column of any Arrow type, or of the bytes of lines: each gives
-a result or raises `BadLine` or `UserError`. For test_fuzz_arrow.py and fuzz_readers.py."""
+"""Every reader of described data sets as a function of one Arrow column or of the bytes of lines.
+
+Each returns a result or raises `BadLine` or `UserError`. test_fuzz_arrow.py and fuzz_readers.py use them.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -81,7 +83,7 @@ READERS = {
 
 
 def read_column(name, column):
-    """Give a column to the reader `name`; returns whether it has a result."""
+    """Read a column with the reader `name`; returns whether it gave a result."""
     try:
         READERS[name](column)
     except REFUSED:
@@ -90,7 +92,7 @@ def read_column(name, column):
 
 
 def read_lines(data):
-    """JSON lines, and what all readers make of the columns."""
+    """Read JSON lines, and pass their columns to all readers."""
     try:
         table = ParseText(JsonLines(("a", "b")), lambda table, block: table)(data, BLOCK)
     except REFUSED:
@@ -100,7 +102,7 @@ def read_lines(data):
 
 
 def read_text(data, delimiter=",", quoted=True):
-    """Lines of CSV or TSV, and what all readers make of the columns; records end where the grammar says."""
+    """Read lines of CSV or TSV, split by the grammar of quoted text, and pass their columns to all readers."""
     text = DelimitedText(["a", "b"], dict.fromkeys("ab", pa.string()), delimiter=delimiter, quoted=quoted)
     ends = QuotedText(delimiter).record_ends(data)
     assert (np.diff(ends, prepend=0) > 0).all() and (not data or ends[-1] == len(data))
@@ -113,7 +115,7 @@ def read_text(data, delimiter=",", quoted=True):
 
 
 def read_asked(data):
-    """Lines of a file of pairs, among known users of either kind."""
+    """Read a file of pairs, with known users of either kind of id."""
     text = DelimitedText(["a", "b"], dict.fromkeys("ab", pa.string()), delimiter="\t", quoted=False)
     for known in (pa.array([1, 2, 3]), pa.array(["1", "u", "001"])):
         try:

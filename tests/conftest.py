@@ -1,10 +1,12 @@
-"""A tiny simulated world of both data sets, and the pipeline run on it once for all tests that only read it."""
+"""A tiny simulated world of both data sets, and the output of the pipeline for all tests that only read it."""
 
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 
@@ -14,6 +16,8 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
+from mma4ctr.data.interactions import Interactions
+from mma4ctr.features.feature_matrix import StepInputs
 from mma4ctr.runtime.console import run
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
@@ -23,7 +27,7 @@ STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix
 
 
 def reseal(folder: Path) -> None:
-    """Let the manifests under a folder fit files that a test has changed, and each other, so that steps accept them."""
+    """Update the manifests under a folder after a test has changed files, so that the steps accept them."""
     manifests = {path: orjson.loads(path.read_bytes()) for path in folder.rglob(MANIFEST)}
     now_called: dict[str, str] = {}
     for path, manifest in sorted(manifests.items(), key=lambda item: item[1]["step"]):
@@ -48,7 +52,7 @@ def call(main: Callable[[], int | None], *arguments: object) -> int:
 
 
 def prepare(paths_file: Path, *, min_interactions: int = 20, options: dict[object, tuple] | None = None) -> None:
-    """Steps 1 to 4 with every variant; `options` gives single steps more of them."""
+    """Run steps 1 to 4 with every variant; `options` are more options by step."""
     for step in STEPS:
         more = list((options or {}).get(step, ()))
         if step is preprocess_inter:
@@ -60,7 +64,7 @@ def prepare(paths_file: Path, *, min_interactions: int = 20, options: dict[objec
 
 @pytest.fixture(scope="session")
 def raw_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with raw files of both data sets and a path.json; not to be changed."""
+    """A folder with raw files of both data sets and a path.json, read-only."""
     folder = tmp_path_factory.mktemp("world")
     sizes = ("--rows", 16_000, "--users", 80, "--items", 400)
     assert call(world.main, folder, *sizes, "--seed", 3) == 0
@@ -69,7 +73,7 @@ def raw_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def raw_copy(raw_world: Path, tmp_path: Path) -> Path:
-    """The same to be changed, without anything made from it."""
+    """A copy of the raw files and path.json that the test may change."""
     shutil.copytree(raw_world / "dataset", tmp_path / "dataset")
     shutil.copy(raw_world / "path.json", tmp_path)
     return tmp_path
@@ -77,10 +81,37 @@ def raw_copy(raw_world: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def made(raw_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Paths:
-    """Steps 1 to 5 done on a copy of the tiny world; only to be read."""
+    """The output of steps 1 to 5 on a copy of the tiny world, read-only."""
     folder = tmp_path_factory.mktemp("made")
     shutil.copytree(raw_world / "dataset", folder / "dataset")
     shutil.copy(raw_world / "path.json", folder)
     prepare(folder / "path.json")
     assert call(mlp.main, "--paths", folder / "path.json", "--epochs", 4) == 0
     return load_paths(folder / "path.json")
+
+
+@pytest.fixture(scope="module")
+def plus(made: Paths, tmp_path_factory: pytest.TempPathFactory) -> Paths:
+    """A copy of `made` with the matrices of features plus of its tasks."""
+    folder = tmp_path_factory.mktemp("plus")
+    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
+    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
+    return load_paths(folder / "path.json")
+
+
+@dataclass(frozen=True)
+class Relabelled(Interactions):
+    """Interactions with the labels of some rows flipped, for every target."""
+
+    rows: np.ndarray | None = None
+
+    def label(self, target: str) -> np.ndarray:
+        label = super().label(target).copy()
+        label[self.rows] ^= 1
+        return label
+
+
+def relabelled(inputs: StepInputs, rows: np.ndarray) -> StepInputs:
+    """Flip the labels of some rows of the inputs of step 4."""
+    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
+    return replace(inputs, data=Relabelled(**data, rows=rows))

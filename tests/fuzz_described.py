@@ -1,5 +1,8 @@
-"""Targets of fuzz_readers.py over described data sets: columns of any Arrow type with any bytes in their buffers, for
-every reader and for `check`; blocks of quoted CSV."""
+"""Targets of fuzz_readers.py for described data sets.
+
+Columns of any Arrow type with any bytes in their buffers go to every reader and to `check`; quoted CSV is read in
+blocks.
+"""
 
 import contextlib
 import io
@@ -27,7 +30,7 @@ CHECKED = ("user", "item", "time", "rating", "more")
 
 
 def drawn_type(source, depth=0):
-    """A type: plain, or one of lists or structs of others."""
+    """Draw a type: a plain one, or one of lists or structs of other types."""
     form = source.ConsumeIntInRange(0, 9)
     if form < 6 or depth == 2:
         return PLAIN[source.ConsumeIntInRange(0, len(PLAIN) - 1)]
@@ -36,7 +39,7 @@ def drawn_type(source, depth=0):
 
 
 def drawn_array(source, kind, size):
-    """An array of a type whose buffers hold any bytes: also text that is not UTF-8, and times beyond every calendar."""
+    """Draw an array of a type with any bytes in its buffers, including invalid UTF-8 and times outside the calendar."""
     if pa.types.is_null(kind):
         return pa.nulls(size)
     valid = [source.ConsumeBool() for _ in range(size)]
@@ -66,7 +69,7 @@ def drawn_array(source, kind, size):
 
 
 def columns(data):
-    """A column of any type for every reader, sliced, perhaps as a dictionary."""
+    """Pass a column of any type, sliced and perhaps as a dictionary, to every reader."""
     source = atheris.FuzzedDataProvider(data)
     size = source.ConsumeIntInRange(0, 6)
     array = drawn_array(source, drawn_type(source), size).slice(source.ConsumeIntInRange(0, min(2, size)))
@@ -78,7 +81,7 @@ def columns(data):
 
 
 def csv_blocks(folder):
-    """Quoted CSV is the same rows in blocks of any size, and the same lines are bad."""
+    """Quoted CSV gives the same rows and the same bad lines for every block size."""
     path = folder / "blocks.csv"
 
     def read(data):
@@ -99,7 +102,7 @@ def csv_blocks(folder):
 
 
 def check(folder):
-    """`check` on columns of any types: it ends with 0 or 2."""
+    """`check` ends with exit code 0 or 2 on columns of any type."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     datasets = {

@@ -1,5 +1,7 @@
-"""Fuzzes the readers of raw files: whatever the bytes or the types of columns, they give a result or raise `BadLine`
-or `UserError`. Run by `make fuzz` (atheris)."""
+"""Fuzz targets for the readers of raw files, run by `make fuzz` with atheris.
+
+For any bytes and column types, a reader gives a result or raises `BadLine` or `UserError`.
+"""
 
 import sys
 from pathlib import Path
@@ -22,7 +24,7 @@ BLOCK = Block(Path("fuzzed"), 0, 0, 0)
 
 
 def integers(columns, delimiter, quoted):
-    """A reader of whole numbers: compiled or not, the answer must be the same."""
+    """The compiled and the Python reader of whole numbers give the same result."""
     types = dict.fromkeys(columns, pa.int64())
     readers = [
         DelimitedText(list(columns), types, delimiter=delimiter, quoted=quoted, compiled=compiled)
@@ -45,7 +47,7 @@ HEADS = Path(sys.argv[-1])  # a folder with the header lines that WeChat's parse
 
 
 def vectors(data):
-    """Compiled or not, the vectors must be the same to the bit."""
+    """The compiled and the Python reader of vectors give the same bits."""
     answers = []
     for compiled in (False, True):
         try:
@@ -57,7 +59,7 @@ def vectors(data):
 
 
 def parsers():
-    """Each reader, as a function of bytes."""
+    """Return each reader as a function of bytes."""
     info, embedding = HEADS / "feed_info.csv", HEADS / "feed_embeddings.csv"
     lists = [name for names in wechat.LISTS.values() for name in names]
     texts = [name for names in wechat.TEXTS.values() for name in names]
@@ -104,7 +106,7 @@ SEEDS = [
 
 
 def write_seeds(folder: Path) -> None:
-    """A whole input for each reader, to start from."""
+    """Write a valid input for each reader as a seed of the fuzzer."""
     folder.mkdir(exist_ok=True)
     assert len(SEEDS) == len(PARSERS)
     for number, text in enumerate(SEEDS):
@@ -112,7 +114,7 @@ def write_seeds(folder: Path) -> None:
 
 
 def one_input(data: bytes) -> None:
-    """The first byte chooses the reader."""
+    """Pass an input to a reader, which its first byte chooses."""
     if len(data) < 2:
         return
     try:

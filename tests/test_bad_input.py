@@ -1,4 +1,4 @@
-"""Wrong input ends with exit code 2 and one line that names file, line, what is wrong and what to do."""
+"""Wrong input ends with exit code 2 and one line that names the file, the line, the error and what to do."""
 
 import gzip
 import json
@@ -39,7 +39,7 @@ def cell(column: int, value: str, delimiter: str):
 
 
 def vector(**changes):
-    """Replace parts of a video line; 1e999 and NaN stay as they are spelled."""
+    """Replace parts of a video line; 1e999 and NaN are written literally."""
 
     def change(line: str) -> str:
         item = json.loads(line)
@@ -116,7 +116,7 @@ def test_one_bad_line_can_be_passed_over(raw_copy, capsys, name):
 
 
 def test_passing_over_equals_a_file_without_the_lines(raw_copy, capsys):
-    """Bad lines of several kinds, scattered: the result is that of the clean rest, and the report counts them."""
+    """Skipping scattered bad lines of several kinds gives the result of a file without them; the report counts them."""
     file = raw_copy / INTER
     good = file.read_text().splitlines()
     bad = [(100 * i, "broken\tline" if i % 2 else cell(7, "5", "\t")(good[100 * i])) for i in range(1, 15)]

@@ -1,4 +1,4 @@
-"""Steps 1 and 2 on a local Ray: the same output to the byte, also where a worker dies."""
+"""Steps 1 and 2 on a local Ray cluster give the same bytes, even if a worker dies."""
 
 import json
 import os
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A local Ray, for all tests of this file."""
+    """A local Ray cluster, shared by all tests of this file."""
     ray = connect("local", ROOT)
     yield ray
     ray.shutdown()
@@ -57,7 +57,7 @@ def test_a_bad_line_is_named_from_a_worker(raw_copy, cluster, monkeypatch, capsy
 
 
 class DieOnce:
-    """Work that kills the process at it, the first time it sees item 3."""
+    """Work that kills its process when it first sees item 3."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -73,12 +73,12 @@ def test_work_of_a_worker_that_dies_is_done_again(cluster, tmp_path):
     found = list(RayTasks(cluster).in_order(DieOnce(tmp_path / "marker"), range(10)))
     assert [(item, future.result()) for item, future in found] == [(n, n * n) for n in range(10)]
     assert (tmp_path / "marker").exists()
-    # Ray tells of the death. Its own print, made for that, would stay, and numba compiles the built-in one only.
+    # Ray reports the death with a print function of its own, which would stay; numba compiles only the built-in one.
     assert isinstance(print, types.BuiltinFunctionType)
 
 
 def test_a_cluster_that_is_there_is_known(cluster):
-    """And a signal ends the script as before: Ray puts a handler of its own in its place."""
+    """A signal still ends the script, although Ray installs its own handler."""
     _check_answers(cluster.get_runtime_context().gcs_address)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 

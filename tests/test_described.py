@@ -1,4 +1,4 @@
-"""Data sets of one's own: every format tells the same, ids of any kind, variants of any modalities, wrong input."""
+"""Described data sets: equal results from every format, ids of any kind, variants of any modalities, wrong input."""
 
 import csv
 import gzip
@@ -8,6 +8,8 @@ import tomllib
 import uuid
 from pathlib import Path
 
+import comp
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +25,6 @@ import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
 import viewer
-from baseline import comp
 from mma4ctr.data import row_order
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.log_columns import SIDES, stored_columns
@@ -33,6 +34,7 @@ from mma4ctr.datasets import known_datasets, split_task
 from mma4ctr.datasets.columns import NameTable, hash_text, ids_of, parse_rule, tokens_of
 from mma4ctr.datasets.toml_spec import READY
 from mma4ctr.evaluation import __main__ as results
+from mma4ctr.evaluation import leaderboard
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, cases_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
@@ -128,7 +130,7 @@ def write_paths(folder, text, name="mine"):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The small world in every format; not to be changed."""
+    """The small world in every format, read-only."""
     folder = tmp_path_factory.mktemp("own")
     log, items = draw_world()
     for kind in ("csv", "tsv", "csv.gz", "jsonl", "parquet"):
@@ -139,7 +141,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def folder(files, tmp_path):
-    """A copy to be changed."""
+    """A copy of the small world that the test may change."""
     shutil.copytree(files, tmp_path / "own")
     return tmp_path / "own"
 
@@ -151,7 +153,7 @@ def steps(paths, *mains):
 
 
 def refused(paths, main, capsys, *options):
-    """The one line that a step ends with."""
+    """Run a step that must fail, and return its error line."""
     capsys.readouterr()
     assert call(main.main, "--paths", paths, *options) == 2
     error = capsys.readouterr().err
@@ -160,7 +162,7 @@ def refused(paths, main, capsys, *options):
 
 
 def checked(paths, capsys):
-    """The exit code of the check, and what it says."""
+    """Return the exit code and the output of the check."""
     capsys.readouterr()
     code = call(datasets_main.main, "check", paths)
     output = capsys.readouterr()
@@ -259,7 +261,7 @@ def test_names_are_found_again():
 
 @pytest.mark.parametrize("spelled", ["uuid", "words", "negative", "large"])
 def test_ids_as_they_are_written_run_through_and_are_shown(tmp_path, spelled):
-    """And the order of ids apart, the rows are those of whole numbers."""
+    """Apart from the order of ids, the rows equal those with whole numbers as ids."""
     spell = {
         "uuid": lambda n: str(uuid.uuid5(uuid.NAMESPACE_DNS, str(n))),
         "words": lambda n: f"film {n}" if n % 3 else str(n),
@@ -355,7 +357,7 @@ def test_negatives_are_unseen_and_known_by_then():
     assert np.bincount(user[everything[0]], minlength=20).tolist() == free, "who has met much gets what is left"
 
 
-def test_drawn_negatives_are_told_in_every_protocol(folder, monkeypatch, capsys):
+def test_every_protocol_names_drawn_negatives(folder, monkeypatch, capsys):
     text = described("array", "title").replace("rating >= 4", "").replace('like = ""', "seen = true")
     text = text.replace("min_interactions = 5", "min_interactions = 5\nnegatives = 1")
     log, _ = draw_world()
@@ -432,7 +434,7 @@ def test_variants_follow_from_the_modalities():
 
 
 def test_seven_modalities_from_the_files_to_the_report(files, tmp_path, capsys):
-    """A description with a modality more needs nothing else; the studies are about its modalities."""
+    """A description with more modalities needs no other change; the studies use its modalities."""
     shutil.copytree(files, tmp_path / "own")
     text = described(*SOURCES) + "[modalities.more]\n" + SOURCES["title"].replace("width = 5", "width = 3")
     paths = write_paths(tmp_path / "own", text)
@@ -460,6 +462,14 @@ def test_one_modality_has_nothing_to_mix(folder, capsys):
     assert "nothing to concatenate or cross" in capsys.readouterr().out
     assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
     assert [r.variant for r in read_results(paths.results)] == ["title"]
+    # Features plus of one modality come from either script.
+    written = []
+    for script in (cross_matrix, gen_matrix):
+        assert call(script.main, "--paths", paths.file, "--features", "plus") == 0
+        written.append(read_artifact(paths.matrix / "mine_like" / "title.plus", "").fingerprint)
+    assert written[0] == written[1]
+    assert call(mlp.main, "--paths", paths.file, "--features", "plus", "--epochs", 1) == 0
+    assert read_results(paths.results)[-1].variant == "title.plus"
 
 
 # The ready descriptions
@@ -473,6 +483,8 @@ def test_ready_descriptions_are_listed_and_of_right_form(tmp_path, capsys):
         "tiktok-arrays",
         "microlens-100k",
         "mm-ctr-2025",
+        "kuaivideo-x1",
+        "microvideo-1.7m-x1",
         "kuairand-pure",
     } == set(names)
     content = {"parent_folder": "."} | {key: key for key in OUT}
@@ -507,13 +519,48 @@ def write_microlens(folder, log, items):
 def write_mm_ctr(folder, log, items):
     label = (log["rating"] > 3).astype(np.int64)
     history = pa.array([[0, int(one)] for one in log["item"]])
-    train = {"user_id": log["user"], "item_id": log["item"], "item_seq": history, "likes_level": label, "label": label}
-    pq.write_table(pa.table(train), folder / "train.parquet")
+    rows = {"user_id": log["user"], "item_id": log["item"], "item_seq": history, "likes_level": label % 3}
+    table = pa.table(rows | {"views_level": log["user"] % 4, "label": label})
+    first, second = 8 * ROWS // 10, 9 * ROWS // 10
+    pq.write_table(table.slice(0, first), folder / "train.parquet")
+    pq.write_table(table.slice(first, second - first), folder / "valid.parquet")
+    pq.write_table(table.slice(second).drop_columns("label"), folder / "test.parquet")
     tags = pa.FixedSizeListArray.from_arrays(np.arange(5 * ITEMS) % 7, 5)
     embedding = pa.FixedSizeListArray.from_arrays(items["vector"].ravel(), WIDTH)
     info = {"item_id": items["id"], "item_tags": tags, "item_emb_d128": embedding}
     pq.write_table(pa.table(info), folder / "item_info.parquet")
     return "click", {"tags", "embedding"}
+
+
+def write_bars(folder, log, vectors, more):
+    """Training and test rows as the two micro-video sets of BARS publish them."""
+    order = np.argsort(log["time"])
+    columns = {"user_id": log["user"], "item_id": log["item"], "is_click": (log["rating"] > 3).astype(int)}
+    columns |= {"timestamp": log["time"], **more}
+    columns = {name: np.asarray(values)[order].tolist() for name, values in columns.items()}
+    for part, rows in (("train", slice(0, 8 * ROWS // 10)), ("test", slice(8 * ROWS // 10, None))):
+        lines = zip(*(values[rows] for values in columns.values()), strict=True)
+        text = [",".join(columns), *(",".join(map(str, line)) for line in lines)]
+        (folder / f"{part}.csv").write_text("\n".join(text) + "\n")
+    with h5py.File(folder / vectors[0], "w") as file:
+        file["key"], file["value"] = np.arange(len(vectors[1])), vectors[1]
+    return "click", {"visual"}
+
+
+def write_kuaivideo(folder, log, items):
+    history = ["^".join(str(one) for one in range(item % 4)) for item in log["item"]]
+    more = {"is_like": log["rating"] % 2, "is_follow": 0 * log["rating"], "pos_items": history, "neg_items": history}
+    return write_bars(folder, log, ("item_visual_emb_dim64.h5", items["vector"]), more)
+
+
+def write_microvideo(folder, log, items):
+    """Every test item is new, with a category that training rows have."""
+    late = np.argsort(np.argsort(log["time"])) >= 8 * ROWS // 10
+    log = log | {"item": log["item"] + ITEMS * late}
+    history = ["3^1"] * ROWS
+    more = {"cate_id": log["item"] % 5, "clicked_items": history, "clicked_categories": history}
+    vectors = np.concatenate([items["vector"], items["vector"]])
+    return write_bars(folder, log, ("item_image_emb_dim64.h5", vectors), more)
 
 
 LOG_OF_KUAIRAND = (
@@ -565,13 +612,39 @@ def write_kuairand(folder, log, items):
     return "click", {"tags"}
 
 
+def check_leaderboard(paths, capsys):
+    """Ours stand among the published models: an honest run, and one that was selected on the test rows."""
+    for main in (preprocess_multimodal, get_user_embedding, gen_matrix):
+        assert call(main.main, "--paths", paths.file) == 0
+    assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
+    capsys.readouterr()
+    assert call(leaderboard.main, "--paths", paths.file) == 0
+    assert "NOT COMPARABLE" in capsys.readouterr().out.replace("\n", " ")
+    with (paths.saved / "tables/leaderboard_own_click.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 + 3 and [row["rank"] for row in rows] == [str(1 + place) for place in range(19)]
+    assert [row["AUC"] for row in rows] == sorted((row["AUC"] for row in rows), reverse=True)
+    ours = [row for row in rows if row["model"].startswith("MMa4CTR")]
+    assert sorted(row["selected on"] for row in ours) == ["SELECTED ON TEST", *["validation rows"] * 2]
+    assert {row["selected on"] for row in rows if row not in ours} == {"test"}
+    assert call(viewer.main, "--paths", paths.file, "--points", 20) == 0
+    report = (paths.saved / "report.html").read_text()
+    assert "Leaderboards</h2>" in report and "AutoInt+" in report and 'class="leaky">SELECTED ON TEST' in report
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("microlens-100k", write_microlens), ("mm-ctr-2025", write_mm_ctr), ("kuairand-pure", write_kuairand)],
+    [
+        ("microlens-100k", write_microlens),
+        ("mm-ctr-2025", write_mm_ctr),
+        ("kuairand-pure", write_kuairand),
+        ("kuaivideo-x1", write_kuaivideo),
+        ("microvideo-1.7m-x1", write_microvideo),
+    ],
 )
 def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, write):
     log, items = draw_world()
-    # As sparse as a log without negatives is in life: a user who has met all has nothing left to draw.
+    # Sparse, like a real log without negatives: for a user who has met all items none can be drawn.
     log = {key: values[: ROWS // 4] for key, values in log.items()} if write is write_microlens else log
     target, modalities = write(tmp_path, log, items)
     paths = ready_paths(tmp_path, own={"description": name, "folder": "."})
@@ -581,10 +654,19 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, writ
     assert set(read_artifact(paths.modal / "own", "").manifest["modalities"]) == modalities
     assert call(mlp.main, "--paths", paths.file, "--task", f"own_{target}", "--epochs", 1) == 0
     assert read_results(paths.results)[-1].task == f"own_{target}"
+    given = paths.graph / "own"
+    rows, split = read_artifact(given, "").manifest["rows"], read_artifact(given, "").settings["split"]
+    if name in ("kuaivideo-x1", "microvideo-1.7m-x1"):
+        assert split == "given" and rows["test"] == ROWS // 5
+        for script in (gen_matrix, mlp):
+            assert call(script.main, "--paths", paths.file, "--features", "plus") == 0
+        assert call(preprocess_inter.main, "--paths", paths.file, "--valid", "test") == 0
+        assert read_artifact(given, "").settings["split"] == "given-valid-test"
+        check_leaderboard(paths, capsys)
 
 
 def test_the_columns_of_kuairand_pure(tmp_path):
-    """What the published files say beside content, as step 1 keeps it and features plus use it."""
+    """Step 1 stores the columns beside content of the published files, and features plus uses them."""
     log, items = draw_world()
     write_kuairand(tmp_path, log, items)
     paths = ready_paths(tmp_path, own={"description": "kuairand-pure", "folder": "."})
@@ -630,8 +712,8 @@ def test_movielens_as_recbole_ships_it(tmp_path, capsys):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real TikTok input is not beside this repository")
 def test_tiktok_real_is_the_same_to_the_last_bit_in_every_form(tmp_path):
-    """The built-in module, the same files described, and their features as arrays: all arrays up to step 4, and the
-    result."""
+    """The built-in module, a description of the same files, and features as arrays give the same bits up to step 4 and
+    the same result."""
     arrays = tmp_path / "arrays"
     arrays.mkdir()
     (arrays / "final_track1_train.txt").symlink_to((REAL / "final_track1_train.txt").absolute())
@@ -736,7 +818,7 @@ STEP_1 = {
     "unknown table": (edited("[targets]", "[target]"), "[targets]"),
     "unknown top key": (edited("min_interactions", "min_interaction"), "did you mean 'min_interactions'?"),
     "key of the wrong kind": (edited('item = "item"', "item = 3"), "item = 3: must be text in quotes"),
-    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = 0"), "a whole number from 1 to"),
+    "minimum of the wrong kind": (edited("min_interactions = 5", "min_interactions = -1"), "a whole number from 0 to"),
     "no target": (edited('like = "rating >= 4"', ""), "needs a target"),
     "no modality": (lambda f, t: t.split("[modalities", 1)[0], "needs a modality"),
     "no encoding": (edited('vectors = "array.npy"', 'vecctors = "array.npy"'), "is 'vecctors' a misspelling?"),
@@ -745,7 +827,7 @@ STEP_1 = {
     "a name with a path": (edited("[modalities.array]", '[modalities."../x"]'), "not a valid name for a modality"),
     "a reserved name": (edited("[modalities.array]", "[modalities.block]"), "not a valid name for a modality"),
     "unknown format": (edited('files = "log.csv"', 'files = "log.csv"\nformat = "cvs"'), "did you mean 'csv'?"),
-    "no format to be told": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
+    "format not known from the name": (many(file_content("log", "a"), edited('"log.csv"', '"log"')), "add format ="),
     "file missing": (edited('"log.csv"', '"logg.csv"'), "did you mean 'log.csv'?"),
     "folder missing": (edited('"log.csv"', '"data/log.csv"'), "does not exist"),
     "empty glob": (edited('"log.csv"', '"none*.csv"'), ": no file "),
@@ -781,7 +863,7 @@ STEP_2 = {
         '"array.npy"', '"array*.npy"')), "2 files of vectors and 1 of ids"),
     "an array of text": (array("array.npy", np.full((ITEMS, 2), "x")), "must contain numbers"),
     "an array of objects": (array("array.npy", np.array([[None]])), "cannot be read as an array"),
-    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give one id per row"),
+    "more ids than rows": (file_content("array.txt", "1\n" * (ITEMS + 1)), f"{ITEMS + 1} ids; give each row one id"),
     "NaN in an array": (array("array.npy", np.full((ITEMS, 2), np.nan)), "row 0 (from 0) contains NaN"),
     "an id of an array twice": (file_content("array.txt", "1\n1\n" + "2\n" * (ITEMS - 2)), "is repeated with other"),
     "ids that match nothing": (file_content("array.txt", "".join(f"v{n}\n" for n in range(ITEMS))), "0.0% of the 40"),
@@ -881,7 +963,7 @@ def test_a_description_may_stand_in_path_json(folder, capsys):
 
 
 def test_parquet_is_read_in_batches(tmp_path):
-    """However large a row group is."""
+    """The size of a batch does not depend on the size of a row group."""
     from mma4ctr.datasets.table_readers import VECTOR_ROWS, SerialWorkers, Source, read_tables
     from mma4ctr.storage.bad_lines import BadLines
 

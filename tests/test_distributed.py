@@ -1,4 +1,4 @@
-"""One training on two processes ends where one process ends, at the same batch size."""
+"""Training on two processes gives the result of one process with the same batch size."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run_ranks(*arguments):
-    """mlp.py on two processes of this machine."""
+    """Run mlp.py on two processes of this machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "mlp.py"]
     return subprocess.run(list(map(str, [*command, *arguments])), cwd=ROOT, capture_output=True, text=True)
 
@@ -57,4 +57,4 @@ def test_two_ranks_end_where_one_process_ends(made, tmp_path):
 
 def test_what_cannot_be_split_is_refused(made):
     done = run_ranks("--paths", made.file, "--task", "wechat_click", "--loss", "listwise")
-    assert done.returncode != 0 and "take --loss bce" in done.stderr
+    assert done.returncode != 0 and "use --loss bce" in done.stderr

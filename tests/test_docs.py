@@ -1,4 +1,4 @@
-"""README.md and docs/: their commands run, on small data in place of the demo; links, names and tables are right."""
+"""README.md and docs/: the commands run, on small data instead of the demo; links, names and tables are right."""
 
 import json
 import re
@@ -14,6 +14,8 @@ import numpy as np
 import orjson
 import pytest
 
+from mma4ctr.datasets.spec_split import given_split
+from mma4ctr.datasets.spec_table import SpecTable
 from mma4ctr.datasets.toml_spec import read_description
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.paths import load_paths
@@ -37,7 +39,7 @@ def code_blocks(page: Path, language: str) -> list[str]:
 
 
 def prose(page: Path) -> str:
-    """The text without its code blocks."""
+    """Return the text without its code blocks."""
     return re.sub(r"```.*?```", "", text_of(page), flags=re.S)
 
 
@@ -47,14 +49,14 @@ def shell_lines(page: Path) -> list[str]:
 
 
 def commands(part: str) -> list[str]:
-    """The Python commands of all pages that contain `part`, each once; first the page that runs every step."""
+    """List the distinct Python commands of all pages that contain `part`; the page that runs every step comes first."""
     pages = sorted(PAGES, key=lambda page: page.name != "artifacts.md")
     found = [line for page in pages for line in shell_lines(page) if line.startswith(".venv/bin/python ")]
     return [line for line in dict.fromkeys(found) if part in line]
 
 
 def run_command(command: str) -> None:
-    """In this process, which has imported everything; torchrun in processes of its own."""
+    """Run a command in this process; torchrun starts processes of its own."""
     _, *words = shlex.split(command)
     if "torch.distributed.run" in words:
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
@@ -72,7 +74,7 @@ def run_command(command: str) -> None:
 
 
 def write_pairs(folder: Path) -> None:
-    """pairs.tsv and users.tsv with known users, known items, and an item of which only features are known."""
+    """Write pairs.tsv and users.tsv with known users, known items, and one item of which only features are known."""
     graph = folder / "graph/tiktok"
     users, items = np.load(graph / "user_ids.npy")[:3], np.load(graph / "item_ids.npy")
     (features,) = (folder / "dataset").rglob("track1_video_features_part1.txt")
@@ -109,10 +111,15 @@ def test_commands_of_the_simulation(tmp_path):
 
 
 def test_the_example_of_your_own_data(tmp_path):
-    """The description and the path.json of the page, on files with the columns that it names."""
+    """The description and path.json of the page work on files with the columns that it names."""
     page = ROOT / "docs/your-data.md"
-    (description, columns), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
+    (description, columns, *splits), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")
     assert set(tomllib.loads(description + columns)["columns"]) == {"item", "user", "context"}
+    for text in splits:
+        mistakes = []
+        given_split(SpecTable(tomllib.loads(text)["split"], "", mistakes), SpecTable({}, "", mistakes), tmp_path)
+        assert not mistakes
+    assert len(splits) == 2
     (tmp_path / "mine.toml").write_text(description)
     (tmp_path / "own.json").write_text(content)
     (tmp_path / "data").mkdir()
@@ -173,7 +180,7 @@ def test_configs_write_to_the_demo_folder(name, output, raw):
 
 
 def anchors_of(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub makes them."""
     found: dict[str, int] = {}
     anchors = set()
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.M):
@@ -185,7 +192,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 def links_of(page: Path) -> list[tuple[Path, str]]:
-    """File and anchor of every relative link."""
+    """Return file and anchor of every relative link."""
     links = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
         if "://" not in link:
@@ -234,7 +241,7 @@ def test_scripts_make_targets_and_paths_exist(page):
     targets += [line.split()[1] for line in shell_lines(page) if re.match("make [a-z]", line)]
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
-    # These two also name paths that are gone.
+    # These two also name removed paths.
     if page.name not in ("CHANGELOG.md", "glossary.md"):
         for name in re.findall(r"`((?:mma4ctr|configs|docs|tests|baseline|benchmarks)/[^`\s]*)`", text):
             assert (ROOT / name).exists(), name

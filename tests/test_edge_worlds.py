@@ -1,4 +1,4 @@
-"""Small odd worlds that are valid input: every step goes through with finite numbers, or says what is missing."""
+"""Small unusual but valid inputs: every step ends with finite numbers, or states what is missing."""
 
 import json
 import warnings
@@ -28,13 +28,13 @@ TASK = ("--task", "tiktok_like")
 
 
 def usual_rows():
-    """(user, item, like, time), in order of time."""
+    """Return rows (user, item, like, time) in order of time."""
     rng = np.random.default_rng(0)
     return [[int(rng.integers(12)), int(rng.integers(ITEMS)), int(rng.random() < 0.3), 1000 + i] for i in range(ROWS)]
 
 
 def usual_features():
-    """Lines (item, content) of each feature file."""
+    """Return lines (item, content) of each feature file."""
     rng = np.random.default_rng(1)
     lines = {kind: [(i, np.round(rng.normal(size=128), 3).tolist()) for i in range(ITEMS)] for kind in KEYS}
     lines["title"] = [(i, {str(token): 1 for token in rng.integers(1, 60, 8)}) for i in range(ITEMS)]
@@ -42,7 +42,7 @@ def usual_features():
 
 
 def write(folder, rows, features, part=""):
-    """The raw files and path.json."""
+    """Write the raw files and path.json."""
     track = folder / TRACK
     track.mkdir(parents=True, exist_ok=True)
     lines = (f"{user}\t1\t{item}\t2\t3\t0\t{like}\t{like}\t4\t{user}\t{time}\t9\n" for user, item, like, time in rows)
@@ -56,7 +56,7 @@ def write(folder, rows, features, part=""):
 
 
 def run(paths, steps=5):
-    """The first steps; the first exit code that is not 0. No step may warn of its arithmetic."""
+    """Run the first steps; returns the first exit code other than 0. No step may raise an arithmetic warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         for main, *options in (
@@ -72,7 +72,7 @@ def run(paths, steps=5):
 
 
 def check_finite(paths):
-    """Every number of every array that is made."""
+    """Check that every number of every array is finite."""
     for path in paths.file.parent.rglob("*.npy"):
         assert np.isfinite(np.load(path).astype(float)).all(), path
     for result in read_results(paths.results):
@@ -80,7 +80,7 @@ def check_finite(paths):
 
 
 def test_a_user_with_no_training_row(tmp_path):
-    """Is the mean of the users who have some."""
+    """The embedding is the mean of the users with training rows."""
     rows = usual_rows() + [[99, i % ITEMS, i % 2, 5000 + i] for i in range(20)]
     paths = write(tmp_path, rows, usual_features())
     assert run(paths) == 0
@@ -94,7 +94,7 @@ def test_a_user_with_no_training_row(tmp_path):
 
 
 def test_an_item_with_no_features(tmp_path):
-    """Is the mean of the items that have some, and marked; it has a line, an empty one, or none."""
+    """An item with an empty line or no line gets the mean of the others and is marked."""
     features = usual_features()
     for kind, empty in (("video", []), ("audio", []), ("title", {})):
         features[kind] = [(item, empty if item == 6 else one) for item, one in features[kind] if item != 5]
@@ -111,7 +111,7 @@ def test_an_item_with_no_features(tmp_path):
 
 @pytest.mark.parametrize("what", ["equal", "zero"])
 def test_all_features_equal(tmp_path, what):
-    """Nothing can be told from them, and nothing is divided by zero."""
+    """Constant features give finite results: no division by zero."""
     vector = [0.0 if what == "zero" else 0.5] * 128
     title = {str(token): 1 for token in range(30)}
     features = {kind: [(item, vector) for item in range(ITEMS)] for kind in KEYS}
@@ -145,7 +145,7 @@ def test_two_parts_with_the_same_item(tmp_path, capsys, kind):
 
 
 def one_class(part):
-    """The usual rows with like 0 in one part of the split: by time, as 8 : 1 : 1."""
+    """Return the usual rows with like 0 in one part of the chronological 8 : 1 : 1 split."""
     rows = usual_rows()
     low, high = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}[part]
     for row in rows[low * ROWS // 10 : high * ROWS // 10]:
@@ -167,7 +167,7 @@ def test_one_class_only_where_two_are_needed(tmp_path, capsys, part, message):
 
 
 def test_auc_of_one_class_is_undefined_and_not_a_half(tmp_path, capsys):
-    """In results, on the terminal, in tables and in the report."""
+    """Results, terminal, tables and report show no AUC."""
     paths = write(tmp_path, one_class("test"), usual_features())
     assert run(paths) == 1
     assert "no test AUC; the test rows have one class only" in capsys.readouterr().err
@@ -187,7 +187,7 @@ def test_auc_of_one_class_is_undefined_and_not_a_half(tmp_path, capsys):
 
 
 def test_a_run_of_other_data_is_not_drawn(tmp_path, capsys):
-    """The user embedding was made anew since, the matrix and the run were not."""
+    """The user embedding was made again; the matrix and the run were not."""
     paths = write(tmp_path, usual_rows(), usual_features())
     assert run(paths) == 0
     assert call(get_user_embedding.main, "--paths", paths.file, *TASK, "--length", 5) == 0

@@ -1,8 +1,7 @@
-"""The columns of features plus beside content: effects, rates, pairs, bins and recency against slow twins; leakage."""
+"""The columns of features plus other than content against slow twins: effects, rates, pairs, bins, recency; leakage."""
 
 import csv
-import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-import cross_matrix
 from benchmarks.reference import mlp_module
-from mma4ctr.data.interactions import TRAIN, Interactions
+from mma4ctr.data.interactions import TRAIN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.features.behavioral import effects
 from mma4ctr.features.behavioral.effects import Side, fit_effects
@@ -34,7 +32,7 @@ from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call, prepare
+from tests.conftest import prepare, relabelled
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
@@ -76,7 +74,7 @@ def small_log(rows=1500, *, content=0, seed=0):
 
 
 def blocks_of(log):
-    """By name, the code of each row in each random effect, and the number of codes."""
+    """Return the code of each row in each random effect, and the number of codes, by name."""
     user, item = log.sides
     codes = {"user": log.user, "item": log.item, "channel": log.context["channel"]}
     codes |= {"city": user.categories["city"][log.user], "author": item.categories["author"][log.item]}
@@ -85,7 +83,7 @@ def blocks_of(log):
 
 
 def dense_modes(log, variances):
-    """The intercept and all effects at once, by Newton's method on the penalised likelihood; content has variance 1."""
+    """Return the intercept and all effects by Newton's method on the penalised likelihood; content has variance 1."""
     rows = len(log.label)
     design, penalty, places = [np.ones((rows, 1))], [np.zeros(1)], {}
     for name, (codes, size) in blocks_of(log).items():
@@ -107,7 +105,7 @@ def dense_modes(log, variances):
 
 @pytest.fixture
 def fixed_variance(monkeypatch):
-    """All effects keep their first variance, and there are steps enough to reach the mode."""
+    """All effects keep their first variance, and there are enough steps to reach the mode."""
     for name in ("SMALLEST_VARIANCE", "LARGEST_VARIANCE", "FIRST_VARIANCE"):
         monkeypatch.setattr(effects, name, 0.3)
     monkeypatch.setattr(effects, "STEPS", 15)
@@ -141,7 +139,7 @@ def test_effects_of_content_are_the_modes_too(fixed_variance):
 
 
 def test_few_steps_come_near_to_the_modes(monkeypatch):
-    """With the usual numbers of steps, and the variances that are found on the way."""
+    """The default numbers of steps, with the variances that they estimate."""
     log = small_log(4000)
     found, rows = log.fit()
     monkeypatch.setattr(effects, "STEPS", 40)
@@ -152,7 +150,7 @@ def test_few_steps_come_near_to_the_modes(monkeypatch):
     assert np.allclose(found.user.total, slow.user.total, atol=0.15)
 
 
-def test_effects_shrink_to_0_where_labels_tell_nothing_apart():
+def test_effects_shrink_to_0_without_differences_of_labels():
     log = small_log(6000)
     log.label = (np.random.default_rng(4).random(6000) < 0.3).astype(float)
     found, _ = log.fit()
@@ -162,7 +160,7 @@ def test_effects_shrink_to_0_where_labels_tell_nothing_apart():
 
 
 def test_the_fewer_rows_the_nearer_to_0(fixed_variance):
-    """Users whose rows all have label 1."""
+    """The effects of users whose labels are all 1 are smaller with fewer rows."""
     rows_of = np.repeat(np.arange(6), [1, 2, 4, 8, 16, 400])
     label = np.where(rows_of == 5, np.arange(len(rows_of)) % 2, 1).astype(float)
     log = SmallLog(rows_of, np.zeros(len(rows_of), int), {}, label, (Side(7), Side(1)))
@@ -243,7 +241,7 @@ def test_entities_of_any_size_do_not_overflow():
     found = pair_codes("user", "tab", entity, category)
     assert found.codes.tolist() == [3, 1, 2]
     assert find_pairs(found, entity, category).tolist() == [3, 1, 2]
-    # Another user's pair must not be met by a category beyond those that are known.
+    # An unknown category must not be read as the pair of another user.
     assert find_pairs(found, np.array([2**31 - 2]), np.array([255 + 256])).tolist() == [0]
 
 
@@ -285,7 +283,7 @@ def test_normal_scores_are_quantiles_of_the_normal_distribution():
 
 
 @pytest.mark.parametrize("values", [[np.nan, np.nan], [3.0, 3.0, 3.0], [np.nan, 2.0]])
-def test_numbers_that_tell_nothing_apart_have_finite_scores(values):
+def test_constant_numbers_have_finite_scores(values):
     values = np.array(values)
     edges = quantile_edges(values)
     assert np.isfinite(normal_scores(values, edges)).all()
@@ -323,7 +321,7 @@ def test_recency_of_nothing_is_nothing():
 
 @given(st.integers(1, 30), st.data())
 def test_recency_sees_no_later_row(count, data):
-    """But through the ranks of the gaps, which all rows have together, only earlier rows count."""
+    """Except for the ranks of the gaps, which use all rows, only earlier rows count."""
     user = np.sort(np.array(data.draw(st.lists(st.integers(0, 2), min_size=count, max_size=count))))
     moments = data.draw(st.lists(st.integers(0, 10_000), min_size=count, max_size=count))
     time = np.array([moment for _, moment in sorted(zip(user.tolist(), moments, strict=True))])
@@ -339,34 +337,8 @@ def test_recency_sees_no_later_row(count, data):
 # Leakage, over every array of features plus
 
 
-@pytest.fixture(scope="module")
-def plus(made, tmp_path_factory):
-    """The tiny world with plus matrices of its tasks."""
-    folder = tmp_path_factory.mktemp("effects")
-    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
-    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
-    return load_paths(folder / "path.json")
-
-
-@dataclass(frozen=True)
-class Relabelled(Interactions):
-    """Interactions some of whose labels, of every target, are the other way round."""
-
-    rows: np.ndarray | None = None
-
-    def label(self, target):
-        label = super().label(target).copy()
-        label[self.rows] ^= 1
-        return label
-
-
-def relabelled(inputs, rows):
-    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
-    return replace(inputs, data=Relabelled(**data, rows=rows))
-
-
 def every_array(factors):
-    """All arrays of features plus before they are scaled, by name."""
+    """Return all arrays of features plus before scaling, by name."""
     tables = factors.plus
     found = {"user_part": factors.user_part, "item_part": factors.item_part, "recency": tables.recency}
     for one in tables.lookups:
@@ -380,7 +352,7 @@ def every_array(factors):
 
 
 def inputs_of_row(factors, inputs, row):
-    """What an interaction's columns are made from, before scaling, by name: table rows, codes and vectors."""
+    """Return the table rows, codes and vectors from which a row's columns are made, before scaling, by name."""
     data, block, tables = inputs.data, int(inputs.embedding.array("block")[row]), factors.plus
     user, item = (rows_in_blocks(one[[row]], np.array([block]), size)[0] for one, size in (
         (data.user, len(data.user_ids)), (data.item, len(data.item_ids))))  # fmt: skip
@@ -429,7 +401,7 @@ NOT_OUTCOMES = {"userid", "feedid", "date_", "device"}
 
 
 def with_other_outcomes(dataset, folder, chosen):
-    """Write other outcomes to one raw row, given its user, item and time; returns the number of rows changed."""
+    """Change the outcomes of the raw row with this user, item and time; returns the number of changed rows."""
     name, outcomes = RAW[dataset]
     delimiter = "\t" if dataset == "tiktok" else ","
     with (folder / name).open(newline="") as file:
@@ -453,7 +425,7 @@ def with_other_outcomes(dataset, folder, chosen):
 
 @pytest.mark.parametrize(("dataset", "task"), [("tiktok", "tiktok_like"), ("wechat", "wechat_click")])
 def test_a_rows_own_outcomes_in_the_raw_file_change_none_of_its_inputs(plus, raw_copy, dataset, task):
-    """From the raw file through steps 1 to 4: the row's codes, numbers, recency, table rows and vectors."""
+    """Steps 1 to 4 from the raw file: the row's codes, numbers, recency, table rows and vectors stay the same."""
     inputs = load_step_inputs(plus, task)
     data = inputs.data
     keys = np.stack([data.user_ids[data.user], data.item_ids[data.item], np.floor(data.time).astype(np.int64)], axis=1)
@@ -477,7 +449,7 @@ def test_a_rows_own_outcomes_in_the_raw_file_change_none_of_its_inputs(plus, raw
 
 
 def test_inputs_contain_no_label(plus):
-    """Columns, bins, hours and recency are the same whatever the labels are."""
+    """Columns, bins, hours and recency do not depend on the labels."""
     inputs = load_step_inputs(plus, "tiktok_like")
     one, two = log_inputs(inputs.data), log_inputs(relabelled(inputs, np.arange(len(inputs.data))).data)
     assert one.context.keys() == two.context.keys() == {"channel", "device", "hour", "weekday"} & one.context.keys()
@@ -519,7 +491,7 @@ def test_a_side_without_columns_has_no_inputs():
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
 def test_gathered_rows_equal_a_plain_gather(plus, task):
-    """Scaled tables looked up row by row with numpy, in the order of the manifest's columns."""
+    """Compare with scaled tables looked up row by row in numpy, in the order of the manifest's columns."""
     inputs = load_step_inputs(plus, task)
     matrix, artifact = load_matrix(plus, task, VARIANT, CPU), read_artifact(plus.matrix / task / VARIANT, "")
     data, block = inputs.data, inputs.embedding.array("block").astype(np.int64)
@@ -569,7 +541,7 @@ def test_lookups_in_the_matrix_are_the_codes_and_keys_of_the_tables(plus, task):
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
 def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task):
-    """One network and several, all rows of a group and some, in chunks shorter than the group."""
+    """One and several networks, all and some rows of a group, in chunks smaller than the group."""
     monkeypatch.setitem(inference.SCORING_ROWS, "cpu", 500)
     matrix = load_matrix(plus, task, VARIANT, CPU)
     states = [initial_weights(matrix.in_features, 0.1, seed) for seed in range(3)]

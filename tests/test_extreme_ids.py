@@ -1,6 +1,7 @@
-"""Ids and times of any 64 bits: every table, order and split equals a slow one in Python's own whole numbers."""
+"""Ids and times of any 64 bits: every table, order and split equals a slow one with Python's integers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ from tests.conftest import call
 LOW, HIGH = -(2**63), 2**63 - 1
 EDGES = [LOW, LOW + 1, -(2**62), -(2**53), -(2**31), -1, 0, 1, 2**31, 2**53, 2**62, HIGH - 1, HIGH]
 numbers = st.one_of(st.sampled_from(EDGES), st.integers(LOW, HIGH), st.integers(-40, 40))
-# Around one place, so that tables of a small range are met too.
+# Close together, so that tables of a small range are tested too.
 near = st.builds(
     lambda centre, steps: [min(max(centre + step, LOW), HIGH) for step in steps],
     numbers,
@@ -74,7 +75,8 @@ def test_rows_are_ordered_as_tuples_are(table):
 @quick
 @given(rows, st.booleans())
 def test_duplicates_are_those_of_a_set(table, time_is_day):
-    records = np.zeros(len(table), record_type(["like"], ColumnNames()))
+    raw = SimpleNamespace(targets=["like"], split="", columns_of=lambda side: ColumnNames())
+    records = np.zeros(len(table), record_type(raw))
     for row, (user, item, time, _) in enumerate(table):
         # A small hash, so that different rows share one.
         records[row] = user, item, 0, time, user % 2, 0
@@ -137,7 +139,7 @@ def test_drawn_items_are_unseen(seen):
 
 @quick
 @given(st.lists(st.integers(-(2**70), 2**70), min_size=1, max_size=20))
-def test_ids_are_told_apart_as_text_is(values):
+def test_ids_are_equal_where_their_text_is_equal(values):
     found = ids_of(pa.array(list(map(str, values))), "id").values.tolist()
     assert len(set(found)) == len(set(values))
     inside = [value for value in values if LOW <= value <= HIGH]
@@ -158,7 +160,7 @@ def test_a_time_is_right_or_refused(value, unit):
 
 
 def test_step_1_on_extreme_ids_and_times(tmp_path):
-    """End to end: users and items at both ends of the range, and times too."""
+    """Step 1 with users, items and times at both ends of the range."""
     rng = np.random.default_rng(0)
     users, items = [LOW, LOW + 1, 0, HIGH - 1, HIGH], EDGES
     lines, expected = [], set()

@@ -1,5 +1,5 @@
-"""Feature files mutated in named ways: step 2 makes exactly what it makes of a clean file with what a slow reader finds
-in the mutated one, or ends with exit code 2 and a line that names the file."""
+"""Mutated feature files: step 2 gives what a slow reader finds in the file, or exit code 2 and a line with the file
+name."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.text_blocks import Block
 from tests.conftest import call
-from tests.test_mutations import CELLS, LINES, check_told, number, reordered, run_step_1, write_small
+from tests.test_mutations import CELLS, LINES, check_one_line, number, reordered, run_step_1, write_small
 from tests.test_mutations import TEXTS as WHOLE
 
 EXAMPLES = settings(
@@ -38,7 +38,7 @@ NAMES = ["feedid", "authorid", *WORDS, *(name for names in LISTS.values() for na
 
 
 def write_features(folder):
-    """Raw files of few items; every item of step 1 has features."""
+    """Write raw files with few items; every item of step 1 has features."""
     write_small(folder)
     rng = np.random.default_rng(2)
     rows = [",".join(NAMES)]
@@ -58,7 +58,7 @@ def write_features(folder):
 
 
 def table_of(content):
-    """Names and rows of a CSV text, every row of the same number of cells; None where there is no such reading."""
+    """Return the names and rows of a CSV text; None if the rows differ in width."""
     try:
         text = content.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
@@ -70,7 +70,7 @@ def table_of(content):
 
 
 def tokens(name, cell):
-    """A token cell written anew; None where it is no list of tokens."""
+    """Return a token cell in clean form; None if it is not a list of tokens."""
     found = []
     for part in cell.split(" ") if name in WORDS else cell.split(";"):
         part = part.strip()
@@ -91,14 +91,14 @@ def tokens(name, cell):
 
 
 def decimal(text):
-    """Whether it is a number that float32 can hold."""
+    """Return whether a text is a number that float32 can hold."""
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
         return False
     return abs(float(text)) < 3.4e38
 
 
 def clean_csv(content, id_name, cells):
-    """The file as it should have been written: `cells` are functions from a cell to the clean one, or None."""
+    """Return the clean form of a file; `cells` maps each column to a function from a cell to its clean form or None."""
     read = table_of(content)
     wanted = [id_name, *cells]
     if read is None or any(read[0].count(name) != 1 for name in wanted):
@@ -119,7 +119,7 @@ def clean_csv(content, id_name, cells):
 
 
 def clean_info(content):
-    """feed_info.csv; columns that no modality reads are left out."""
+    """Return the clean form of feed_info.csv without columns that no modality reads."""
     cells = {name: (lambda cell, name=name: tokens(name, cell)) for name in NAMES if name not in ("feedid", "authorid")}
     return clean_csv(content, "feedid", cells)
 
@@ -130,13 +130,13 @@ def vector(cell):
 
 
 def clean_fused(content):
-    """feed_embeddings.csv."""
+    """Return the clean form of feed_embeddings.csv."""
     return clean_csv(content, "feedid", {"feed_embedding": vector})
 
 
 @lru_cache
 def made_of(name, content):
-    """The arrays that step 2 makes with this content of one file, by name; None where it refuses it."""
+    """Return the arrays that step 2 makes from this content of one file, by name; None if it refuses the file."""
     dataset = name.split("/")[0] if name.startswith("wechat") else "tiktok"
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -154,7 +154,8 @@ def arrays_of(folder, dataset):
 
 
 def read_back(folder, dataset, capsys):
-    """The arrays of step 2, None if a step refuses a file, and its message; step 1 reads the columns beside content."""
+    """Return the arrays of step 2, or None if a step refuses a file, and the message. Step 1 reads the columns beside
+    content."""
     if run_step_1(folder, dataset):
         return None, capsys.readouterr().err
     capsys.readouterr()
@@ -175,7 +176,7 @@ HEADERS = {
 
 
 def mutated(name, content, draw):
-    """The content of a CSV file, changed."""
+    """Draw a changed content of a CSV file."""
     lines = content.splitlines()
     if name in HEADERS:
         rows = [line.decode().split(",") for line in lines]
@@ -204,7 +205,7 @@ def test_csv_of_features(file, clean, name, data, capsys):
         expected = clean(content)
         found, error = read_back(folder, "wechat", capsys)
     if found is None:
-        check_told(error, path)
+        check_one_line(error, path)
         assert name not in HARMLESS, f"{name}: {error}"
     else:
         assert expected is not None, f"{name}: a file that has no right reading was read"
@@ -269,7 +270,7 @@ def test_titles(name, place, capsys):
         found, error = read_back(folder, "tiktok", capsys)
     if meant is None:
         assert found is None, f"{name}: a line that has no right reading was read"
-        check_told(error, f"{path}:{place + 1}:")
+        check_one_line(error, f"{path}:{place + 1}:")
     else:
         lines[place] = json.dumps(meant)
         assert found == made_of(TITLES, ("\n".join(lines) + "\n").encode())
@@ -277,7 +278,7 @@ def test_titles(name, place, capsys):
 
 
 def whole_files():
-    """Changes of a whole file of JSON lines."""
+    """Draw changes of a whole file of JSON lines."""
     lines = [name for name in ("line twice", "blank line", "line of spaces", "comment", "swapped lines", "cut")]
     return [*lines, *WHOLE]
 
@@ -294,7 +295,7 @@ def test_titles_as_a_whole(name, data, capsys):
         content = path.read_bytes()
         found, error = read_back(folder, "tiktok", capsys)
     if found is None:
-        check_told(error, path)
+        check_one_line(error, path)
         assert name not in HARMLESS and name != "no last line end", error
     else:
         text = content.removeprefix(b"\xef\xbb\xbf").decode()
@@ -303,7 +304,7 @@ def test_titles_as_a_whole(name, data, capsys):
 
 
 def test_json_that_is_nested_too_deep():
-    """Not with hypothesis, which lets Python nest deeper."""
+    """Without hypothesis, which raises Python's recursion limit."""
     line = '{"item_id": 3, "title_features": {"3": 1}, "x": ' + "[" * 1015 + '"y"' + "]" * 1015 + "}"
     assert orjson.loads(line), "orjson reads it"
     with pytest.raises(BadLine, match="broken JSON"):

@@ -1,4 +1,4 @@
-"""Step 2: reductions against scikit-learn and loops, missing items, one matrix over all parts."""
+"""Step 2: reductions against scikit-learn and loops, missing items, one matrix from several files."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_items_without_a_modality_get_the_mean_and_are_marked(made):
 
 
 def test_features_follow_the_items_own_lines(made):
-    """Rows are matched by id: the projection of an item's raw vector is its row, up to the sign of each column."""
+    """Rows are matched by id: an item's row is the projection of its raw vector, up to the sign of each column."""
     data = load_interactions(made, "tiktok")
     modal = read_artifact(made.modal / "tiktok", "")
     raw = {}

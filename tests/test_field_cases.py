@@ -1,6 +1,6 @@
-"""Inputs that people have and that failed, each a folder with a description, through the steps as the README runs them.
+"""Inputs of users that failed once: each is a folder with a description, run through the steps as in the README.
 
-The folders lie beside this repository in shared/data/field-cases, or where FIELD_CASES says; their README tells the
+The folders are in shared/data/field-cases beside this repository, or where FIELD_CASES says. Their README states the
 right outcome of each. test_field_families.py makes inputs of the same kinds, so a fresh clone tests them without the
 folders.
 """
@@ -40,7 +40,7 @@ class Case:
         self.paths = load_paths(folder / "own.json")
 
     def run(self, step, *options, code=0):
-        """What a step writes on standard output and error; `code` is what it must end with, None: either."""
+        """Return the output of a step, which must end with exit code `code`; None allows any."""
         self.capsys.readouterr()
         known = ("check", self.paths.file) if step is datasets_main else ("--paths", self.paths.file)
         self.code = call(step.main, *known, *options)
@@ -53,7 +53,7 @@ class Case:
         return found.out, found.err
 
     def both(self, **options):
-        """The steps that read the files."""
+        """Return the steps that read the files."""
         self.run(datasets_main)
         self.run(preprocess_inter)
         return self.run(preprocess_multimodal, **options)
@@ -69,7 +69,7 @@ def case(tmp_path, capsys):
 
 
 def same_with(case, name, file, change, modality="words"):
-    """A case, and one whose file is changed to the plain form of the same: equal features."""
+    """Return a case, and the same case with a file in its plain form; both must give equal features."""
     one, other = case(name), case(name)
     path = other.folder / file
     path.write_text("".join(change(line) for line in path.read_text().splitlines(keepends=True)))

@@ -1,5 +1,8 @@
-"""Inputs of the kinds of the field cases, made here: empty parts, names with the characters of patterns, ids as R and
-others write them, columns of mixed types, times of every kind. Each gives what its plain form gives, or one line."""
+"""Inputs of the kinds of the field cases, generated here.
+
+Empty parts, file names with pattern characters, ids as R and other programs write them, columns of mixed types, times
+of every kind. Each gives the result of its plain form, or one error line.
+"""
 
 import csv
 import gzip
@@ -38,7 +41,7 @@ VECTORS = '[modalities.vec]\nfiles = {files}\nitem = "id"\nvector = "v"\n'
 
 
 def log(word="", seed=0):
-    """Columns of a small log."""
+    """Return the columns of a small log."""
     rng = np.random.default_rng(seed)
     names = [f"{word}{user}" for user in rng.integers(0, USERS, ROWS)]
     items = rng.integers(0, ITEMS, ROWS).tolist()
@@ -60,7 +63,7 @@ def shown(cell):
 
 
 def write(path, table):
-    """A table in the format that the name says."""
+    """Write a table in the format of the file name."""
     kind = path.name.removesuffix(".gz").rsplit(".")[-1]
     rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
     if kind == "parquet":
@@ -82,7 +85,7 @@ def part_of(table, start, stop):
 
 
 def described(folder, text, where="."):
-    """own.json of a folder whose description is `text`."""
+    """Write own.json in a folder with the description `text`."""
     (folder / where).mkdir(parents=True, exist_ok=True)
     (folder / where / "mine.toml").write_text(text)
     content = {"parent_folder": ".", "datasets": {"mine": f"{where}/mine.toml"}} | {key: f"out/{key}" for key in OUT}
@@ -90,8 +93,8 @@ def described(folder, text, where="."):
     return folder / "own.json"
 
 
-def told(capsys, paths, main, *options, code=0):
-    """What a step writes; `code` is its exit code, and 2 means one line."""
+def output_of(capsys, paths, main, *options, code=0):
+    """The output of a step, which must end with exit code `code`; code 2 comes with one error line."""
     capsys.readouterr()
     known = ("check", paths) if main is datasets_main else ("--paths", paths)
     assert call(main.main, *known, *options) == code, capsys.readouterr().err
@@ -102,7 +105,7 @@ def told(capsys, paths, main, *options, code=0):
 
 
 def rows_of(paths):
-    """The kept rows as a sorted list of user, item, time and label."""
+    """Return the kept rows as a sorted list of user, item, time and label."""
     data = load_interactions(load_paths(paths), "mine")
     columns = [data.user_names[data.user], data.item_ids[data.item], data.time, data.label("like")]
     return sorted(zip(*(column.tolist() for column in columns), strict=True))
@@ -145,7 +148,8 @@ def write_empty(path, columns):
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_parts_without_rows(tmp_path, capsys, name):
-    """At the beginning, in the middle and at the end; of the log and of vectors; also where all others are packed."""
+    """An empty part at the beginning, in the middle or at the end, of the log or of vectors, also among compressed
+    parts."""
     kind = name.split(".", 1)[1]
     for place in (0, 2, 4):
         folder = tmp_path / str(place)
@@ -158,14 +162,14 @@ def test_parts_without_rows(tmp_path, capsys, name):
         text = HEAD.format(files=f'"log*.{kind}"', more='time = "time"', rule="rating >= 4")
         paths = described(folder, text + VECTORS.format(files=f'"vec*.{kind}"'))
         for step, prefix in ((datasets_main, "log"), (preprocess_inter, "log"), (preprocess_multimodal, "vec")):
-            assert f"{prefix}{place}-{name}: has no rows" in told(capsys, paths, step)
+            assert f"{prefix}{place}-{name}: has no rows" in output_of(capsys, paths, step)
         assert rows_of(paths) == plain_rows(log())
         found = read_artifact(load_paths(paths).modal / "mine", "").array("vec")
         assert np.allclose(found, features()["v"])
 
 
 def test_a_part_with_other_line_ends_is_not_taken_for_a_header(tmp_path, capsys):
-    """Lines that end in a carriage return alone: refused, never left out as a part without rows."""
+    """Lines that end with a carriage return only are refused, not treated as a part without rows."""
     for part in (1, 2):
         write(tmp_path / f"log{part}.csv", part_of(log(), 150 * (part - 1), 150 * part))
     (tmp_path / "log2.csv").write_bytes((tmp_path / "log2.csv").read_bytes().replace(b"\n", b"\r"))
@@ -173,7 +177,7 @@ def test_a_part_with_other_line_ends_is_not_taken_for_a_header(tmp_path, capsys)
     text = HEAD.format(files='"log*.csv"', more="", rule="rating >= 4") + VECTORS.format(files='"vec.jsonl"')
     paths = described(tmp_path, text)
     for step in (datasets_main, preprocess_inter):
-        assert "log2.csv:1: the header cannot be read" in told(capsys, paths, step, code=2)
+        assert "log2.csv:1: the header cannot be read" in output_of(capsys, paths, step, code=2)
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -184,7 +188,7 @@ def test_a_log_without_any_row_is_refused(tmp_path, capsys, name):
     text = HEAD.format(files='"log*"', more="", rule="rating >= 4") + VECTORS.format(files='"vec.jsonl"')
     paths = described(tmp_path, text)
     for step in (datasets_main, preprocess_inter):
-        assert re.search(rf"log[12]-{name}", told(capsys, paths, step, code=2))
+        assert re.search(rf"log[12]-{name}", output_of(capsys, paths, step, code=2))
 
 
 # Names with the characters of patterns
@@ -195,7 +199,7 @@ NAMES = ("[kaggle] data", "run[12]", "run*", "run?", "[!x]", "a{1,2}", "**", "x 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("where", ["folder", "files", "description", "file", "absolute"])
 def test_names_that_look_like_patterns(tmp_path, capsys, name, where):
-    """What is there as it is written is meant, and nothing else: beside it lie the files of others."""
+    """An existing file with this exact name is read, and no file that the pattern would match."""
     decoys = {"run1", "run2", "runs", "k", "x", "y", "a1", "some", "other"}
     folders = [tmp_path / other for other in decoys] if where != "file" else []
     folder = tmp_path if where in ("file",) else tmp_path / name
@@ -223,13 +227,13 @@ def test_names_that_look_like_patterns(tmp_path, capsys, name, where):
     if where == "folder":
         text = f'folder = "{name}"\n' + text
     paths = described(tmp_path, text, name if where == "description" else ".")
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     assert rows_of(paths) == plain_rows(log())
 
 
 @pytest.mark.parametrize("files", ["run[12]/log.csv", "run[12]/*.csv", "*/log[1].csv"])
 def test_another_folder_is_never_taken(tmp_path, capsys, files):
-    """The folder or the file as it is written is there and has nothing that fits, or is the one that is taken."""
+    """A folder or file with this exact name is used, even if nothing in it fits."""
     for name in ("run[12]", "run1"):
         (tmp_path / name).mkdir()
     write(tmp_path / "run1/log.csv", log())
@@ -239,11 +243,11 @@ def test_another_folder_is_never_taken(tmp_path, capsys, files):
     paths = described(tmp_path, text)
     if files.startswith("*"):
         write(tmp_path / "run[12]/log[1].csv", log(seed=3))
-        told(capsys, paths, preprocess_inter)
+        output_of(capsys, paths, preprocess_inter)
         data = load_interactions(load_paths(paths), "mine")
         assert sorted(data.item_ids[data.item].tolist()) == sorted(log(seed=3)["item"])
     else:
-        assert ": no file " in told(capsys, paths, preprocess_inter, code=2)
+        assert ": no file " in output_of(capsys, paths, preprocess_inter, code=2)
 
 
 # Ids asked for
@@ -251,7 +255,7 @@ def test_another_folder_is_never_taken(tmp_path, capsys, files):
 
 @pytest.fixture(scope="module", params=["numbers", "words"])
 def model(request, tmp_path_factory):
-    """A trained model of users that are numbers, or words."""
+    """A model trained on users whose ids are numbers, or words."""
     folder = tmp_path_factory.mktemp(request.param)
     write(folder / "log.tsv", log("" if request.param == "numbers" else "u"))
     lines = (folder / "log.tsv").read_text().splitlines()
@@ -296,7 +300,7 @@ STRANGE += ('a"', "'1'", "1,2", "\\N", "NA", "null", "true", "0x1", "１", "=1+1
 
 def predicted(capsys, paths, file, *options):
     out = file.with_suffix(".out")
-    error = told(capsys, paths, mlp, "--run", "last", "--predict", file, "--output", out, *options)
+    error = output_of(capsys, paths, mlp, "--run", "last", "--predict", file, "--output", out, *options)
     rows = list(csv.reader(out.read_text().splitlines(), delimiter="\t"))
     assert rows[0] == ["user", "item", "score"]
     return [(user, item, float(score)) for user, item, score in rows[1:]], error
@@ -317,8 +321,8 @@ def test_known_ids_however_they_are_written(model, tmp_path, capsys):
     assert "have a user" not in error and {row[0] for row in rows} == {f"{word}3"} and len(rows) == 2 * len(AROUND)
 
 
-def test_ids_that_nobody_knows(model, tmp_path, capsys):
-    """Unknown users and items, written as they were asked for."""
+def test_unknown_ids_are_written_as_they_were(model, tmp_path, capsys):
+    """Unknown users and items appear in the output as they were written."""
     paths, word = model
     file = tmp_path / "pairs.tsv"
     file.write_text(f"user\titem\n{word}3\t5\n" + "".join(f"{one}\t5\n{word}3\t{one}\n" for one in STRANGE))
@@ -331,7 +335,7 @@ def test_ids_that_nobody_knows(model, tmp_path, capsys):
     rows, error = predicted(capsys, paths, file, "--top", 1)
     assert f"{len(STRANGE)} have a user" in error and [row[0] for row in rows] == list(STRANGE)
     file.write_text("item\n" + "".join(f"{one}\n" for one in STRANGE))
-    told(capsys, paths, preprocess_multimodal, "--dataset", "mine", "--new-items", file)
+    output_of(capsys, paths, preprocess_multimodal, "--dataset", "mine", "--new-items", file)
 
 
 @pytest.mark.parametrize("line", [b"\t5", b'""\t5', b"  \t5", b"x" * 300 + b"\t5", b"\xff\t5", b"1", b"1\t2\t3"])
@@ -339,20 +343,20 @@ def test_what_can_be_no_id_is_one_line(model, tmp_path, capsys, line):
     paths, _ = model
     file = tmp_path / "pairs.tsv"
     file.write_bytes(b"user\titem\n1\t2\n" + line + b"\n")
-    assert "pairs.tsv:3: " in told(capsys, paths, mlp, "--run", "last", "--predict", file, code=2)
+    assert "pairs.tsv:3: " in output_of(capsys, paths, mlp, "--run", "last", "--predict", file, code=2)
 
 
 @pytest.mark.parametrize("large", [2**63, 2**64, 2**70, -(2**70), 10**40])
 @pytest.mark.parametrize("place", [0, 5])
 def test_large_numbers_in_json_are_ids(tmp_path, capsys, large, place):
-    """Wherever the first stands; one above is another."""
+    """At any position of the first large number; ids that differ by one are different."""
     table = log()
     table["user"] = [large if user == place else large + 1 if user == 1 else user for user in table["user"]]
     write(tmp_path / "log.jsonl", table)
     write(tmp_path / "vec.jsonl", features())
     text = HEAD.format(files='"log.jsonl"', more='time = "time"', rule="rating >= 4")
     paths = described(tmp_path, text + VECTORS.format(files='"vec.jsonl"'))
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     users, counts = np.unique(np.array([row[0] for row in rows_of(paths)]), return_counts=True)
     expected = {str(user): table["user"].count(user) for user in table["user"]}
     assert dict(zip(map(str, users), counts.tolist(), strict=True)) == expected
@@ -368,10 +372,10 @@ def test_the_advised_rule_separates(tmp_path, capsys, labels, advised):
     write(tmp_path / "vec.jsonl", features())
     vectors = VECTORS.format(files='"vec.jsonl"')
     paths = described(tmp_path, HEAD.format(files='"log.csv"', more="", rule="rating") + vectors)
-    assert advised in told(capsys, paths, preprocess_inter, code=2)
+    assert advised in output_of(capsys, paths, preprocess_inter, code=2)
     rule = "rating " + advised.removeprefix("rating ")
     described(tmp_path, HEAD.format(files='"log.csv"', more="", rule=rule) + vectors)
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     label = load_interactions(load_paths(paths), "mine").label("like")
     assert label.sum() == table["rating"].count(max(labels))
 
@@ -383,9 +387,9 @@ def test_an_empty_column_is_not_blamed_on_spelling(tmp_path, capsys, share):
     write(tmp_path / "titles.csv", {"id": list(range(ITEMS)), "title": titles})
     text = HEAD.format(files='"log.csv"', more="", rule="rating >= 4")
     paths = described(tmp_path, text + '[modalities.words]\nfiles = "titles.csv"\nitem = "id"\ntext = "title"\n')
-    told(capsys, paths, preprocess_inter)
+    output_of(capsys, paths, preprocess_inter)
     for step in (datasets_main, preprocess_multimodal):
-        found = told(capsys, paths, step, code=0 if share else 2)
+        found = output_of(capsys, paths, step, code=0 if share else 2)
         assert "title is empty for the others" in found and "written the same" not in found and "ids there" not in found
 
 
@@ -400,7 +404,7 @@ def test_an_archive_of_arrays(tmp_path, capsys, arrays, key):
     other = "ids" if key == "vectors" else "vectors"
     text = HEAD.format(files='"log.csv"', more="", rule="rating >= 4")
     paths = described(tmp_path, text + f'[modalities.vec]\n{key} = "x.npz"\n{other} = "x.npy"\n')
-    told(capsys, paths, preprocess_inter)
-    found = told(capsys, paths, preprocess_multimodal, code=2)
+    output_of(capsys, paths, preprocess_inter)
+    found = output_of(capsys, paths, preprocess_multimodal, code=2)
     assert "x.npz: " in found and not found.strip().endswith("is")
     assert "save one array as .npy" in found or arrays is None

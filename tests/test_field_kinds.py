@@ -1,7 +1,7 @@
-"""Kinds of input that people have: times, ids, text, vectors and devices as logs write them, in every mixture.
+"""Kinds of input: times, ids, text, vectors and devices as logs write them, in every mixture.
 
-Each test draws a family of inputs. What is read must be right, or be refused with one line that names file and line,
-by the check and by the steps alike.
+Each test draws inputs of one family. Both the check and the steps must read an input correctly, or refuse it with one
+line that names file and line.
 """
 
 import json
@@ -59,7 +59,7 @@ ids = 0
 
 @contextmanager
 def world(files, pattern, more='time = "time"'):
-    """A folder with a log and its description."""
+    """Write a folder with a log and its description."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file, content in files.items():
@@ -74,7 +74,7 @@ def world(files, pattern, more='time = "time"'):
 
 
 def read_log(paths_file):
-    """The interactions as step 1 reads them, in the file's order; or the one line that it ends with."""
+    """Return the interactions as step 1 reads them, in the order of the file, or the error line."""
     (description,) = read_descriptions(load_paths(paths_file)).values()
     raw = DescribedDataset(description)
     try:
@@ -185,7 +185,7 @@ def test_files_of_different_times_are_refused_and_of_equal_ones_ordered(one, oth
 @few
 @given(st.sampled_from(list(FORMS)), st.sampled_from(list(FORMS)))
 def test_a_row_of_another_time_is_a_bad_line(one, other):
-    """Many rows of one form, and behind them one of another, in one file of text."""
+    """Many rows with times of one form, followed by one row of another form, in one text file."""
     (meaning, kind, spell), (other_meaning, other_kind, other_spell) = FORMS[one], FORMS[other]
     assume("parquet" not in (kind, other_kind) and meaning != other_meaning)
     columns = log_of([spell(SECONDS[0] + k) for k in range(1200)] + [other_spell(SECONDS[1])])
@@ -198,7 +198,7 @@ def test_a_row_of_another_time_is_a_bad_line(one, other):
     assert len(mistakes) == 1 and found.startswith(mistakes[0])
 
 
-def test_units_are_told_by_size_alone_where_that_is_sure():
+def test_units_follow_from_size_only_where_that_is_certain():
     values = np.array([0, 5 * 10**6, 1.5e9, 1.5e12, 1.5e15, 1.5e18, 20240531, 202405311800, 20240531180000, 20241399])
     assert [UNITS[unit] for unit in units_of(values)] == [
         "", "", "seconds", "milliseconds", "microseconds", "nanoseconds",
@@ -266,7 +266,7 @@ FLOATS = {np.float16: 2**11, np.float32: 2**24, np.float64: 2**53}
 
 @many
 @given(st.sampled_from(list(FLOATS)), st.lists(st.integers(0, 2**60), min_size=1), st.integers(0, 60))
-def test_floats_are_ids_only_where_they_tell_all_apart(kind, numbers, shift):
+def test_floats_are_ids_only_if_all_are_distinct(kind, numbers, shift):
     ids = sorted({number >> shift for number in numbers})
     with np.errstate(over="ignore"):
         column = np.array(ids, np.float64).astype(kind)
@@ -331,7 +331,7 @@ NUMBERS = st.floats(-2000, 2000, width=16).filter(lambda number: abs(number) > 1
 @example([1234.5, 0.5], [";"] * 4, "{:,.2f}", ",", "{}")
 @example([0.0, 1100.0, 0.0], [",", ", "] * 2, "{:,.2f}", ".", "{}")
 def test_text_is_the_vector_that_was_meant_or_is_refused(numbers, separators, spell, decimal, around):
-    """Points or commas for decimals, points, commas or spaces for thousands, any separators."""
+    """Decimal points or commas, thousands with points, commas or spaces, any separators."""
     swapped = str.maketrans(",.", ".,") if decimal == "," else str.maketrans("", "")
     cells = [spell.format(number).translate(swapped) for number in numbers]
     text = around.format(
@@ -419,7 +419,7 @@ READERS = {
 
 
 def outcome(read, column):
-    """What a reader makes of a column; None where it refuses it."""
+    """Return what a reader makes of a column; None if it refuses it."""
     try:
         return read(column)
     except BadLine as error:
@@ -434,7 +434,7 @@ def outcome(read, column):
 @example([2**70, 5, "5"], "ids")
 @example([[1, None], [1.5], ["2"]], "vectors")
 def test_a_value_means_the_same_whatever_stands_beside_it(values, reader):
-    """So lines that can be read one by one can be read together, and a block may end anywhere."""
+    """Lines that can be read one by one can be read together, so a block may end anywhere."""
     read = READERS[reader]
     lines = "".join(json.dumps({"c": value}) + "\n" for value in values).encode()
     together = outcome(read, JsonLines(("c",)).parse(lines)["c"])
@@ -459,7 +459,7 @@ TYPES = [
 
 
 def flat_values(kind, random, rows):
-    """A column of a type that holds no other."""
+    """Draw a column of a type without nested types."""
     if kind in (pa.string_view(), pa.binary_view()):
         return pa.array([random.choice([None, "a", "17"]) for _ in range(rows)], kind)
     if kind in (pa.string(), pa.large_string(), pa.binary()):
@@ -481,7 +481,7 @@ def flat_values(kind, random, rows):
 
 
 def list_values(kind, random, rows):
-    """A column of lists."""
+    """Draw a column of lists."""
     length = kind.list_size if pa.types.is_fixed_size_list(kind) else None
     counts = [length or random.randrange(3) for _ in range(rows)]
     flat = some_values(kind.value_type, random, sum(counts))
@@ -491,7 +491,7 @@ def list_values(kind, random, rows):
 
 
 def some_values(kind, random, rows):
-    """A column of any type, with nulls, of random bytes where the type allows them."""
+    """Draw a column of any type with nulls, from random bytes if the type allows them."""
     if pa.types.is_run_end_encoded(kind):
         rows = max(rows, 1)
         return pa.RunEndEncodedArray.from_arrays([rows], [random.randrange(5)])
@@ -525,7 +525,7 @@ def test_every_reader_reads_or_refuses_every_type(kind, rows, random, reader):
     st.sampled_from(["user", "time", "like", "extra", "phone"]),
 )
 @example(pa.list_(pa.string()), Random(0), "extra")
-def test_a_column_of_any_type_is_read_or_refused_by_check_and_step_alike(kind, random, place):
+def test_a_column_of_any_type_is_read_or_refused_by_both_check_and_step(kind, random, place):
     columns = {name: pa.array(values) for name, values in log_of(SECONDS).items()}
     columns |= {name: pa.array(range(len(SECONDS))) for name in ("extra", "phone")}
     columns[place] = some_values(kind, random, len(SECONDS))
@@ -540,14 +540,14 @@ def test_a_column_of_any_type_is_read_or_refused_by_check_and_step_alike(kind, r
         assert "log.parquet:" in found and "\n" not in found and mistakes
         assert any(found.startswith(mistake.split(", and so")[0]) for mistake in mistakes), (found, mistakes)
     else:
-        # Labels of one kind are a mistake of the description, which step 1 tells of all rows.
+        # Labels of one kind are a mistake of the description, which step 1 reports for all rows.
         assert all("labels every row" in mistake for mistake in mistakes), mistakes
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(JSON, min_size=5, max_size=5), st.sampled_from(["user", "item", "time", "like", "extra", "phone"]))
 @example([[1], [1], {"a": 1}, {"a": 1}, None], "extra")
-def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, place):
+def test_json_of_any_values_is_read_or_refused_by_both_check_and_step(values, place):
     columns = log_of(SECONDS) | {"extra": [0] * 5, "phone": [0] * 5} | {place: values}
     more = 'time = "time"\nalso = "extra"\ndevice = "phone"'
     with world({"log.jsonl": json_of(columns)}, "log.jsonl", more) as paths:
@@ -560,10 +560,10 @@ def test_json_of_any_values_is_read_or_refused_by_check_and_step_alike(values, p
     if place == "extra":
         texts = [json.dumps(value, sort_keys=True) for value in values]
         hashes = [hash_values(column_of([value]), "c")[0] for value in values]
-        told = {(one, other) for one in range(5) for other in range(5) if hashes[one] != hashes[other]}
-        assert all(texts[one] != texts[other] for one, other in told)
+        different = {(one, other) for one in range(5) for other in range(5) if hashes[one] != hashes[other]}
+        assert all(texts[one] != texts[other] for one, other in different)
         lists = [k for k, value in enumerate(values) if isinstance(value, list) and all(type(v) is str for v in value)]
-        assert all((one, other) in told or texts[one] == texts[other] for one in lists for other in lists)
+        assert all((one, other) in different or texts[one] == texts[other] for one in lists for other in lists)
 
 
 # One wrong cell
@@ -594,7 +594,7 @@ def test_the_check_names_the_line_and_value_that_the_step_names(kind, column, ro
         assert not mistakes
 
 
-def test_text_that_is_not_utf8_is_told_with_its_row():
+def test_text_that_is_not_utf8_is_reported_with_its_row():
     titles = pa.array([b"ant", b"bee", b"\xffcat", b"dog"], pa.binary()).view(pa.string())
     log = {"log.csv": csv_of(log_of([1, 2, 3]))}
     for encoding in ("text", "tokens"):

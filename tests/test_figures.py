@@ -1,4 +1,4 @@
-"""Steps 7 and 8: the figures are written and not empty, the numbers behind them, the report in a browser."""
+"""Steps 7 and 8: the figures exist and are not empty, their numbers are right, the report works in a browser."""
 
 import re
 import shutil
@@ -86,7 +86,7 @@ def test_the_report_draws_in_a_browser(drawn, width, tmp_path):
     done = subprocess.run([BROWSER, *flags, "--dump-dom", report.as_uri()], capture_output=True, text=True, timeout=120)
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "error" in line.lower()]
     assert not console, console
-    assert len(re.findall(r"error 0\.\d+ \(0\.\d+\)", text)) >= 3, "simulated tasks tell both errors"
+    assert len(re.findall(r"error 0\.\d+ \(0\.\d+\)", text)) >= 3, "simulated tasks show both errors"
     plots = set(re.findall(r'id="((?:roc|reliability|loss|valid|umap)_\w+)"', text))
     assert len(plots) >= 12
     assert done.stdout.count("<canvas") >= 4, "3-d plots are drawn"

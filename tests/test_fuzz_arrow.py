@@ -1,5 +1,8 @@
-"""Columns of any Arrow type and JSON lines of any values, as hypothesis draws them: every reader of described data
-gives a result, `BadLine` or `UserError`, `check` and `--predict` one line. `make fuzz` does the same for longer."""
+"""Columns of any Arrow type and JSON lines of any values, drawn by hypothesis.
+
+Every reader of described data gives a result, `BadLine` or `UserError`; `check` and `--predict` give one error line.
+`make fuzz` does the same for longer.
+"""
 
 import datetime
 import decimal
@@ -151,7 +154,7 @@ item = "item"
 @settings(EXAMPLES, max_examples=15)
 @given(drawn=st.data())
 def test_the_check_takes_columns_of_any_type(encoding, drawn, capsys):
-    """Whatever the columns are, `check` ends with 0 or 2 and lines that name the data set's files."""
+    """For any columns, `check` ends with exit code 0 or 2, and its lines name the files of the data set."""
     columns = {name: drawn.draw(COLUMNS) for name in ("user", "item", "time", "rating", "more")}
     if drawn.draw(st.booleans()):  # most are right
         columns |= {"user": pa.array(["u"] * 4), "item": pa.array(range(4)), "rating": pa.array([0, 1, 0, 1])}
@@ -176,7 +179,7 @@ def test_the_check_takes_columns_of_any_type(encoding, drawn, capsys):
 @EXAMPLES
 @given(column=COLUMNS)
 def test_bad_rows_of_any_type_are_passed_over_one_by_one(column):
-    """In the reader of files, as in the column alone: what remains is what every row gives by itself."""
+    """The reader of files skips exactly the rows that are bad when read alone."""
     with tempfile.TemporaryDirectory() as made:
         path = Path(made) / "log.parquet"
         try:
@@ -199,7 +202,7 @@ def test_bad_rows_of_any_type_are_passed_over_one_by_one(column):
 @pytest.mark.parametrize("name", READERS)
 @pytest.mark.parametrize("values", [["1", "2", None, "1"], ["a b", "2024-05-31", "", "a b"]])
 def test_dictionaries_of_any_text_are_read_as_the_text_itself(name, values):
-    """pyarrow cannot decode a dictionary of string views: found by `make fuzz`."""
+    """pyarrow cannot decode a dictionary of string views; `make fuzz` found this."""
     for kind in (pa.string(), pa.large_string(), pa.string_view()):
         text = pa.array(values, pa.string())
         encoded = text.dictionary_encode()

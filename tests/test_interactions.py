@@ -1,4 +1,4 @@
-"""Step 1 against plain loops: which rows stay, their order, duplicates, the click label, the split."""
+"""Step 1 against plain loops: kept rows, order, duplicates, the click label, the split."""
 
 import csv
 import shutil
@@ -24,7 +24,7 @@ def read_rows(path, delimiter, names=None):
 
 
 def kept_by_loop(rows, user_key, minimum):
-    """Rows of users with `minimum` raw rows, exact duplicates once, in file order."""
+    """Return the rows of users with `minimum` raw rows, without exact duplicates, in the order of the file."""
     often = Counter(row[user_key] for row in rows)
     seen, kept = set(), []
     for row in rows:
@@ -115,7 +115,7 @@ def test_users_interleave_within_a_day():
 
 
 def test_rows_are_the_same_in_small_parts(raw_copy, monkeypatch):
-    """Users spread over many spill files come out as from one."""
+    """Many spill files give the rows of one."""
     paths = raw_copy / "path.json"
     from mma4ctr.storage.artifacts import read_artifact
 
@@ -191,7 +191,7 @@ def test_distinct_ids_of_parts():
 
 
 def test_a_raw_file_is_the_same_in_blocks_of_any_size(raw_copy, monkeypatch):
-    """Each line lies in one block, whole, wherever the cuts fall; also with a byte order mark and a header."""
+    """No line is cut, wherever a block ends; also with a byte order mark and a header."""
     path = raw_copy / "dataset/wechat/user_action.csv"
     text = path.read_bytes()[:3000]
     text = text[: text.rfind(b"\n") + 1]
@@ -209,7 +209,7 @@ def test_a_raw_file_is_the_same_in_blocks_of_any_size(raw_copy, monkeypatch):
                 line += data.count(b"\n")
 
 
-def test_too_little_disk_is_told_before_the_work(raw_copy, monkeypatch, capsys):
+def test_too_little_disk_is_reported_before_the_work(raw_copy, monkeypatch, capsys):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
     assert call(preprocess_inter.main, "--paths", raw_copy / "path.json", "--min-interactions", 20) == 2
     error = capsys.readouterr().err

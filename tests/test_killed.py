@@ -1,7 +1,7 @@
-"""Each step ended by SIGTERM or SIGKILL at random moments and started again ends where an undisturbed run ends.
+"""A step that SIGTERM or SIGKILL ends at a random moment, started again, gives the output of an undisturbed run.
 
-Whatever bears a final name on the way is whole, no process outlives the one that was ended, and no temporary file is
-left after the next run. Marked `long`; `make test-long` does it at 50 moments for each step and signal, or at MOMENTS.
+Every folder and file with a final name is complete, no process outlives the ended one, and the next run leaves no
+temporary file. Marked `long`; `make test-long` uses 50 moments for each step and signal, or MOMENTS.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ MOMENTS = int(os.environ.get("MOMENTS", "50"))
 # runs undisturbed to its end.
 IN_A_ROW = 5
 TASK = ("--task", "tiktok_like")
-# In order: each works on what those before it have made.
+# In order: each reads the output of those before.
 STEPS = {
     "step 1": ("preprocess_inter.py", "--min-interactions", "20"),
     "step 2": ("preprocess_multimodal.py",),
@@ -70,7 +70,7 @@ def run_step(step, folder):
 
 
 def artifacts(folder):
-    """Folders with a manifest, by place, with their fingerprints; every file must be the one the manifest describes."""
+    """Return the fingerprints of the artifact folders by path, after a check of every file against the manifest."""
     found = {}
     for path in sorted(folder.glob("*/**/manifest.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
@@ -93,7 +93,7 @@ def results(folder):
 
 
 def other_output(folder):
-    """Tables, figures, reports and predictions; of text with its hash, where nothing in it is of one run alone."""
+    """Return tables, figures, reports and predictions, with the hash of text that does not depend on the run."""
     found = {}
     for path in sorted((folder / "saved").rglob("*")):
         if path.is_file() and path.name != "results.jsonl" and not path.name.startswith("."):
@@ -103,13 +103,13 @@ def other_output(folder):
 
 
 def temporary(folder):
-    """What no finished run leaves."""
+    """Return the files that a finished run must not leave."""
     hidden = [path for path in folder.rglob(".*") if path.name.endswith((".partial", ".retired"))]
     return hidden + [path for name in ("temp", "tmp") for path in (folder / name).rglob("*")]
 
 
 def left_of(session):
-    """Command lines of the processes of a session that still live after some seconds."""
+    """Return the command lines of the processes of a session that are alive after some seconds."""
     deadline = time.monotonic() + 20
     while True:
         found = []
@@ -126,7 +126,7 @@ def left_of(session):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The folders before each step and after the last, and how long each took."""
+    """The folders before each step and after the last, and the duration of each step."""
     base = tmp_path_factory.mktemp("killed")
     options = ("--dataset", "tiktok", "--rows", 6000, "--users", 40, "--items", 200)
     assert call(world.main, base / "now", *options) == 0

@@ -1,7 +1,7 @@
-"""What validation and test labels may touch: nothing that a training row is made of, and nothing that is learned.
+"""Validation and test labels change no input of a training row and nothing that is learned.
 
-Where training is ended early, validation labels choose the epoch, as they must; so the weights are compared without
-early stop and interrupts, and of the early stop it is shown that it sees no test row.
+Early stopping chooses the epoch by validation labels. So the weights are compared without early stopping and
+interrupts, and a separate test shows that early stopping reads no test row.
 """
 
 import csv
@@ -38,23 +38,24 @@ TASKS = {"tiktok": ("tiktok_like", "tiktok_finish"), "wechat": ("wechat_click",)
 
 
 def keys_of(data):
-    """(user, item, time or day) of every kept row, as in the raw file."""
+    """Return (user, item, time or day) of every kept row, as in the raw file."""
     time = np.floor(data.time).astype(np.int64)
     return list(zip(data.user_ids[data.user].tolist(), data.item_ids[data.item].tolist(), time.tolist(), strict=True))
 
 
 def flipped(labels):
-    """Every label the other way round."""
+    """Flip every label."""
     return [[str(1 - int(cell)) for cell in row] for row in labels]
 
 
 def permuted(labels):
-    """The same labels, each at another row."""
+    """Permute the labels over the rows."""
     return random.Random(0).sample(labels, len(labels))
 
 
 def with_other_labels(dataset, world, folder, change, keys=None):
-    """A copy of a world's data set whose labels of the rows with these keys (None: all rows) are changed; how many."""
+    """Copy a data set and change the labels of the rows with these keys (None: all); returns the number of changed
+    rows."""
     shutil.copytree(world / "dataset", folder / "dataset")
     shutil.rmtree(folder / "dataset" / ("wechat" if dataset == "tiktok" else "TikTok2019ICME"))
     shutil.copy(world / "path.json", folder)
@@ -78,7 +79,7 @@ def with_other_labels(dataset, world, folder, change, keys=None):
 
 
 def same_arrays(folders, without=()):
-    """The arrays of two artifact folders are equal to the byte, apart from some."""
+    """Check that the arrays of two artifact folders are equal to the byte, except some."""
     one, two = (read_artifact(folder, "") for folder in folders)
     assert one.array_names == two.array_names
     names = [name for name in one.array_names if name not in without]
@@ -88,14 +89,14 @@ def same_arrays(folders, without=()):
 
 
 def made_folders(paths, kind):
-    """The artifact folders of a kind, by their place."""
+    """Return the artifact folders of a kind, by path."""
     root = getattr(paths, kind)
     return sorted(path.parent.relative_to(root) for path in root.rglob("manifest.json"))
 
 
 @pytest.mark.parametrize(("dataset", "change"), [("tiktok", flipped), ("wechat", permuted)])
 def test_later_labels_change_nothing_a_training_row_sees(made, raw_world, tmp_path, dataset, change):
-    """Every array of steps 1 to 4, and the weights of step 5, for every task and variant."""
+    """Compares every array of steps 1 to 4 and the weights of step 5, for every task and variant."""
     data = load_interactions(made, dataset)
     keys = np.array(keys_of(data), dtype=object)
     training = set(map(tuple, keys[data.split == TRAIN]))
@@ -124,7 +125,7 @@ def test_later_labels_change_nothing_a_training_row_sees(made, raw_world, tmp_pa
 
 
 def test_pca_tfidf_and_the_scaling_of_items_see_no_label(made, raw_world, tmp_path):
-    """With every label of every row flipped, the training rows' too, nothing that belongs to items changes."""
+    """Flipping every label, including those of training rows, changes no array of items."""
     with_other_labels("tiktok", raw_world, tmp_path, flipped)
     prepare(tmp_path / "path.json")
     both = [made, load_paths(tmp_path / "path.json")]
@@ -140,7 +141,7 @@ def test_pca_tfidf_and_the_scaling_of_items_see_no_label(made, raw_world, tmp_pa
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
 def test_the_scaling_of_users_is_made_from_their_table_and_counts(made, task):
-    """No label goes into it but those in the embedding itself: training labels."""
+    """The scaling uses only the labels in the embedding, which are training labels."""
     inputs = load_step_inputs(made, task)
     table = user_part(inputs, ("visual", "acoustic", "textual"))
     block = inputs.embedding.array("block")
@@ -153,8 +154,10 @@ def test_the_scaling_of_users_is_made_from_their_table_and_counts(made, task):
 
 @pytest.mark.parametrize(("task", "modality"), [("wechat_click", "textual"), ("tiktok_like", "visual")])
 def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
-    """A training row's label is flipped in the arrays of step 1: its own row of features stays as it was. (Scaling
-    then moves all rows alike, by a mean and a deviation over all training rows.)"""
+    """Flipping the label of a training row leaves its own feature row, before scaling, unchanged.
+
+    Scaling uses a mean and a deviation over all training rows, so a label changes it for all rows equally.
+    """
     dataset, target = task.split("_")
     data = load_interactions(made, dataset)
     features = read_artifact(made.modal / dataset, "").array(modality)
@@ -170,7 +173,7 @@ def test_one_training_label_leaves_its_own_feature_row(made, task, modality):
 
 
 class Untouchable:
-    """Stands in the place of the test rows: whoever looks at them fails."""
+    """A replacement of the test rows that fails on every access."""
 
     def __getattribute__(self, name):
         raise AssertionError(f"training asked the test rows for {name}")
@@ -190,7 +193,7 @@ def test_training_and_early_stop_see_no_test_row(made):
 
 
 def test_evidence_all_sees_the_test_labels(made):
-    """The counter-proof: with the published evidence the same change is seen."""
+    """Control: with the published evidence `all`, the same change has an effect."""
     data = load_interactions(made, "wechat")
     features = read_artifact(made.modal / "wechat", "").array("textual")
     label = data.label("click")

@@ -1,5 +1,5 @@
-"""What a step cannot work with is told in one line with exit code 2: inputs that change meanwhile, machines without
-room or a home, clusters that are none, numbers beyond what the libraries take."""
+"""Conditions that end a step with one error line and exit code 2: inputs that change meanwhile, full disks, a missing
+home folder, addresses without a cluster, numbers outside the limits of the libraries."""
 
 import hashlib
 import json
@@ -64,7 +64,7 @@ FEATURES = {
 
 
 def one_error(capsys, *parts):
-    """The one line on standard error."""
+    """Return the one line on standard error."""
     error = capsys.readouterr().err
     lines = [line for line in error.splitlines() if "error" in line]
     assert "Traceback" not in error and len(lines) == 1, error
@@ -74,7 +74,7 @@ def one_error(capsys, *parts):
 
 
 def state(folder):
-    """Every file with its hash."""
+    """Return the hash of every file."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -93,7 +93,7 @@ def shrink(path):
 
 
 def rewrite(path):
-    """Another file of the same size, with the time of the old one."""
+    """Replace a file by another of the same size and modification time."""
     status = path.stat()
     other = path.with_suffix(".other")
     other.write_bytes(path.read_bytes())
@@ -106,7 +106,7 @@ CHANGES = {change.__name__: change for change in (grow, shrink, rewrite)}
 
 @pytest.fixture
 def own_copy(raw_copy):
-    """Raw files of both data sets, and of one that is described."""
+    """Raw files of both built-in data sets and of a described one."""
     folder = raw_copy / "own"
     folder.mkdir()
     rows = [f"u{n % 7},i{n % 31},{n},{int(n * n % 5 < 2)}" for n in range(900)]
@@ -123,7 +123,7 @@ def own_copy(raw_copy):
 
 
 def after_call(monkeypatch, where, name, change):
-    """Let a function do its work, and the first time afterwards `change` something."""
+    """Wrap a function so that `change` runs after its first call."""
     original, done = getattr(where, name), []
 
     def changing(*arguments, **options):
@@ -194,7 +194,7 @@ def test_pairs_that_change_while_they_are_scored(made, tmp_path, monkeypatch, ca
     assert output.read_text() == "before"
 
 
-def test_an_error_of_a_file_that_has_changed_is_told_by_its_cause(tmp_path):
+def test_an_error_in_a_changed_file_names_the_change(tmp_path):
     file = tmp_path / "file"
     file.write_text("some")
     with pytest.raises(UserError, match="changed while"), unchanged(lambda: [file]):
@@ -206,7 +206,7 @@ def test_an_error_of_a_file_that_has_changed_is_told_by_its_cause(tmp_path):
 
 @pytest.fixture
 def swept_copy(made, tmp_path):
-    """The steps' output, with a sweep of two lengths in it: folder, options."""
+    """The output of the steps and of a sweep of two lengths: folder and options."""
     folder = tmp_path / "swept"
     shutil.copytree(made.file.parent, folder)
     study = replace(STUDIES["embedding-length"], epochs=(1,), cases=STUDIES["embedding-length"].cases[:1])
@@ -219,7 +219,7 @@ def swept_copy(made, tmp_path):
 
 
 def train_here(work, cost, jobs, device):
-    """`sweep` without processes."""
+    """Replace `sweep` by a loop in this process."""
     for paths, group in work:
         train_group(paths, group, device, 1, lambda epoch: None)
     return 0
@@ -256,7 +256,7 @@ def test_a_damaged_artifact_of_the_sweep_is_made_again(swept_copy, capsys, damag
     after = state(matrix), state(embedding), (folder / "saved/results.jsonl").read_text()
     assert {name for name in after[0] if after[0][name] != before[0].get(name)} <= {"manifest.json"}
     assert after[2] == before[2], "the runs are the same, so none is repeated"
-    # What the user's own commands have made is left to the user.
+    # The output of the user's own commands is not repaired.
     flip(folder / "matrix/tiktok_like/vat_concat/item_part.npy")
     assert call(mlp.main, *options[:4]) == 2
     one_error(capsys, "run cross_matrix.py again")
@@ -272,7 +272,7 @@ PLACES = {
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("script", [mlp, adjust_hyperparameter, comp])
-def test_results_that_cannot_be_written_are_told_before_training(made, tmp_path, monkeypatch, capsys, place, script):
+def test_results_that_cannot_be_written_are_refused_before_training(made, tmp_path, monkeypatch, capsys, place, script):
     content = json.loads(made.file.read_text()) | {"parent_folder": str(made.file.parent)}
     content |= {key: str(tmp_path / key.removesuffix("_path")) for key in ("saved_path", "torch_model_path")}
     (tmp_path / "path.json").write_text(json.dumps(content))
@@ -295,7 +295,7 @@ def test_results_that_cannot_be_written_are_told_before_training(made, tmp_path,
 
 
 def limited_run(script, size, *options):
-    """A script that may not write files of more than `size` bytes."""
+    """Run a script that may not write files of more than `size` bytes."""
     return subprocess.run(
         [sys.executable, script, *map(str, options)],
         cwd=ROOT,
@@ -306,7 +306,7 @@ def limited_run(script, size, *options):
 
 
 def other_outputs(made, tmp_path, **more):
-    """A path.json with the inputs of `made` and places of its own for what step 5 writes."""
+    """Write a path.json with the inputs of `made` and separate folders for the output of step 5."""
     content = json.loads(made.file.read_text()) | {"parent_folder": str(made.file.parent)} | more
     content |= {key: str(tmp_path / key) for key in ("saved_path", "torch_model_path")}
     (tmp_path / "path.json").write_text(json.dumps(content))
@@ -394,7 +394,7 @@ def test_a_stray_variable_of_torchrun(made, monkeypatch, capsys, case):
 
 
 def listen(answer):
-    """A port of this machine where something answers: nothing, or some bytes, or the end of the connection."""
+    """Open a port of this machine that answers with nothing, with some bytes, or with the end of the connection."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve():
@@ -495,7 +495,7 @@ def test_an_array_of_ten_million_columns(own_copy, capsys):
 
 @pytest.mark.parametrize("column", ["user", "also", "content"])
 def test_a_huge_cell(own_copy, monkeypatch, capsys, column):
-    """With a smaller limit; one of a GB takes the same way, see the next test."""
+    """With a smaller limit; a cell of a GB takes the same code, see the next test."""
     folder = own_copy / "own"
     for module in (arrow, rawfiles):
         monkeypatch.setattr(module, "LONGEST_LINE", 1 << 20)
@@ -549,7 +549,7 @@ def test_no_home_for_caches(tmp_path, monkeypatch):
         folder.rmdir()
     own = lost | {"MPLCONFIGDIR": "a", "NUMBA_CACHE_DIR": "b"}
     assert environment.fall_back_to_temporary_caches(own, [nowhere]) is None
-    # A folder that this user may not write, whoever that is.
+    # A folder that this user may not write, even if the test runs as root.
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert not environment.writable(source)
 
@@ -625,7 +625,7 @@ print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 @pytest.mark.long
 def test_an_epoch_beside_other_work():
-    """In seconds of the processor: beside one busy process a core at most three times those of an idle machine."""
+    """Beside one busy process per core, an epoch takes at most three times the CPU seconds of an idle machine."""
 
     def seconds():
         done = subprocess.run([sys.executable, "-c", TRAINING], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Columns beside content, from raw files to step 1's arrays: codes, missing values, names, and wrong input."""
+"""Columns beside content from raw files to the arrays of step 1: codes, missing values, names, wrong input."""
 
 import csv
 import json
@@ -169,7 +169,7 @@ def draw_rows():
 
 @pytest.fixture
 def own(tmp_path):
-    """A described data set with columns of every kind: its path.json."""
+    """The path.json of a described data set with columns of every kind."""
     names = ["user", "item", "time", "liked", "channel", "position", "stay_time"]
     write_table(tmp_path / "log.csv", names, draw_rows())
     items = [[n, f"film {n}", n // 3, ("yes", "no")[n % 2], "" if n == 4 else n / 2] for n in range(ITEMS + 2)]
@@ -192,7 +192,7 @@ def columns_in(artifact):
 
 
 def shown(column):
-    """A category as it is written, None where it is missing."""
+    """Return a category as text; None if it is missing."""
     texts = [None, *map(str, column.raw.tolist())]
     return [texts[code] for code in column.values.tolist()]
 
@@ -244,7 +244,7 @@ def test_described_columns_are_kept_as_they_are_written(own):
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_columns_of_every_format_are_equal(own, kind):
-    """Null and NaN where the text has an empty cell."""
+    """Null and NaN equal an empty cell of text."""
     whole = arrays_in(load_interactions(step_1(own), "own").artifact)
     whole_names = {
         name: shown(one)
@@ -394,7 +394,7 @@ def test_a_category_that_is_like_an_id_is_a_warning(own, capsys):
 
 
 def test_context_in_a_file_of_pairs_gets_the_codes_of_the_log(own):
-    """Of every row's context as the raw file writes it, missing numbers and numbers on the edge of a bin included."""
+    """For every row's context as the raw file has it, including missing numbers and numbers on the edge of a bin."""
     log = own.parent / "log.csv"
     rows = [line.split(",") for line in log.read_text().splitlines()]
     for row in rows[1:]:
@@ -431,7 +431,7 @@ ODD_NAMES = [
 
 
 def renamed_columns(paths, names, *, hour=False):
-    """Give other names to the columns beside content, in the description and in the tables; hours only on request."""
+    """Rename the columns beside content in the description and the tables; hours only on request."""
     text = (paths.parent / "own.toml").read_text()
     if not hour:
         text = text.replace("hour = true\n", "")
@@ -451,7 +451,7 @@ def rated_categories(monkeypatch):
 
 
 def plus_arrays(paths):
-    """The arrays of the matrix with features plus, made by steps 1 to 4."""
+    """Return the arrays of the matrix of features plus, made by steps 1 to 4."""
     found = step_1(paths)
     for step in (preprocess_multimodal, get_user_embedding):
         assert call(step.main, "--paths", paths) == 0
@@ -554,7 +554,7 @@ def most_frequent(rows, key, column):
 
 
 def test_tiktok_columns_equal_those_of_a_loop(raw_copy):
-    """With unknown values of every kind in the file."""
+    """The file has unknown values of every kind."""
     path = raw_copy / TIKTOK
     rows = [line.split("\t") for line in path.read_text().splitlines()]
     place = {name: COLUMNS.index(name) for name in COLUMNS}

@@ -1,4 +1,4 @@
-"""A sweep that goes on and on grows neither in memory nor in open files nor in temporary ones: watched from outside."""
+"""A long sweep does not grow in memory, open files or temporary files, as measured from outside."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ SWEEP = ("adjust_hyperparameter.py", "--study", "single-modal", "--jobs", "2")
 
 
 def family(pid):
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     own = [int(child) for child in children.read_text().split()] if children.exists() else []
     return [pid, *(one for child in own for one in family(child))]
 
 
 def look(pid, folder, temporary):
-    """Resident MB and open files of all the processes, and the files that are neither results nor other output."""
+    """Return resident MB and open files of all the processes, and the files that are no output."""
     pages, opened = 0, 0
     for one in family(pid):
         pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
@@ -38,7 +38,7 @@ def look(pid, folder, temporary):
 
 
 def watch(folder, temporary, minutes):
-    """Sweep for so long; what was seen every half second since the first finished run."""
+    """Run a sweep for some minutes; returns measurements every half second since the first finished run."""
     temporary.mkdir()
     options = ("--paths", folder / "path.json", "--task", "tiktok_like", "--seeds", 100 + int(100 * minutes))
     process = subprocess.Popen(
@@ -77,14 +77,14 @@ def test_a_long_sweep_does_not_grow(tmp_path, minutes):
     prepare(folder / "path.json")
     seen, runs = watch(folder, tmp_path / "temporary", minutes)
     assert runs >= 10 and len(seen) > 20
-    # The first third is for what is loaded and compiled once.
+    # In the first third, modules are loaded and functions compiled.
     third = len(seen) // 3
     middle, last = seen[third : 2 * third], seen[2 * third :]
     (memory, opened, files), (memory_later, opened_later, files_later) = (
         [median(values) for values in zip(*part, strict=True)] for part in (middle, last)
     )
-    told = f"{runs} runs, {memory:.0f} to {memory_later:.0f} MB, {opened} to {opened_later} files open"
-    assert memory_later < memory * 1.02 + 5, told
-    assert opened_later <= opened + 1, told
+    measured = f"{runs} runs, {memory:.0f} to {memory_later:.0f} MB, {opened} to {opened_later} files open"
+    assert memory_later < memory * 1.02 + 5, measured
+    assert opened_later <= opened + 1, measured
     assert files_later <= files + 1, (files, files_later)
-    note(told)
+    note(measured)

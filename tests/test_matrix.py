@@ -1,4 +1,4 @@
-"""Step 4: concat and cross against loops, scaling on the rows themselves, published widths, the gather."""
+"""Step 4: concat and cross against loops, scaling on the training rows, published widths, the gather."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_every_variant_has_its_published_width(made, task):
 
 @pytest.mark.parametrize("length", [0, 5, 11, 15, 21, 30])
 def test_every_embedding_length_has_its_published_width(made, tmp_path, length):
-    """In folders of their own, so that the shared ones stay as they are."""
+    """In separate folders, so that the shared ones do not change."""
     content = json.loads(made.file.read_text())
     content |= {"parent_folder": str(made.file.parent), "user_embedding_path": str(tmp_path / "u")}
     content |= {"matrix_path": str(tmp_path / "m")}

@@ -1,4 +1,4 @@
-"""AUC, GAUC and LogLoss against scikit-learn and against counting pairs."""
+"""AUC, GAUC and LogLoss against scikit-learn and against counted pairs."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_bad_predictions_are_refused():
 
 @pytest.mark.parametrize("levels", [5, 10**6])
 def test_the_error_of_auc_is_delongs(levels):
-    """Against the definition with all pairs, and against what fresh draws do."""
+    """Against the definition over all pairs, and against the spread over new draws."""
     rng = np.random.default_rng(levels)
 
     def draw(rows):

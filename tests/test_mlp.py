@@ -1,4 +1,4 @@
-"""Step 5: parameters, halving, interrupt, early stop, checkpoint_epochs, prediction by halves, the losses."""
+"""Step 5: parameters, halving, interrupt, early stopping, checkpoint epochs, prediction in parts, losses."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def train(matrix, settings, **options):
 
 
 def small_matrix(rows=1200, seed=0, signal=2.0):
-    """Features in factors where users and items decide the label together."""
+    """Return a matrix where the label depends on user and item together."""
     rng = np.random.default_rng(seed)
     users, items = rng.standard_normal((40, 6)), rng.standard_normal((50, 5))
     user, item = rng.integers(0, 40, rows), rng.integers(0, 50, rows)
@@ -115,7 +115,7 @@ def test_marks_equal_separate_runs_exactly():
 
 
 def test_a_forced_collapse_is_interrupted_and_recovers():
-    """At a learning rate of 1e38 weights overflow: fresh starts with halved rates until training holds."""
+    """At a learning rate of 1e38 the weights overflow; the training restarts with halved rates until it succeeds."""
     (outcome,) = train(small_matrix(), replace(SETTINGS, learning_rate=1e38, halve_every=0, max_interrupts=60))
     assert outcome.interrupts >= 3 and len(outcome.history) == 6 and outcome.weights
     assert all(epoch.valid_auc > 0.5 and np.isfinite(epoch.train_loss) for epoch in outcome.history)
@@ -188,7 +188,7 @@ def test_early_stop_keeps_the_best_epoch():
 
 
 def test_rare_positives_do_not_look_like_a_collapse():
-    """The last bias starts at the log-odds of the base rate."""
+    """The last bias starts at the log-odds of the share of positives."""
     assert initial_weights(5, 0.004, 0)["head.bias"].item() == pytest.approx(np.log(0.004 / 0.996), rel=1e-5)
 
 
@@ -233,15 +233,15 @@ def test_wrong_options_are_refused(made, capsys):
     assert "cuda:77" in capsys.readouterr().err
 
 
-def test_few_positives_are_told_with_an_interval(made, capsys):
-    """The tiny world has fewer than 100 likes among its test rows."""
+def test_few_positives_give_a_warning_with_the_interval(made, capsys):
+    """The tiny world has fewer than 100 likes in its test rows."""
     assert call(mlp.main, "--paths", made.file, "--task", "tiktok_like", "--epochs", 1, "--seed", 77) == 0
     result = read_results(made.results)[-1]
     assert result.seed == 77 and result.positives["test"] < FEW_POSITIVES
     low, high = result.auc_interval
     assert low < result.auc < high
     said = capsys.readouterr().err
-    assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} and {high:.4f}" in said
+    assert f"{result.positives['test']} positives in the test rows" in said and f"{low:.4f} to {high:.4f}" in said
 
 
 def test_a_cosine_schedule_ends_at_zero():

@@ -1,5 +1,8 @@
-"""Raw files mutated in named ways, at places that hypothesis draws: the result is exactly that of a slow reader written
-here, or the step ends with exit code 2 and a line that names the file and says what to do. Never a traceback."""
+"""Raw files with mutations at places that hypothesis draws.
+
+The result equals that of the slow reader in this file, or the step ends with exit code 2 and a line that names the file
+and what to do, without a traceback.
+"""
 
 import csv
 import gzip
@@ -128,7 +131,7 @@ TEXTS = {
 
 
 def header(change_names):
-    """A change of WeChat's header line, and the columns under it."""
+    """Change WeChat's header line and the columns under it."""
 
     def change(lines, draw, delimiter, first):
         rows = [line.decode().split(",") for line in lines]
@@ -155,20 +158,20 @@ HEADERS = {
     "header in capitals": header(lambda rows, place: [[name.upper() for name in rows[0]], *rows[1:]]),
 }
 MUTATIONS = {name: other_cell(value) for name, value in CELLS.items()} | LINES | TEXTS
-# These change nothing that counts, and must be read.
+# These do not change the content and must be read.
 HARMLESS = {"leading zeros", "line twice", "blank line", "Windows line ends", "byte order mark", "swapped lines"}
 HARMLESS |= {"columns reordered", "column added", "header quoted", "one row"}
 
 
 def number(cell):
-    """A whole number of 64 bits, as leniently as anyone could read it; None for anything else."""
+    """Return an integer of 64 bits, read as leniently as possible; None for anything else."""
     if not re.fullmatch(r"[ \t]*[+-]?[0-9]+[ \t]*", cell) or not -(2**63) <= int(cell) < 2**63:
         return None
     return int(cell)
 
 
 def read_slowly(dataset, content):
-    """The rows of a file as (user, item, device, day or time, labels), or None where no right reading exists."""
+    """Return the rows of a file as (user, item, device, day or time, labels); None if it has no correct reading."""
     try:
         text = content.removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError:
@@ -212,7 +215,7 @@ def rows_of(paths, dataset):
 
 
 def write_small(folder):
-    """Raw files of both data sets with few rows."""
+    """Write raw files of both data sets with few rows."""
     rng = np.random.default_rng(0)
     for name in FILES.values():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -237,8 +240,8 @@ def run_step_1(folder, dataset):
     return call(preprocess_inter.main, *options)
 
 
-def check_told(error, path):
-    """One line that names the file."""
+def check_one_line(error, path):
+    """Check that the error is one line that names the file."""
     lines = [line for line in error.strip().splitlines() if not line.startswith("warning")]
     assert len(lines) == 1 and lines[0].startswith("error: ") and str(path) in lines[0], error
     assert "Traceback" not in error
@@ -261,7 +264,7 @@ def check_mutation(dataset, name, mutate, draw, capsys):
             assert rows_of(load_paths(folder / "path.json"), dataset) == expected
         else:
             assert code == 2, error
-            check_told(error, path)
+            check_one_line(error, path)
             readable = expected is not None and sum(expected.values()) >= 3  # fewer are no split
             assert not (name in HARMLESS and readable), f"{name}: {error}"
 
@@ -294,7 +297,7 @@ def test_gzip_is_read_and_a_cut_one_refused(dataset, tmp_path, capsys):
     packed.write_bytes(packed.read_bytes()[:-20])
     capsys.readouterr()
     assert run_step_1(tmp_path, dataset) == 2
-    check_told(capsys.readouterr().err, packed)
+    check_one_line(capsys.readouterr().err, packed)
 
 
 @pytest.mark.parametrize("dataset", FILES)
@@ -308,7 +311,7 @@ def test_what_stands_in_the_place_of_a_file(dataset, what, tmp_path, capsys):
     else:
         path.symlink_to(path if what == "a link to itself" else tmp_path / "nowhere")
     assert run_step_1(tmp_path, dataset) == 2
-    check_told(capsys.readouterr().err, path)
+    check_one_line(capsys.readouterr().err, path)
 
 
 # What takes the place of one line of a feature file; None where the line must be refused, else the vector it holds.
@@ -362,7 +365,7 @@ def features_of(folder):
 @EXAMPLES
 @given(place=st.integers(0, 19))
 def test_vectors(name, place, capsys):
-    """A mutated line among good ones, anywhere in the file."""
+    """One mutated line among good ones, at any place of the file."""
     content, right = FEATURES[name]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -378,7 +381,7 @@ def test_vectors(name, place, capsys):
         error = capsys.readouterr().err
         if not right:
             assert code == 2, f"{name}: a line that has no right reading was read"
-            check_told(error, f"{path}:{place + 1}:")
+            check_one_line(error, f"{path}:{place + 1}:")
             return
         assert code == 0, error
         ids = load_interactions(load_paths(folder / "path.json"), "tiktok").item_ids.tolist()

@@ -1,4 +1,4 @@
-"""The arithmetic written out against torch's autograd and torch's Adam."""
+"""The network's own arithmetic against torch's autograd and Adam."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def batch(rows, device, seed=0):
 
 
 def slow_loss(kind, logits, label):
-    """The formulas as one writes them down."""
+    """The loss by its formula."""
     if kind == "bce":
         chance = torch.sigmoid(logits)
         return -(label * chance.log() + (1 - label) * (1 - chance).log()).mean()
@@ -95,7 +95,7 @@ def test_tanh():
 
 
 def test_the_first_weights_are_those_of_torchs_layers():
-    """Drawn in the order of the layers; stored under the names of the study's module."""
+    """Drawn in the order of the layers, and stored under the names of the study's module."""
     torch.manual_seed(7)
     layers = [torch.nn.Linear(*sizes) for sizes in ((11, 128), (128, 32), (32, 4), (4, 1))]
     weights = initial_weights(11, 0.3, 7)

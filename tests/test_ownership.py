@@ -1,5 +1,7 @@
-"""No command replaces what is not its own: random folders in path.json, output files of every kind, links, fuller runs
-and manifests that were changed."""
+"""No command replaces files that it did not write.
+
+Random folders in path.json, output files of every kind, links, fuller runs and changed manifests.
+"""
 
 import hashlib
 import json
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,7 @@ from mma4ctr.model.trainer import TrainSettings
 from mma4ctr.model.training_defaults import TRAINING
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.simulation import __main__ as world
-from mma4ctr.steps.training_run import run_checkpoints
+from mma4ctr.steps.training_run import Training, run_checkpoints
 from mma4ctr.storage import artifacts, folders
 from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact, seal
 from mma4ctr.storage.files import own_files, temporary_name, write_own_file
@@ -52,7 +55,7 @@ STEPS = (
 
 
 def write_data(root):
-    """A log of 120 rows and vectors, in root/data/mine, with a description and foreign files around."""
+    """Write a log of 120 rows and vectors in root/data/mine, with a description and foreign files around."""
     folder = root / "data/mine"
     folder.mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -76,7 +79,7 @@ def write_data(root):
 
 
 def contents(root):
-    """Every file and link below a folder, by place, with what it holds."""
+    """Return the content of every file and link below a folder, by path."""
     found = {}
     for path in sorted(root.rglob("*")):
         place = str(path.relative_to(root))
@@ -88,7 +91,7 @@ def contents(root):
 
 
 def own_change(root, place, step):
-    """True where a changed file belongs to the output of this step: its artifact, or results.jsonl."""
+    """Return whether a changed file belongs to the output of this step: its artifact, or results.jsonl."""
     path = root / place
     if path.name == "results.jsonl" and step == 5:
         return True
@@ -98,7 +101,7 @@ def own_change(root, place, step):
 
 @st.composite
 def two_layouts(draw):
-    """Where each output goes, and where it goes after path.json was edited."""
+    """Draw two settings of the output folders, before and after path.json is edited."""
     first = [draw(st.sampled_from(PLACES)) for _ in KEYS] if draw(st.booleans()) else list(PLACES[: len(KEYS)])
     for number in range(len(KEYS)):
         if draw(st.integers(0, 3)) == 0:
@@ -111,7 +114,7 @@ def two_layouts(draw):
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(two_layouts(), st.sampled_from(["", "foreign file", "link"]), st.integers(0, 4))
 def test_random_folders_in_path_json(layouts, disturbance, number):
-    """Equal, nested, linked and foreign folders: whatever a step answers, nothing changes but its own output."""
+    """With equal, nested, linked and foreign folders, a step changes only its own output."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         description = write_data(root)
@@ -167,7 +170,7 @@ def test_path_json_is_refused_at_load(tmp_path, change, words):
 
 @pytest.fixture(scope="module")
 def trained(made, tmp_path_factory):
-    """A copy of the tiny world with its steps done, to be changed with care."""
+    """A copy of the tiny world after its steps, shared by the tests of this file."""
     folder = tmp_path_factory.mktemp("trained") / "copy"
     shutil.copytree(made.file.parent, folder)
     return load_paths(folder / "path.json")
@@ -288,25 +291,27 @@ def test_own_files_survive_a_damaged_list(tmp_path):
 
 @pytest.mark.parametrize("kept", ["all", "scores"])
 def test_a_fuller_run_is_not_replaced_by_a_poorer_one(made, tmp_path, kept, monkeypatch):
-    """The sweep keeps less of a run of equal settings than mlp.py, in whatever order they run."""
+    """A sweep keeps less of a run with the same settings than mlp.py, in any order."""
     shutil.copytree(made.file.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("dataset"))
     paths = load_paths(tmp_path / "copy/path.json")
     import torch
 
-    chosen = TrainSettings(epochs=2, batch_size=256, seed=11, **TRAINING["paper"])
-    ((first, _),) = run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=kept)
+    cpu = torch.device("cpu")
+    settings = TrainSettings(epochs=2, batch_size=256, seed=11, **TRAINING["paper"])
+    training = Training(TASK, "vat_concat", settings, [2])
+    ((first, _),) = run_checkpoints(paths, replace(training, keep=kept), cpu)
     folder = paths.torch_model / TASK / first.run_id
     before = contents(folder)
     for keep in ("nothing", "scores"):
         if keep == kept:
             continue
-        ((again, _),) = run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep=keep)
+        ((again, _),) = run_checkpoints(paths, replace(training, keep=keep), cpu)
         assert contents(folder) == before
         assert (again.run_id, again.auc, again.logloss) == (first.run_id, first.auc, first.logloss)
-    ((again, _),) = run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="all")
+    ((again, _),) = run_checkpoints(paths, replace(training, keep="all"), cpu)
     assert "predictions.npy" in contents(folder)
     (folder / "predictions.npy").write_bytes(b"damaged")
-    run_checkpoints(paths, TASK, "vat_concat", chosen, [2], torch.device("cpu"), keep="nothing")
+    run_checkpoints(paths, replace(training, keep="nothing"), cpu)
     assert "predictions.npy" not in contents(folder), "a damaged run is written anew"
 
 
@@ -356,7 +361,7 @@ def test_a_folder_is_exchanged_in_one_step(tmp_path):
 
 @pytest.mark.parametrize("then", ["read", "write"])
 def test_killed_between_the_renames_of_a_replacement(tmp_path, monkeypatch, then):
-    """Where folders cannot be exchanged, the old one is found again."""
+    """If folders cannot be exchanged in one step, the old folder is found again."""
     write_one(tmp_path / "made", 1)
     monkeypatch.setattr(folders, "exchange_folders", lambda one, other: False)
     rename = Path.rename
@@ -448,7 +453,7 @@ def test_a_foreign_file_that_comes_while_a_step_works(tmp_path):
 
 
 def manifests(paths):
-    """A manifest of each step, by the step."""
+    """A manifest of each step, by step."""
     run = newest(paths, task=TASK, variant="vat_concat").run_id
     places = {"graph": "tiktok", "modal": "tiktok", "user_embedding": TASK, "matrix": f"{TASK}/vat_concat"}
     return [getattr(paths, name) / place / "manifest.json" for name, place in places.items()] + [
@@ -474,7 +479,7 @@ def test_every_key_of_a_manifest_is_sealed(trained):
 
 
 def test_an_artifact_in_the_place_of_another_is_refused(made, tmp_path, capsys):
-    """A run, a matrix, an embedding, features: each knows what it is of."""
+    """The manifest of a run, matrix, embedding or features names its task and variant."""
     shutil.copytree(made.file.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("dataset"))
     paths = load_paths(tmp_path / "copy/path.json")
     one, other = newest(paths, task=TASK, variant="vat_concat"), newest(paths, task="tiktok_finish")

@@ -1,4 +1,4 @@
-"""Threads and processes: results in order, errors where they belong, a bounded number ahead."""
+"""Threads and processes: results in order, errors at their item, a bounded number of items ahead."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""The scripts from end to end: both data sets, every target and variant, track2, fused, faces, stale inputs."""
+"""The scripts from end to end: both data sets, every target and variant, track2, fused, faces, outdated inputs."""
 
 import json
 import shutil
@@ -86,7 +86,7 @@ def test_other_protocols_are_named_in_the_result(raw_copy, split, capsys):
 
 
 def test_the_order_of_columns_and_compression_do_not_matter(raw_copy):
-    """Columns shuffled, a BOM, CRLF and gzip: the same arrays."""
+    """Shuffled columns, a byte order mark, CRLF and gzip give the same arrays."""
     import gzip
 
     paths = raw_copy / "path.json"
@@ -161,7 +161,7 @@ def test_a_missing_modality_skips_its_variants_by_name(raw_copy, capsys):
 
 
 def test_an_existing_path_json_works_unchanged(raw_world, tmp_path):
-    """The keys of design section 3, absolute paths, and keys of other programs beside them."""
+    """With the keys of design section 3, absolute paths, and keys of other programs."""
     content = json.loads((raw_world / "path.json").read_text())
     content |= {"parent_folder": str(tmp_path), "dataset_path": str(raw_world / "dataset"), "something_else": 3}
     (tmp_path / "mine.json").write_text(json.dumps(content))

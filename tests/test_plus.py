@@ -1,7 +1,7 @@
-"""The plus columns: each part against a slow twin, no row's own label in them, and the way through the steps."""
+"""Features plus: each part against a slow twin, no row's own label in its columns, and the steps from end to end."""
 
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +12,9 @@ from scipy import sparse
 from scipy.special import expit
 
 import adjust_hyperparameter
-import cross_matrix
 import mlp
 from benchmarks.reference import mlp_module
-from mma4ctr.data.interactions import TRAIN, Interactions, load_interactions
+from mma4ctr.data.interactions import TRAIN, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
@@ -38,21 +37,12 @@ from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, relabelled
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
 # Vectors that depend on labels.
 SUPERVISED = {"content_factors user", "content_factors item", "label_svd user", "label_svd item"}
-
-
-@pytest.fixture(scope="module")
-def plus(made, tmp_path_factory):
-    """The tiny world with plus matrices of its tasks."""
-    folder = tmp_path_factory.mktemp("plus")
-    shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
-    assert call(cross_matrix.main, "--paths", folder / "path.json", "--features", "plus") == 0
-    return load_paths(folder / "path.json")
 
 
 def rows_of(inputs):
@@ -64,25 +54,8 @@ def rows_of(inputs):
     return TrainingRows(user, item, block, *sizes, train, data.user, data.item), train
 
 
-@dataclass(frozen=True)
-class Relabelled(Interactions):
-    """Interactions some of whose labels, of every target, are the other way round."""
-
-    rows: np.ndarray | None = None
-
-    def label(self, target):
-        label = super().label(target).copy()
-        label[self.rows] ^= 1
-        return label
-
-
-def relabelled(inputs, rows):
-    data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}
-    return replace(inputs, data=Relabelled(**data, rows=rows))
-
-
 def feature_row(factors, inputs, row):
-    """The columns of an interaction, before scaling."""
+    """Return the columns of an interaction before scaling."""
     data, block = inputs.data, int(inputs.embedding.array("block")[row])
     user = block * len(data.user_ids) + data.user[row]
     item = block * len(data.item_ids) + data.item[row]
@@ -94,7 +67,7 @@ def feature_row(factors, inputs, row):
 
 
 def arrays_of(factors):
-    """Every table of some factors, by name."""
+    """Return every table by name."""
     found = {"user_part": factors.user_part, "item_part": factors.item_part, "recency": factors.plus.recency}
     for lookup in factors.plus.lookups:
         found |= {f"{lookup.codes.name} table": lookup.table, f"{lookup.codes.name} codes": lookup.codes.codes}
@@ -134,7 +107,7 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
-    """The column without labels, too: a row's own item would make it alike."""
+    """Also for the column without labels: the row's own item would raise its similarity."""
     inputs = load_step_inputs(plus, "tiktok_like")
     rows, train = rows_of(inputs)
     labels = {"like": inputs.data.label("like")[train]}
@@ -187,8 +160,10 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
 
 
 def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
-    """Rows of users whose factors differ in `kept` of the content's directions; `own`: spread of what sets items apart;
-    `chosen`: how far factors decide what is shown."""
+    """Draw rows of users whose factors differ in the directions `kept` of the content.
+
+    `own` is the spread of items beyond content; `chosen` is how strongly factors decide what is shown.
+    """
     users, items, width, kept = 300, 400, 12, 3
     content = rng.normal(size=(items, width)).astype(np.float32) * np.linspace(2, 0.5, width, dtype=np.float32)
     content -= content.mean(axis=0)
@@ -204,18 +179,18 @@ def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
 
 
 def signals_in(rows, labels, content):
-    """What the last block sees, with effects of users, items and content fitted on it."""
+    """Return the signals of the last block, with effects of users, items and content fitted on it."""
     logits = {name: fitted(rows.user, rows.item, label, content, rows.users)[1] for name, label in labels.items()}
     return signals_of(rows, 1, labels, logits)
 
 
 def fitted(user, item, label, content, users):
-    """The effects of users, items and content, and the logits of the rows."""
+    """Return the effects of users, items and content, and the logits of the rows."""
     return fit_effects((user, item), {}, label, (Side(users), Side(len(content), content=content)))
 
 
 def agreement(user, item, suits):
-    """Of how well items suit users by these vectors, and in truth."""
+    """Return the correlation of estimated and true suitability of items for users."""
     return np.corrcoef((user @ item.T).ravel(), suits.ravel())[0, 1]
 
 
@@ -233,7 +208,7 @@ def test_directions_are_those_in_which_factors_differ():
     assert 1 - ((seen - fitted) ** 2).sum() / (seen**2).sum() > 0.9
 
 
-def test_exposure_tells_factors_where_they_decide_what_is_shown():
+def test_exposure_finds_factors_that_decide_what_is_shown():
     rows, label, content, _, suits = drawn_world(np.random.default_rng(6), rows=15_000, chosen=0.5)
     signals = signals_in(rows, {"like": label}, content)
     whole = ContentFactors(signals, content)
@@ -328,7 +303,7 @@ def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
 
 
 def test_only_a_row_group_gathers():
-    """A caller that gathers by itself can take the wrong block, as the UMAP figure once did."""
+    """Code that gathers rows itself can use the wrong block, as the UMAP figure once did."""
     root = Path(__file__).parent.parent
     sources = [path for folder in ("mma4ctr", "benchmarks", "baseline") for path in (root / folder).rglob("*.py")]
     calling = [path.name for path in [*sources, *root.glob("*.py")] if ".gather(" in path.read_text()]
@@ -345,7 +320,7 @@ def test_predicting_in_halves_equals_the_whole_network(plus):
 
 
 def test_the_steps_with_features_plus(plus, capsys):
-    """From the command line to a result that beats the study's features, and its small number of parameters."""
+    """The commands give a result better than that of the study's features, with few parameters."""
     for features in ("paper", "plus"):
         options = ("--paths", plus.file, "--task", "tiktok_finish", "--features", features, "--epochs", 8)
         assert call(mlp.main, *options) == 0
@@ -391,7 +366,7 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
 
 
 def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsys):
-    """By step 5; the sweep makes it anew."""
+    """Step 5 refuses it; the sweep makes it again."""
     shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
     plus = load_paths(tmp_path / "path.json")
     monkeypatch.setattr("mma4ctr.features.feature_matrix.FEATURE_VERSION", FEATURE_VERSION + 1)
@@ -411,7 +386,7 @@ def test_an_embedding_that_saw_every_label_is_refused(plus):
 
 
 def test_biases_of_users_alone_rank_better_than_chance(plus):
-    """A look at the columns themselves: the user's rate in the last block, on test rows."""
+    """Tests the user's rate in the last block on test rows."""
     data = load_interactions(plus, "tiktok")
     matrix = load_matrix(plus, "tiktok_finish", "vat_concat.plus", CPU)
     test = data.split == 2

@@ -1,5 +1,5 @@
-"""`evidence=all`, `split=user` and `listwise` stand in every table and figure whose runs have them; and the protocol
-study says in words what leakage is worth."""
+"""Tables and figures name `evidence=all`, `split=user` and `listwise` if their runs have them; the protocol study
+states the effect of leakage."""
 
 import csv
 import re
@@ -28,7 +28,7 @@ TASK = ("--task", "tiktok_like")
 
 
 def made_with(raw_world, folder, evidence):
-    """Whole users as the split, a listwise loss; a run, a short study and all that is drawn of them."""
+    """A run and a short study with whole users as the split and a listwise loss, and their figures."""
     import get_user_embedding
 
     shutil.copytree(raw_world / "dataset/TikTok2019ICME", folder / "dataset/TikTok2019ICME")
@@ -53,7 +53,7 @@ def leaky(raw_world, tmp_path_factory):
 
 
 def figures(paths):
-    """The words of every figure of runs, by its name."""
+    """Return the words of every figure of runs, by its name."""
     found = {path.stem: path.read_text() for path in (paths.saved / "figures").glob("*.svg")}
     return {name: unescape(re.sub("<[^>]*>", "", text)) for name, text in found.items() if name not in OF_THE_DATA}
 
@@ -68,7 +68,7 @@ def test_figures_name_it(leaky):
 
 
 def test_the_loss_figure_names_what_it_shows(leaky, tmp_path):
-    """It shows no leaky run, so one is called honest here."""
+    """The figure shows no leaky run, so the test marks one as honest."""
     (run,) = [result for result in read_results(leaky.results) if result.protocol["loss"] == "listwise"][:1]
     honest = replace(run, protocol=run.protocol | {"evidence": "train"})
     assert statis_and_draw.draw_losses(leaky, [honest], ["tiktok_like"]) is not None
@@ -102,7 +102,7 @@ def test_the_report_names_it(leaky):
     assert f'<p class="caption">{caption}<span class="leaky">LEAKY</span>' in text
 
 
-def test_leakage_is_told_in_the_table_and_in_the_report(leaky):
+def test_table_and_report_mark_leakage(leaky):
     table = study_tables(leaky, read_results(leaky.results), SHORT["protocol"], ["tiktok_like"])["tiktok_like"]
     words = leakage_summary(table, "tiktok_like")
     assert "On tiktok_like, a user embedding made from all labels changes test AUC" in words

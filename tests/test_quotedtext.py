@@ -1,4 +1,4 @@
-"""Quoted CSV whose cells hold line breaks: read alike in blocks of any size, bad records named by their own line."""
+"""Quoted CSV with line breaks in cells: equal results for every block size, bad records reported with their line."""
 
 import csv
 import gzip
@@ -30,7 +30,7 @@ BLOCK_SIZES = (1, 7, 40, 300, 4 << 20)
 
 
 def read(path, allowed=0):
-    """The rows (id, title) of a file, and the lines of those that were passed over."""
+    """Return the rows (id, title) of a file, and the lines of the skipped rows."""
 
     def parse(table, _block):
         ids_of(table["id"], "id")
@@ -44,7 +44,7 @@ def read(path, allowed=0):
 
 
 def written(rows, quoting):
-    """A file of the rows, and the line in which each starts."""
+    """Write a file of the rows; returns the line in which each starts."""
     text = io.StringIO(newline="")
     text.write("id,title\n")
     writer = csv.writer(text, lineterminator="\n", quoting=quoting)
@@ -63,7 +63,7 @@ def written(rows, quoting):
     packed=st.booleans(),
 )
 def test_cells_over_several_lines_are_read_alike_at_any_size(titles, bad, quoting, packed, monkeypatch):
-    """A row without an id is the bad one; no other is lost."""
+    """Only the row without an id is bad; all others are read."""
     rows = [("" if number in bad else str(number), title) for number, title in enumerate(titles)]
     content, starts = written(rows, quoting)
     good = [row for row in rows if row[0]]
@@ -83,7 +83,7 @@ def test_cells_over_several_lines_are_read_alike_at_any_size(titles, bad, quotin
     quoted_after=st.booleans(),
 )
 def test_a_quote_that_is_not_closed_costs_its_own_line(before, after, quoted_after, monkeypatch):
-    """Also where cells in quotes stand after it, of which the first would close it."""
+    """Even if quoted cells follow, the first of which could close it."""
     content, _ = written([(str(number), title) for number, title in enumerate(before)], csv.QUOTE_MINIMAL)
     line = content.count(b"\n") + 1
     content += b'77,"never closed\n'
@@ -102,7 +102,7 @@ def test_a_quote_that_is_not_closed_costs_its_own_line(before, after, quoted_aft
 
 
 def slow_ends(data, delimiter=","):
-    """Where records of closed quotes end, character by character."""
+    """Return where records with closed quotes end, character by character."""
     ends, in_quotes, cell_starts, place = [], False, True, 0
     while place < len(data):
         one = data[place : place + 1]
@@ -142,7 +142,7 @@ def test_ends_of_any_text_grow_and_reach_its_end(text):
 
 
 def test_many_quotes_that_are_not_closed_take_no_longer_than_lines():
-    """Each is looked for to the end of the text, a hundred times at most."""
+    """The reader searches to the end of the text for at most a hundred of them."""
     data = b'1,"a,""\n' * 20_000
     assert len(QuotedText(",").record_ends(data)) == 20_000
 

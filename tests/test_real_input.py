@@ -1,4 +1,4 @@
-"""The real TikTok input, where it lies beside the repository (README, "Real input to try")."""
+"""The real TikTok input, if it is beside the repository (README, "Real input to try")."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""results.jsonl: what is written is read again, and what is no result is told and passed over."""
+"""results.jsonl: results are read as they were written; lines that are no result are skipped with a warning."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from tests.conftest import call
 
 
 def line_with(made, **changes):
-    """A line of a real run, changed."""
+    """Return the line of a real run with changes."""
     line = json.loads(made.results.read_text().splitlines()[0])
     for name, value in changes.items():
         line[name] = value

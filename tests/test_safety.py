@@ -1,4 +1,5 @@
-"""Nothing is half-written, nobody gets in: full disks, two at once, links, and what may not stand in the code."""
+"""No file is half-written: full disks, two processes at once, links. No code that runs input, and no markup in the
+report."""
 
 import ast
 import fcntl
@@ -50,7 +51,7 @@ def limited(script, folder, size):
 
 @pytest.mark.parametrize("script", STEPS)
 @pytest.mark.parametrize("size", [100, 20_000])
-def test_what_cannot_be_written_is_told_and_the_old_output_stays(made, tmp_path, script, size):
+def test_a_failed_write_is_reported_and_the_old_output_stays(made, tmp_path, script, size):
     folder = tmp_path / "copy"
     shutil.copytree(made.file.parent, folder)
     before = read_artifact(folder / STEPS[script], "").manifest
@@ -107,7 +108,7 @@ def test_a_task_is_a_name_and_no_path(made, capsys, task):
 
 
 class Elements(HTMLParser):
-    """The elements of a page, and the attributes that would run something."""
+    """Collects the elements of a page, and the attributes that could run code."""
 
     def __init__(self):
         super().__init__()
@@ -125,7 +126,7 @@ def elements(text):
 
 
 def test_nothing_of_the_data_becomes_a_part_of_the_report(made, tmp_path):
-    """Markup in the folders' names and in a line of results is text, in the page and in the pictures."""
+    """Markup in folder names and in a line of results is plain text in the page and in the pictures."""
     folder = tmp_path / "<img src=x onerror=alert(1)><b>"
     shutil.copytree(made.file.parent, folder)
     options = ("--paths", folder / "path.json", "--task", "tiktok_like", "--points", 30)
@@ -153,7 +154,7 @@ MODULES = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
 
 
 def test_nothing_evaluates_or_unpickles():
-    """Read from the syntax trees of every source: no eval, no pickle, no shell, no load that allows objects."""
+    """The syntax trees of all sources have no eval, pickle, shell or load that allows objects."""
     assert len(SOURCES) > 50
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,4 +1,4 @@
-"""The same inputs give the same bytes, whatever the order of the raw rows, the ids, and the number of threads."""
+"""Equal inputs give equal bytes for any order of the raw rows, any ids and any number of threads."""
 
 import random
 import re
@@ -22,14 +22,14 @@ FOLDERS = ("graph/tiktok", "modal/tiktok", "user_embedding/tiktok_like", "matrix
 
 
 def copied(raw_world, folder):
-    """The raw TikTok files and path.json, to be changed."""
+    """Copy the raw TikTok files and path.json."""
     shutil.copytree(raw_world / TIKTOK, folder / TIKTOK)
     shutil.copy(raw_world / "path.json", folder)
     return folder
 
 
 def all_steps(folder, epochs=2):
-    """Steps 1 to 5: the fingerprints of what they wrote, and the result."""
+    """Run steps 1 to 5; returns the fingerprints of their output and the result."""
     prepare(folder / "path.json")
     assert call(mlp.main, "--paths", folder / "path.json", "--task", "tiktok_like", "--epochs", epochs) == 0
     paths = load_paths(folder / "path.json")
@@ -41,7 +41,7 @@ def all_steps(folder, epochs=2):
 
 @pytest.fixture(scope="module")
 def answer(raw_world, tmp_path_factory):
-    """What the files give as they are."""
+    """The output for the unchanged files."""
     return all_steps(copied(raw_world, tmp_path_factory.mktemp("answer")))
 
 
@@ -51,7 +51,7 @@ def test_the_same_again(raw_world, tmp_path, answer):
 
 @pytest.mark.parametrize("files", ["final_*.txt", "track1_*.txt"])
 def test_the_order_of_the_raw_rows_does_not_matter(raw_world, tmp_path, answer, files):
-    """TikTok's rows have a time. (WeChat's have a day only; their order is all that tells the time within it.)"""
+    """TikTok's rows have a time. (WeChat's have a day; within it, only their order in the file orders them.)"""
     folder = copied(raw_world, tmp_path)
     for path in (folder / TIKTOK).glob(files):
         lines = path.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""A trained run used: pairs, the best items of users, ONNX; equal to what the test rows were given."""
+"""Using a trained run: pairs, best items of users and ONNX give the predictions of the test rows."""
 
 import shutil
 from dataclasses import replace
@@ -28,7 +28,7 @@ TASK = "tiktok_like"
 
 @pytest.fixture(scope="module", params=["paper", "plus"])
 def trained(request, made, tmp_path_factory):
-    """A trained run of either set of features, in a folder of its own: paths and result."""
+    """Paths and result of a trained run with either set of features, in a separate folder."""
     folder = tmp_path_factory.mktemp(request.param)
     shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
     options = ("--paths", folder / "path.json", "--task", TASK, "--features", request.param)
@@ -44,7 +44,7 @@ def use(trained, *options):
 
 
 def written(path):
-    """The rows of a TSV of scores: user, item, score."""
+    """Return the rows of a TSV of scores: user, item, score."""
     lines = path.read_text().splitlines()
     assert lines[0] == "user\titem\tscore"
     rows = [line.split("\t") for line in lines[1:]]
@@ -76,15 +76,15 @@ def test_scores_equal_those_of_the_test_rows(trained, tmp_path, capsys):
     assert np.allclose([row[2] for row in found], expected, atol=1e-6)
 
 
-def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
-    """The mean one; with features plus one of whom no training row is known, as some of the known items are."""
+def test_unknown_users_and_items_are_scored_with_the_mean(trained, tmp_path, capsys):
+    """An unknown user or item is scored with the mean; with features plus, like a known item without training rows."""
     paths, result = trained
     data, scorer = load_interactions(paths, "tiktok"), load_scorer(paths, read_run(paths, result))
     known = data.user_ids[0], data.item_ids[0]
     pairs, out = tmp_path / "pairs.tsv", tmp_path / "out.tsv"
     pairs.write_text(f"user\titem\n{known[0]}\t{known[1]}\n-5\t{known[1]}\n{known[0]}\t987654321\n")
     assert use(trained, "--predict", pairs, "--output", out) == 0
-    assert "2 have a user or an item" in capsys.readouterr().err
+    assert "2 have a user or item without kept rows" in capsys.readouterr().err
     users, items = len(data.user_ids), len(data.item_ids)
     expected = scorer.score(np.array([0, users, 0]), np.array([0, 0, items]))
     assert np.allclose([row[2] for row in written(out)], expected, atol=1e-6)
@@ -94,7 +94,7 @@ def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
         own = read_artifact(paths.matrix / TASK / result.variant, "").manifest["item_columns"]
         for place, name in enumerate(own):
             of_unseen, stand_in = matrix.item_part[unseen, place], matrix.item_part[items, place]
-            # Others come from its content and its categories.
+            # The others come from its content and its categories.
             of_rows = name.startswith("rates:item:") or name == "counts:item"
             assert len(unseen) and (not of_rows or torch.allclose(of_unseen, stand_in, atol=1e-5)), name
         assert {"rates:item:like", "counts:item"} <= set(own)
@@ -107,8 +107,11 @@ def test_somebody_stands_in_for_who_is_not_known(trained, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def with_new_items(trained, tmp_path_factory):
-    """The trained run where a known item stands in the feature files once more under a new id, 77000001, and of another
-    new one, 77000002, nothing is known but a title without a known word; a TSV asks for both and for a third one."""
+    """A trained run, with new items in its feature files and a TSV that asks for them.
+
+    Item 77000001 has the features of a known item, its twin. Item 77000002 has only a title without known words. The
+    third item has no features.
+    """
     paths, result = trained
     folder = tmp_path_factory.mktemp("new")
     shutil.copytree(paths.file.parent, folder, dirs_exist_ok=True)
@@ -118,7 +121,7 @@ def with_new_items(trained, tmp_path_factory):
     everything = np.logical_and.reduce([modal.array(f"{name}_present") for name in ("visual", "acoustic", "textual")])
     unseen = np.setdiff1d(np.arange(len(data.item_ids)), data.item[data.split == TRAIN])
     candidates = np.intersect1d(unseen, np.flatnonzero(everything))
-    # Of those without training rows the one whose features tell most.
+    # The item without training rows whose features have the most information.
     scorer = load_scorer(trained[0], read_run(*trained))
     scores = scorer.score(np.full(len(candidates) + 1, 5), np.append(candidates, len(data.item_ids)))
     twin = int(candidates[np.argmax(np.abs(scores[:-1] - scores[-1]))])
@@ -146,13 +149,13 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
     options = ("--paths", paths.file, "--run", result.run_id, "--predict", asked, "--output", out)
     assert call(mlp.main, *options) == 0
     known, *before = [row[2] for row in written(out)]
-    assert before == [before[0]] * 3, "without features all are alike"
+    assert before == [before[0]] * 3, "without features all scores are equal"
     capsys.readouterr()
     step_2 = ("--paths", paths.file, "--dataset", "tiktok", "--new-items", asked)
     assert call(preprocess_multimodal.main, *step_2) == 0
     assert "1 rows" in capsys.readouterr().out
     assert call(mlp.main, *options) == 0
-    assert "2 have a user or an item" in capsys.readouterr().err
+    assert "2 have a user or item without kept rows" in capsys.readouterr().err
     scores = [row[2] for row in written(out)]
     scorer = load_scorer(paths, read_run(paths, result))
     items = len(load_interactions(paths, "tiktok").item_ids)
@@ -173,7 +176,8 @@ def test_a_new_item_is_scored_by_its_features(with_new_items, capsys):
 
 
 def test_a_new_item_has_the_columns_that_the_file_names(with_new_items, capsys):
-    """With its twin's author, music, city and duration it has the twin's features; the twin has no training rows."""
+    """With the author, music, city and duration of its twin it has the features of the twin, which has no training
+    rows."""
     paths, result, twin, asked = with_new_items
     columns = {column.name: column for column in stored_columns(load_interactions(paths, "tiktok").artifact, "item")}
     values = {
@@ -265,7 +269,7 @@ def test_onnx_gives_the_same_probabilities(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("user\titm\n1\t2\n", "item"),
         ("user\titem\n1\t\n", ":2"),
@@ -273,12 +277,12 @@ def test_onnx_gives_the_same_probabilities(trained, tmp_path):
         ("", "user"),
     ],
 )
-def test_bad_pairs_are_told_in_one_line(trained, tmp_path, capsys, text, told):
+def test_bad_pairs_give_one_error_line(trained, tmp_path, capsys, text, message):
     pairs, out = tmp_path / "pairs.tsv", tmp_path / "out.tsv"
     pairs.write_text(text)
     assert use(trained, "--predict", pairs, "--output", out) == 2
     error = capsys.readouterr().err.strip()
-    assert "pairs.tsv" in error and told in error
+    assert "pairs.tsv" in error and message in error
     assert "--skip-bad-lines" not in error, "mlp.py has no such option"
     assert not out.exists()
 

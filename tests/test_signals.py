@@ -1,4 +1,4 @@
-"""Ends from outside: SIGTERM and SIGHUP leave nothing behind, and no process outlives the one that started it."""
+"""SIGTERM and SIGHUP leave no files behind, and no process outlives the one that started it."""
 
 import ctypes
 import json
@@ -22,7 +22,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
 @pytest.fixture(autouse=True)
 def usual_handlers():
-    """Let signals end the process: under nohup and in the background of a shell some are ignored."""
+    """Let signals end the process; nohup and the background of a shell ignore some."""
     before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -57,7 +57,7 @@ if __name__ == "__main__":
 
 
 def started(script, folder, *arguments, ready, **more):
-    """A script in a session of its own, once `ready` says so."""
+    """Start a script in its own session, and wait for `ready`."""
     process = subprocess.Popen(
         [sys.executable, str(script), *map(str, arguments)],
         cwd=folder,
@@ -75,7 +75,7 @@ def started(script, folder, *arguments, ready, **more):
 
 
 def in_session(session):
-    """The processes of a session that live."""
+    """Return the live processes of a session."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -87,7 +87,7 @@ def in_session(session):
 
 
 def wait_for_end(session, seconds=15.0):
-    """The processes of a session that are left after so many seconds."""
+    """Return the processes of a session that are alive after so many seconds."""
     deadline = time.monotonic() + seconds
     while (left := in_session(session)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -115,7 +115,7 @@ def test_a_signal_ends_everything_in_one_line(script, tmp_path, number):
 
 
 def test_a_signal_that_comes_twice_does_not_interrupt_the_cleaning(script, tmp_path):
-    """As `timeout` sends it: to the process and then to its group."""
+    """`timeout` sends it to the process and then to its group."""
     process = started(
         script, tmp_path, tmp_path, ready=(tmp_path / "ready").exists, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
@@ -211,7 +211,7 @@ def test_ranks_end_with_torchrun(made, tmp_path):
 
 
 class Finalized:
-    """Something whose finalizer is interrupted."""
+    """An object whose finalizer is interrupted."""
 
     def __init__(self, work):
         self.work = work
@@ -231,7 +231,7 @@ def in_a_finalizer(work):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 @pytest.mark.parametrize("place", [in_a_callback, in_a_finalizer])
 def test_a_signal_is_not_lost_where_python_drops_exceptions(number, place, capsys):
-    """numba compiles in callbacks of ctypes: a SIGTERM there was printed with a traceback and then forgotten."""
+    """numba compiles in callbacks of ctypes; Python printed a SIGTERM there with a traceback and dropped it."""
     went_on = []
 
     def main():
@@ -245,3 +245,33 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(number, place, capsy
     assert end.value.code == 128 + number and went_on == [True]
     error = capsys.readouterr().err
     assert "Traceback" not in error and "ignored" not in error
+
+
+# Its destructor fails for an object whose constructor a signal interrupts.
+INTERRUPTED_CONSTRUCTOR = """
+import os, signal, sys, time
+from mma4ctr.runtime.console import run
+
+class Handle:
+    def __init__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(600)
+        self.number = 1
+
+    def __del__(self):
+        self.number += 1
+
+if __name__ == "__main__":
+    run(Handle)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_within_a_constructor_is_one_line(tmp_path, number):
+    (tmp_path / "script.py").write_text(INTERRUPTED_CONSTRUCTOR)
+    command = [sys.executable, str(tmp_path / "script.py"), str(int(number))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
+    )
+    assert done.returncode == 128 + number
+    assert len(done.stderr.splitlines()) == 1 and "run the command again" in done.stderr

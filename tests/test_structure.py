@@ -1,4 +1,4 @@
-"""What makes the steps fast and small: no matrix of all rows, and raw files read no oftener than they must be."""
+"""Speed and memory by design: no matrix of all rows, and raw files are read only as often as necessary."""
 
 import json
 import subprocess
@@ -57,8 +57,10 @@ def test_the_matrix_on_disk_is_its_factors(made):
 
 @pytest.mark.parametrize("dataset", ["wechat", "tiktok"])
 def test_raw_files_are_read_once_or_as_often_as_needed(raw_copy, monkeypatch, dataset):
-    """Interactions twice, to count and to keep; a feature file once for each modality that it holds, and
-    WeChat's once more for the columns of items that it holds beside them."""
+    """Interactions are read twice, to count and to keep; a feature file once for each modality in it.
+
+    WeChat's feature file is read once more for its columns of items.
+    """
     reads = Counter()
     original = rawfiles.read_blocks
 

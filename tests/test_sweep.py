@@ -1,4 +1,4 @@
-"""Step 6: every study on a tiny world, checkpoint_epochs and resume, the tables, a local Ray; and the plan itself."""
+"""Step 6: every study on a tiny world, checkpoint epochs, resuming, the tables, a local Ray cluster, and the plan."""
 
 import json
 import os
@@ -37,7 +37,7 @@ TASKS = ("wechat_click", "tiktok_like")
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """All studies on both tasks, one seed."""
+    """All studies on both tasks with one seed."""
     folder = tmp_path_factory.mktemp("swept")
     assert call(world.main, folder, "--rows", 8000, "--users", 50, "--items", 300, "--seed", 3) == 0
     prepare(folder / "path.json")
@@ -65,7 +65,7 @@ def test_every_table_is_filled(swept):
 
 
 def test_runs_are_known_by_their_settings_and_inputs(swept, capsys):
-    """Nothing is repeated; other protocols have other matrices."""
+    """No run is repeated; other protocols have other matrices."""
     results = read_results(swept.results)
     assert len({result.run_id for result in results}) == len(results)
     lines = swept.results.read_bytes()
@@ -94,7 +94,7 @@ def test_the_epochs_study_is_one_training():
 
 
 def test_a_marked_run_equals_the_run_alone(swept):
-    """The line of a sweep at epoch 1 is that of mlp.py with one epoch."""
+    """The result of a sweep at epoch 1 equals that of mlp.py with one epoch."""
     results = read_results(swept.results)
     found = [r for r in results if r.task == "tiktok_like" and r.epochs == 1 and r.variant == "va_cross"]
     (result,) = found
@@ -105,7 +105,7 @@ def test_a_marked_run_equals_the_run_alone(swept):
 
 
 def comparable(path):
-    """results.jsonl without times and order."""
+    """Return results.jsonl without times and order."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
         for name in ("train_seconds", "test_seconds", "rows_per_second", "started", "commit"):
@@ -250,7 +250,7 @@ def test_matrices_of_other_lengths_lie_apart(swept):
 
 @pytest.mark.parametrize("split", ["random", "user"])
 def test_another_split_made_from_the_arrays_equals_step_1_on_the_raw_file(swept, tmp_path, split):
-    """And the features under it are those of step 2."""
+    """The features under this split equal those of step 2."""
 
     import preprocess_inter
     import preprocess_multimodal
@@ -271,7 +271,7 @@ def test_another_split_made_from_the_arrays_equals_step_1_on_the_raw_file(swept,
 
 
 def test_studies_keep_the_users_folds(swept, tmp_path):
-    """With 3 folds prepared, other lengths have 3 folds too, and the table finds them."""
+    """With 3 folds prepared, other lengths have 3 folds too, and the table finds their runs."""
     import get_user_embedding
 
     content = json.loads(swept.file.read_text()) | {"parent_folder": str(swept.file.parent)}

@@ -1,5 +1,4 @@
-"""A file that is not what a step wrote is refused by its fingerprint, wherever it is read, even where size and date of
-the file are as they were."""
+"""Every reader refuses a file that differs from its hash, even if size and date are unchanged."""
 
 import os
 import shutil
@@ -24,7 +23,7 @@ TASK = "tiktok_like"
 
 
 def change_a_byte(path):
-    """Another last byte; size and date stay."""
+    """Change the last byte of a file; size and date stay the same."""
     status = path.stat()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -37,13 +36,13 @@ def change_a_byte(path):
 
 @pytest.fixture
 def copied(made, tmp_path):
-    """Steps 1 to 5 done, to be changed."""
+    """A copy of the output of steps 1 to 5."""
     shutil.copytree(made.file.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("dataset"))
     return load_paths(tmp_path / "copy/path.json")
 
 
 def folders_of(paths):
-    """One artifact folder of each step; the last is a run with its model."""
+    """Return one artifact folder of each step; the last is a run with its model."""
     run = next(r for r in newest_of_each(read_results(paths.results)) if (r.task, r.variant) == (TASK, "vat_concat"))
     folders = [paths.graph / "tiktok", paths.modal / "tiktok", paths.user_embedding / TASK]
     return [*folders, paths.matrix / TASK / "vat_concat", paths.torch_model / TASK / run.run_id]
@@ -85,7 +84,7 @@ def test_the_next_step_refuses_it(copied, capsys, place, name, main, options):
 
 @pytest.mark.parametrize("key", ["settings", "files", "inputs", "step"])
 def test_a_manifest_that_was_changed(copied, capsys, key):
-    """To call leaky features honest, for one."""
+    """For example to mark leaky features as honest."""
     path = folders_of(copied)[2] / "manifest.json"
     content = orjson.loads(path.read_bytes())
     content[key] = content[key] | {"evidence": "other"} if isinstance(content[key], dict) else 7

@@ -1,4 +1,4 @@
-"""What is printed is what was meant: no markup, no emoji, no control character of the data, whatever prints it."""
+"""Text is printed literally: no markup, no emoji and no control character of the data takes effect."""
 
 import argparse
 import io
@@ -66,7 +66,7 @@ PRINTERS = {
 
 
 def printed(work, words, terminal=False):
-    """What a function prints, to a file or to a terminal."""
+    """Return what a function prints to a file or to a terminal."""
     stream = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
     with pytest.MonkeyPatch.context() as patch:
         for name in ("out", "err"):
@@ -93,7 +93,7 @@ def test_text_is_printed_as_it_is(name, words):
 @settings(deadline=None, max_examples=25)
 @given(text)
 def test_a_terminal_gets_no_control_of_the_data(name, words):
-    """Bars move the cursor, so they are looked at for the tricky words alone."""
+    """Bars move the cursor, so their output is searched only for the sequences of the tricky texts."""
     found = printed(PRINTERS[name], words, terminal=True)
     if name in ("a run", "a bar"):
         assert "\x1b]0;" not in found and "\x9b" not in found and "\x1b[31m" not in found
@@ -173,7 +173,7 @@ def test_output_that_is_ascii(variables):
 
 
 def test_a_reader_that_goes_away():
-    """As `| head` does: no traceback, and the work is done."""
+    """As with `| head`: no traceback, and the script finishes."""
     process = started()
     process.stdout.close()
     error = process.stderr.read()

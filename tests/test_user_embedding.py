@@ -1,4 +1,4 @@
-"""Step 3 against the formula written as loops."""
+"""Step 3 against its formula as loops."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_pooling_equals_a_loop(width, length):
 
 
 def slow_embedding(data, labels, evidence_rows, scaled, length, users):
-    """Formula of design section 5 for one block: (users, length + 1), None for users without evidence."""
+    """Return the formula of design section 5 for one block: (users, length + 1), None for users without evidence."""
     table = []
     for u in range(users):
         rows = [r for r in evidence_rows if data.user[r] == u]

@@ -1,4 +1,4 @@
-"""The compiled parser of vector lines against Python's own, to the bit, and what it leaves to the general parser."""
+"""The compiled parser of vector lines equals Python's to the bit; the general parser gets the lines that it refuses."""
 
 import json
 

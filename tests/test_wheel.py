@@ -1,4 +1,4 @@
-"""The package as others install it: a wheel that holds all it needs, used outside the checkout."""
+"""The package as others install it: a wheel with all its files, used outside the checkout."""
 
 import ast
 import os
@@ -13,13 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "mma4ctr"
 COMMANDS = ("mma4ctr.simulation", "mma4ctr.evaluation", "mma4ctr.datasets")
-# Modules of Python that are not there on every system.
+# Modules of Python that some systems lack.
 OF_ONE_SYSTEM = {"fcntl", "resource", "pwd", "grp", "termios", "msvcrt", "winreg"}
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, built from what git knows and what is new."""
+    """The wheel, built from the working tree."""
     pytest.importorskip("setuptools")
     out = tmp_path_factory.mktemp("wheel")
     build = (
@@ -45,7 +45,7 @@ def test_the_wheel_holds_every_module_and_data_file(wheel):
 
 
 def test_commands_run_from_the_wheel_alone(wheel, tmp_path):
-    """With the environment's other packages, and without the checkout, which is installed there as editable."""
+    """With the environment's packages, but without the checkout, which is installed there as editable."""
     folder, work = tmp_path / "installed", tmp_path / "work"
     work.mkdir()
     zipfile.ZipFile(wheel).extractall(folder)
@@ -72,7 +72,7 @@ def test_commands_run_from_the_wheel_alone(wheel, tmp_path):
 
 
 def test_no_module_needs_one_system_when_it_is_imported():
-    """What only some systems have may be imported inside a function that can do without."""
+    """A module that only some systems have may be imported only inside a function that works without it."""
     for path in [*PACKAGE.rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "baseline").glob("*.py")]:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""The simulated world: its rates, its quirks, the truth beside it, and that a seed gives the same bytes."""
+"""The simulated world: its rates, its irregularities, the truth files, and equal bytes for equal seeds."""
 
 import csv
 import hashlib
@@ -117,7 +117,7 @@ def test_the_oracle_is_better_than_what_is_known_and_belongs_to_the_rows(made, t
     assert (true_test_probabilities(made, task) == chance[test]).all()
 
 
-def test_damaged_truth_is_told_in_one_line(tmp_path):
+def test_damaged_truth_gives_one_error_line(tmp_path):
     keys = np.arange(3)
     columns = {"user": keys, "item": keys, "time": keys, "like": np.array([0.1, 0.2, 0.3])}
     file = tmp_path / "probabilities.parquet"

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from mma4ctr.data.log_columns import ColumnWriter, MostFrequent, side_values
 from mma4ctr.data.recbole_export import InterColumn, write_inter
-from mma4ctr.data.row_order import day_and_position, record_type, row_chunks, sorted_partitions
+from mma4ctr.data.row_order import RowInTwoParts, day_and_position, record_type, row_chunks, sorted_partitions
 from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.datasets.id_index import IdCollector, IdIndex
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import ArtifactWriter
 from mma4ctr.storage.bad_lines import BadLines
@@ -67,8 +68,11 @@ def write_columns(
 
     Returns:
         The columns.
+
+    Raises:
+        UserError: The input is unusable, or a row stands in two parts of a given split.
     """
-    record = record_type(raw.targets, raw.columns_of("context"))
+    record = record_type(raw)
     kinds: dict[str, Any] = {name: record[name] for name in record.names or () if name != "hash"}
     if raw.time_is_day:
         kinds["time"] = np.float64
@@ -86,7 +90,7 @@ def write_columns(
             yield chunk
 
     with closing(sorted_partitions(raw, chunks(), counts.rows, temp)) as partitions:
-        for partition in partitions:
+        for partition in _checked(raw, partitions, counts.kept.ids):
             items.add(partition["item"])
             if raw.time_is_day:
                 partition["time"] = day_and_position(partition["user"], partition["time"])
@@ -100,6 +104,23 @@ def write_columns(
     if rows > rows_read:
         raise AssertionError(f"{raw.name}: {rows - rows_read:,} more rows were kept than were read")
     return SortedColumns(column, items.ids(), rows_read, repeated)
+
+
+def _checked(
+    raw: RawDataset, partitions: Iterator[dict[str, np.ndarray]], users: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the partitions; name the user and the item of a row that stands in two parts of the split."""
+    try:
+        yield from partitions
+    except RowInTwoParts as error:
+        names = []
+        for kind, id_ in (("user", users[error.user]), ("item", np.int64(error.item))):
+            written = raw.id_names(kind, np.array([id_]))
+            names.append(str(id_) if written is None else np.char.decode(written, "utf-8")[0])
+        raise UserError(
+            f"{raw.interaction_files()[0]}: a row of user {names[0]} and item {names[1]} stands in two parts of the "
+            f"split{f', and so do {error.rows - 1:,} more' if error.rows > 1 else ''}; remove it from one"
+        ) from None
 
 
 def replace_item_ids(writer: ArtifactWriter, column: dict[str, StoredArray], item_ids: np.ndarray) -> None:

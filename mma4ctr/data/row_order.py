@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.data.row_counts import ROWS, RowCounts
-from mma4ctr.datasets.base import ColumnNames, InteractionChunk, RawDataset
+from mma4ctr.datasets.base import InteractionChunk, RawDataset
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.arrays import StoredArray, write_values
@@ -43,16 +43,32 @@ def partition_starts(rows_of_user: np.ndarray, partition_rows: int) -> np.ndarra
     return np.flatnonzero(np.diff(partition, prepend=-1)).astype(np.int64)
 
 
-def record_type(targets: Iterable[str], context: ColumnNames) -> np.dtype:
+class RowInTwoParts(Exception):
+    """A row stands in two parts of the given split.
+
+    Attributes:
+        user: Position of its user among the kept users.
+        item: Raw id of its item.
+        rows: Number of such rows in the partition.
+    """
+
+    def __init__(self, user: int, item: int, rows: int) -> None:
+        super().__init__(user, item, rows)
+        self.user, self.item, self.rows = user, item, rows
+
+
+def record_type(raw: RawDataset) -> np.dtype:
     """Return the packed record in which rows are stored on disk until their partition is sorted.
 
     Context columns are numbered, because their names may contain anything and fields become file names.
     """
+    context = raw.columns_of("context")
     columns = [("user", "<i4"), ("item", "<i8"), ("device", "<i8"), ("time", "<i8"), ("hash", "<u8")]
+    columns += [("split", "u1")] if raw.split else []
     columns += [
         (f"context_{place}", "<i8" if name in context.categories else "<f4") for place, name in enumerate(context.names)
     ]
-    return np.dtype([*columns, *((f"label_{target}", "u1") for target in targets)])
+    return np.dtype([*columns, *((f"label_{target}", "u1") for target in raw.targets)])
 
 
 @dataclass(frozen=True)
@@ -78,6 +94,7 @@ class PackChunk:
         records = np.empty(len(chunk.user), self.kind)
         columns = {"user": chunk.user, "item": chunk.item, "device": chunk.device, "time": chunk.time}
         columns |= {"hash": chunk.row_hash, **{f"label_{target}": label for target, label in chunk.labels.items()}}
+        columns |= {} if chunk.part is None else {"split": chunk.part}
         columns |= {f"context_{place}": chunk.context[name] for place, name in enumerate(self.context)}
         for name, values in columns.items():
             records[name] = values[order]
@@ -135,6 +152,9 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
 
     Returns:
         The columns by name, without the hash.
+
+    Raises:
+        RowInTwoParts: Two equal rows belong to different parts of a given split.
     """
     # Column by column: numpy moves whole records ten times slower.
     column = {name: np.ascontiguousarray(records[name]) for name in records.dtype.names or ()}
@@ -145,6 +165,12 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
     second = np.flatnonzero(hashes[1:] == hashes[:-1]) + 1
     for values in (user, time, item):  # rows with equal hashes are compared, in case of a collision
         second = second[values[order[second]] == values[order[second - 1]]]
+    if "split" in column:
+        part = column["split"][order]
+        apart = second[part[second] != part[second - 1]]
+        if len(apart):
+            row = order[apart[0]]
+            raise RowInTwoParts(int(user[row]), int(item[row]), len(apart))
     order = np.delete(order, second)
     if time_is_day:
         order = order[order_by(user[order], time[order], order)]
@@ -191,7 +217,7 @@ def sorted_partitions(
     """
     starts = partition_starts(rows_of_user, PARTITION_ROWS)
     context = raw.columns_of("context")
-    kind = record_type(raw.targets, context)
+    kind = record_type(raw)
     with scratch_folder(temp, f"{raw.name}-inter-") as folder:
         paths = spill(chunks, PackChunk(starts, kind, context.names), folder)
 

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from mma4ctr.data.interactions import SPLIT_NAMES
+from mma4ctr.data.interactions import SPLIT_NAMES, TRAIN, VALID
 from mma4ctr.data.row_order import RowArray, row_chunks
+from mma4ctr.datasets.base import GIVEN_SPLITS, GIVEN_VALID_TEST
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, read_artifact
 
 SPLITS = ("chronological", "random", "user")
+SEEDED_SPLITS = ("random", "user")
 # Bins of a pass over the rows in `order_statistics`.
 HISTOGRAM_BINS = 1 << 16
 
@@ -94,6 +96,29 @@ def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndar
     return ((place >= cuts[0]).astype(np.uint8) + (place >= cuts[1])).astype(np.uint8)
 
 
+def given_rows(split: np.ndarray, time: RowArray, *, valid_is_test: bool) -> np.ndarray:
+    """Complete a given split: without validation rows, they are the last tenth of the training rows by time.
+
+    Training rows of equal time stay together, so the tenth is rounded up.
+
+    Args:
+        split: uint8 (rows,), the given part of each row.
+        time: int64 or float64 (rows,).
+        valid_is_test: The test rows are the validation rows too, so no training row is taken.
+
+    Returns:
+        uint8 (rows,).
+    """
+    if valid_is_test or (split == VALID).any() or not (split == TRAIN).any():
+        return split
+    train = np.flatnonzero(split == TRAIN)
+    times = time[:][train]
+    first = np.partition(times, 9 * len(times) // 10)[9 * len(times) // 10]
+    completed = split.copy()
+    completed[train[times >= first]] = VALID
+    return completed
+
+
 def split_sizes(of_row: np.ndarray, split: str, source: Path) -> dict[str, int]:
     """Count the training, validation and test rows.
 
@@ -109,8 +134,14 @@ def split_sizes(of_row: np.ndarray, split: str, source: Path) -> dict[str, int]:
         UserError: One of the three is empty.
     """
     sizes = {name: int((of_row == number).sum()) for number, name in enumerate(SPLIT_NAMES)}
+    if split == GIVEN_VALID_TEST:
+        sizes["valid"] = sizes["test"]
     if not all(sizes.values()):
         shown = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        if split in GIVEN_SPLITS:
+            raise UserError(
+                f"{source}: the given split has an empty part ({shown}); correct [split] in the description"
+            )
         raise UserError(
             f"{source}: the {split} split has no rows in one of its parts ({shown}), because there are too few rows or "
             "too few distinct times; choose another --split or a smaller --min-interactions"
@@ -131,12 +162,17 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
 
     Returns:
         The new artifact.
+
+    Raises:
+        UserError: The test rows have no labels, so they cannot become training rows.
     """
+    if not base.manifest.get("test_labels", True):
+        raise UserError(f"{base.folder}: the test rows have no labels, so the rows cannot be split anew")
     with ArtifactWriter(
         folder,
         step=1,
         made_by="adjust_hyperparameter.py",
-        settings=base.settings | {"split": split, "seed": seed if split != "chronological" else None},
+        settings=base.settings | {"split": split, "seed": seed if split in SEEDED_SPLITS else None},
         inputs={"interactions": base.fingerprint},
         sources=base.manifest["sources"],
     ) as writer:

@@ -30,9 +30,12 @@ def describe(raw: RawDataset, manifest: dict) -> None:
         fewer = "; users with rows of nearly all items got fewer" if rows["drawn"] < seen * raw.negatives else ""
         note(f"{raw.name}: {seen:,} rows are from the log, {rows['drawn']:,} were drawn from unseen items{fewer}")
     shares = []
+    labelled = rows["kept"] - (0 if manifest.get("test_labels", True) else rows["test"])
     for target, positives in manifest["positives"].items():
-        if positives in (0, rows["kept"]):
+        if positives in (0, labelled):
             warn(f"{raw.name}_{target}: all labels are {int(positives > 0)}; there is nothing to learn")
         else:
-            shares.append(f"{target} {(rows['kept'] - positives) / positives:.2f}")
+            shares.append(f"{target} {(labelled - positives) / positives:.2f}")
+    if labelled < rows["kept"]:
+        note(f"{raw.name}: the test rows have no labels, so they can be predicted and not scored")
     note(f"{raw.name}: negatives per positive: {', '.join(shares)}")

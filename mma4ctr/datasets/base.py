@@ -40,6 +40,9 @@ class Modality:
     at_most: bool = False
 
 
+# The split that comes with the data; in the second, the test rows are the validation rows too.
+GIVEN, GIVEN_VALID_TEST = GIVEN_SPLITS = ("given", "given-valid-test")
+
 # The raw value of a category that is unknown or missing.
 MISSING = -1
 
@@ -80,6 +83,7 @@ class InteractionChunk:
         context: Columns of the rows themselves.
         user_values: Columns of the rows' users, for files that repeat them in each row.
         item_values: Columns of the rows' items, likewise.
+        part: uint8 part of the split, 0 to 2, if the data set gives one.
     """
 
     user: np.ndarray
@@ -91,6 +95,7 @@ class InteractionChunk:
     context: Values = field(default_factory=dict)
     user_values: Values = field(default_factory=dict)
     item_values: Values = field(default_factory=dict)
+    part: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,9 @@ class RawDataset(ABC):
         negatives: unseen items to sample for each positive row.
         columns: columns beside content by side: `user`, `item` and `context`.
         hour: whether the hour and weekday of `time` are context columns.
-        ticks_per_second: units of `time` in a second; None if the file does not tell them.
+        ticks_per_second: units of `time` in a second; None if the file does not define them.
+        split: the name of the split that the data set gives, one of `GIVEN_SPLITS`; empty if it gives none.
+        test_labels: whether the test rows have labels; known after `read_interactions`.
     """
 
     name: str
@@ -191,6 +198,8 @@ class RawDataset(ABC):
     columns: Mapping[str, ColumnNames] = MappingProxyType({})
     hour: bool = False
     ticks_per_second: float | None = None
+    split: str = ""
+    test_labels: bool = True
 
     def __init__(self, folder: Path, track: str | None = None) -> None:
         self.folder = folder

@@ -23,7 +23,7 @@ class Role:
     """The role of one column of the interactions.
 
     Attributes:
-        kind: user, item, device, time, target, category, number or also.
+        kind: user, item, device, time, part, target, category, number or also.
         name: name of the target or of another column; else the kind.
         column: name of the column.
         read: converts the column to its values; raises `BadLine`.
@@ -40,7 +40,9 @@ def columns_of(description: Description) -> list[str]:
     own = description.interactions
     rules = (rule.column for rule in description.rules.values())
     context = description.columns["context"].names.names if "context" in description.columns else ()
-    return [*dict.fromkeys(n for n in (own.user, own.item, own.time, own.device, *rules, *own.also, *context) if n)]
+    part = description.split.column if description.split else None
+    names = (own.user, own.item, own.time, own.device, *rules, *own.also, *context, part)
+    return [*dict.fromkeys(name for name in names if name)]
 
 
 def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...]:
@@ -59,12 +61,15 @@ def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...
         roles.append(Role("device", "device", own.device, _reading(devices_of, own.device)))
     if own.time and form:
         roles.append(Role("time", "time", own.time, _reading(time_of, own.time, form)))
+    if description.split and description.split.column:
+        roles.append(Role("part", "part", description.split.column, description.split.part_codes))
     roles += [Role("target", target, rule.column, rule.label) for target, rule in rules.items() if rule.column]
     if "context" in description.columns:
         names = description.columns["context"].names
         roles += [Role("category", name, name, _reading(categories_of, name)) for name in names.categories]
         roles += [Role("number", name, name, _reading(amounts_of, name)) for name in names.numbers]
-    others = [name for name in columns_of(description) if name not in (own.user, own.item, own.time, own.device)]
+    used = (own.user, own.item, own.time, own.device, description.split.column if description.split else None)
+    others = [name for name in columns_of(description) if name not in used]
     return (*roles, *(Role("also", name, name, _reading(hash_values, name)) for name in others))
 
 

@@ -57,7 +57,7 @@ class TimeForm:
 
     @property
     def ticks_per_second(self) -> float | None:
-        """Units of the integers that `time_of` gives in a second; None if the numbers do not tell their unit."""
+        """Units of the integers that `time_of` gives in a second; None if the numbers do not show their unit."""
         if self.is_date or (self.kind == "number" and self.unit in ("", "seconds")):
             return MICROSECONDS
         scales = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}

@@ -10,15 +10,26 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.datasets.array_files import array_chunks, array_file, checked_ids, vector_file
 from mma4ctr.datasets.arrow import is_list, is_text, plain_array
-from mma4ctr.datasets.base import BagChunk, ColumnChunk, DenseChunk, InteractionChunk, Modality, RawDataset, hash_rows
+from mma4ctr.datasets.base import (
+    GIVEN,
+    GIVEN_VALID_TEST,
+    BagChunk,
+    ColumnChunk,
+    DenseChunk,
+    InteractionChunk,
+    Modality,
+    RawDataset,
+    hash_rows,
+)
 from mma4ctr.datasets.codes import Codes
 from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of
 from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
-from mma4ctr.datasets.npy_files import array_chunks, array_file, checked_ids
-from mma4ctr.datasets.roles import Role, columns_of, roles_of
+from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, TestLabels, log_parts, read_labels
+from mma4ctr.datasets.roles import Role, roles_of
 from mma4ctr.datasets.table_readers import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
 from mma4ctr.datasets.times import TimeForm, common_form, form_of
 from mma4ctr.datasets.toml_spec import DEFAULT_WIDTH, Description, ModalitySource
@@ -49,6 +60,9 @@ class ParsedRows:
         time: int64; None if the position in the log is the time.
         labels: uint8 0/1 by target.
         row_hash: uint64, as in `InteractionChunk`.
+        categories: context columns that are categories.
+        numbers: context columns that are numbers.
+        part: as in `InteractionChunk`.
     """
 
     user: np.ndarray
@@ -60,6 +74,7 @@ class ParsedRows:
     row_hash: np.ndarray
     categories: dict[str, Ids]
     numbers: dict[str, np.ndarray]
+    part: np.ndarray | None = None
 
 
 class DescribedDataset(RawDataset):
@@ -79,6 +94,8 @@ class DescribedDataset(RawDataset):
         self._feature_ids: dict[str, list[str]] = {}
         self.columns = {side: one.names for side, one in description.columns.items()}
         self.hour = description.hour
+        if description.split:
+            self.split = GIVEN_VALID_TEST if description.split.valid_is_test else GIVEN
 
     def interaction_files(self) -> list[Path]:
         """See `RawDataset`."""
@@ -88,7 +105,8 @@ class DescribedDataset(RawDataset):
         """See `RawDataset`."""
         columns = self.description.interactions
         # Check all columns now, so columns of later passes are refused before a large log is counted.
-        columns.source.require_columns(columns_of(self.description))
+        for part in self.parts:
+            part.source.require_columns(part.columns(self.description))
         user_ids = next(role.read for role in roles_of(self.description, self.time_form) if role.kind == "user")
 
         def parse(table: pa.Table, _block: Block) -> tuple[np.ndarray, np.ndarray]:
@@ -99,12 +117,11 @@ class DescribedDataset(RawDataset):
 
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
         """See `RawDataset`."""
-        source = self.description.interactions.source
-        codes = Codes()
+        codes, test_labels = Codes(), TestLabels(self.description)
         position = 0
         # Names from an earlier read are dropped.
         self._names = {"user": NameTable(), "item": NameTable()}
-        for part in self._tables(source, columns_of(self.description), self._parser(kept), bad, "reading"):
+        for part in self._parsed_rows(kept, bad):
             for kind, ids in (("user", part.user_ids), ("item", part.item)):
                 self._names[kind].add(ids.values[ids.named], ids.text)
             for name, ids in part.categories.items():
@@ -115,23 +132,45 @@ class DescribedDataset(RawDataset):
                 item=part.item.values,
                 device=np.zeros(rows, np.int64) if part.device is None else codes.of(part.device),
                 time=np.arange(position, position + rows) if part.time is None else part.time,
-                labels=part.labels,
+                labels=part.labels if part.part is None else test_labels.fill(part.labels, part.part),
                 row_hash=part.row_hash,
+                part=part.part,
                 context={name: ids.values for name, ids in part.categories.items()} | part.numbers,
             )
             position += rows
+        test_labels.check()
+        self.test_labels = not test_labels.missing
 
-    def _parser(self, kept: IdIndex) -> Callable[[pa.Table, Block], ParsedRows]:
-        roles = roles_of(self.description, self.time_form)
+    @cached_property
+    def parts(self) -> list[LogPart]:
+        """The files of the interactions by part of the split; raises `UserError` as `log_parts` does."""
+        return log_parts(self.description)
+
+    def _parsed_rows(self, kept: IdIndex, bad: BadLines) -> Iterator[ParsedRows]:
+        for part in self.parts:
+            yield from self._tables(
+                part.source, part.columns(self.description), self._parser(kept, part), bad, "reading"
+            )
+
+    def _parser(self, kept: IdIndex, of: LogPart) -> Callable[[pa.Table, Block], ParsedRows]:
+        roles = [role for role in roles_of(self.description, self.time_form) if role.column not in of.lacking]
+        part_role = next((role for role in roles if role.kind == "part"), None)
+        without = [target for target, rule in self.description.rules.items() if rule.column in of.lacking]
         every_row = [target for target, rule in self.description.rules.items() if rule.column is None]
 
+        apart = ("target", "part")
+
         def parse(table: pa.Table, _block: Block) -> ParsedRows:
-            read = {(role.kind, role.name): role.read(table[role.column]) for role in roles}
+            read = {(role.kind, role.name): role.read(table[role.column]) for role in roles if role.kind not in apart}
+            part, is_test = of.codes(table, part_role), of.is_test(table, part_role)
             users, items = read["user", "user"], read["item", "item"]
             device, time = read.get(("device", "device")), read.get(("time", "time"))
             user = kept.positions(users.values)
             rows = np.flatnonzero(user >= 0)
-            labels = {name: values for (kind, name), values in read.items() if kind == "target"}
+            labels = {
+                role.name: read_labels(role, table[role.column], is_test) for role in roles if role.kind == "target"
+            }
+            labels |= {target: np.full(len(table), NO_LABEL, np.uint8) for target in without}
             labels |= {target: np.ones(len(table), np.uint8) for target in every_row}
             hashed = [users.values, items.values, *(values for (kind, _), values in read.items() if kind == "also")]
             hashed += [] if device is None else [device.values]
@@ -146,6 +185,7 @@ class DescribedDataset(RawDataset):
                 row_hash=hash_rows([values[rows] for values in hashed]),
                 categories={name: ids.take(rows) for (kind, name), ids in read.items() if kind == "category"},
                 numbers={name: values[rows] for (kind, name), values in read.items() if kind == "number"},
+                part=None if part is None else part[rows],
             )
 
         return parse
@@ -209,19 +249,27 @@ class DescribedDataset(RawDataset):
 
     def sample(self, role: Role, rows: int, bad: BadLines) -> Iterator[Any]:
         """Yield the values of one column in the first `rows` interactions, and in the first block of every file."""
+        roles = {one.kind: one for one in roles_of(self.description, None)}
+        wanted = [one.column for one in (role, roles.get("part")) if one]
+        rows_read = 0
+        for part in self.parts:
+            if role.column in part.lacking:
+                continue
 
-        def parse(table: pa.Table, _block: Block) -> tuple[Any, int]:
-            column = table[role.column].slice(0, rows)
-            return role.read(column), len(column)
+            def parse(table: pa.Table, _block: Block, part: LogPart = part) -> tuple[Any, int]:
+                table = table.slice(0, rows)
+                if role.kind != "target":
+                    return role.read(table[role.column]), len(table)
+                labels = read_labels(role, table[role.column], part.is_test(table, roles.get("part")))
+                return labels[labels != NO_LABEL], len(table)
 
-        source, rows_read = self.description.interactions.source, 0
-        for path in source.with_rows():
-            one = source.only(path, min(rows, BATCH_ROWS))
-            for values, count in self._tables(one, [role.column], parse, bad, "sampling"):
-                yield values
-                rows_read += count
-                if rows_read >= rows:
-                    break
+            for path in part.source.with_rows():
+                one = part.source.only(path, min(rows, BATCH_ROWS))
+                for values, count in self._tables(one, wanted, parse, bad, "sampling"):
+                    yield values
+                    rows_read += count
+                    if rows_read >= rows:
+                        break
 
     def id_names(self, kind: str, ids: np.ndarray) -> np.ndarray | None:
         """See `RawDataset`."""
@@ -247,7 +295,7 @@ class DescribedDataset(RawDataset):
         """Return the length of a vector; raises `UserError` if the first rows have no vector."""
         path = source.source.with_rows()[0]
         if source.encoding == "vectors":
-            return int(array_file(path).shape[1])
+            return vector_file(path).shape[1]
         columns = expanded(source, path)
         if len(columns) > 1:
             return len(columns)
@@ -317,36 +365,37 @@ class DescribedDataset(RawDataset):
             yield self._tables(one, [id_column, *columns], parse, bad, source.name)
 
     def _arrays(self, source: ModalitySource, width: int) -> Iterator[Iterator[DenseChunk]]:
-        """Yield the rows of each `.npy` file."""
+        """Yield the rows of each file of vectors."""
         files = source.source.files()
         first = 0
         for number, path in enumerate(files):
-            values = array_file(path)
-            if values.shape[1] != width:
-                raise UserError(
-                    f"{path}: rows of {values.shape[1]} numbers where {width} are expected, as in {files[0]}"
-                )
+            file = vector_file(path)
+            if file.shape[1] != width:
+                raise UserError(f"{path}: rows of {file.shape[1]} numbers where {width} are expected, as in {files[0]}")
             if isinstance(source.ids, int):
-                ids = ids_of(pa.array(np.arange(first, first + len(values)) + source.ids), "ids")
-                first += len(values)
-            else:
-                assert source.ids is not None
+                ids = ids_of(pa.array(np.arange(first, first + file.shape[0]) + source.ids), "ids")
+                first += file.shape[0]
+            elif source.ids is not None:
                 ids = self._ids_of_array(source, source.ids, files, number)
-            if len(ids.values) != len(values):
+            else:
+                if file.key is None:
+                    raise UserError(f"{path}: has no ids; name their file with ids = ...")
+                ids = checked_ids(path, file.key)
+            if len(ids.values) != file.shape[0]:
                 raise UserError(
-                    f"{path}: {len(values):,} rows but {len(ids.values):,} ids; give one id per row, in the same order"
+                    f"{path}: {file.shape[0]:,} rows but {len(ids.values):,} ids; give each row one id, in order"
                 )
-            yield array_chunks(path, values, ids)
+            yield array_chunks(file, ids)
 
     def _ids_of_array(self, source: ModalitySource, given: Source, files: Sequence[Path], number: int) -> Ids:
-        """Return the item ids of the rows of one `.npy` file."""
+        """Return the item ids of the rows of one file of vectors."""
         paths = given.files()
         if len(paths) != len(files):
             raise UserError(
                 f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one file of ids per array"
             )
         path = paths[number]
-        if path.suffix in (".npy", ".npz"):
+        if path.suffix == ".npy":
             return checked_ids(path, array_file(path, dimensions=1))
         if source.item is None:
             if given.format or path.suffix != ".txt":

@@ -8,7 +8,7 @@ description and the folder with its files:
 A description (keys are required unless marked optional):
 
     folder = "data"                     # optional: folder of the files, relative to this file's folder
-    min_interactions = 5                # optional: users with fewer rows are left out
+    min_interactions = 5                # optional: users with fewer rows are left out; default 5, with [split] 0
     negatives = 5                       # optional: unseen items to sample for each positive row
 
     [interactions]
@@ -25,6 +25,11 @@ A description (keys are required unless marked optional):
     [targets]
     like = "rating >= 4"                # a 0/1 column, a rule, or true: every row is positive
 
+    [split]                             # optional: the data come split; then [interactions] has no files
+    train = "train.csv"
+    valid = "valid.csv"                 # optional: else the last tenth of the training rows; "test": the test rows
+    test = "test.csv"                   # or column = "part", and train, valid and test are its values
+
     [modalities.text]                   # any number of modalities
     files = "items.csv"
     item = "id"
@@ -39,6 +44,9 @@ A description (keys are required unless marked optional):
     [modalities.sound]
     vectors = "sound.npy"               # an array (items, numbers)
     ids = "sound_ids.txt"               # one per line; or .npy; or a table and item = "id"; or the id of the first row
+
+    [modalities.motion]
+    vectors = "motion.h5"               # or .npz, .safetensors: `key` has the ids and `value` the vectors
 
     [columns.item]                      # optional: columns beside content, for features plus
     files = "items.csv"
@@ -65,9 +73,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mma4ctr.datasets.array_files import is_archive
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.spec_columns import ColumnSource, InteractionColumns, column_mistakes, column_sources
+from mma4ctr.datasets.spec_split import PARTS, GivenSplit, given_split
 from mma4ctr.datasets.spec_table import ENCODINGS, KEYS, SpecTable, are_texts, is_text, is_whole
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.runtime.console import misspelled, unknown_name
@@ -97,7 +107,7 @@ class ModalitySource:
         encoding: one of ENCODINGS.
         columns: names or patterns of the encoded columns.
         width: maximum number of columns after reduction; None: the default.
-        ids: for arrays: the files of item ids, or the id of the first row.
+        ids: for arrays: the files of item ids, or the id of the first row; None: the files of vectors have them.
     """
 
     name: str
@@ -127,6 +137,9 @@ class Description:
         sources: the modalities.
         min_interactions: users with fewer rows are left out.
         negatives: unseen items to sample for each positive row.
+        columns: columns beside content by side.
+        hour: whether the hour and weekday of the time are context columns.
+        split: the split that the description gives, if any.
         tracks: always empty; for the interface of `RawDataset`.
     """
 
@@ -140,6 +153,7 @@ class Description:
     negatives: int
     columns: Mapping[str, ColumnSource] = field(default_factory=dict)
     hour: bool = False
+    split: GivenSplit | None = None
     tracks: tuple[str, ...] = ()
 
     @property
@@ -188,10 +202,12 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
     mistakes += _same_folder(f"{paths.file}: datasets", name, paths.described)
     top = SpecTable(content, where, mistakes)
     folder = folder / (top.text("folder") or ".")
-    minimum, negatives = top.number("min_interactions", 1), top.number("negatives", 0)
-    interactions = _interactions(
-        SpecTable(content.get("interactions", {}), f"{where} [interactions]", mistakes), folder
-    )
+    minimum, negatives = top.number("min_interactions", 0), top.number("negatives", 0)
+    log = SpecTable(content.get("interactions", {}), f"{where} [interactions]", mistakes)
+    split = None
+    if "split" in content:
+        split = given_split(SpecTable(content["split"], f"{where} [split]", mistakes), log, folder)
+    interactions = _interactions(log, folder, split)
     rules = _rules(SpecTable(content.get("targets", {}), f"{where} [targets]", mistakes))
     sources = _modalities(content.get("modalities", {}), where, mistakes, folder)
     if not sources:
@@ -199,13 +215,14 @@ def read_description(name: str, paths: Paths) -> tuple[Description | None, list[
     columns, hour = column_sources(content.get("columns", {}), where, mistakes, folder)
     if interactions:
         mistakes += column_mistakes(columns, hour, interactions, rules, where)
-    top.check_unknown(("interactions", "targets", "modalities", "columns"))
+    top.check_unknown(("interactions", "targets", "modalities", "columns", "split"))
     if mistakes:
         return None, list(dict.fromkeys(mistakes))
-    minimum = DEFAULT_MIN_INTERACTIONS if minimum is None else minimum
+    if minimum is None:  # a benchmark's test rows are all scored
+        minimum = 0 if split else DEFAULT_MIN_INTERACTIONS
     assert interactions is not None
     found = Description(
-        name, where, folder, interactions, rules, tuple(sources), minimum, negatives or 0, columns, hour
+        name, where, folder, interactions, rules, tuple(sources), minimum, negatives or 0, columns, hour, split
     )
     try:
         for place in found.places:
@@ -269,8 +286,11 @@ def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid TOML ({error})") from None
 
 
-def _interactions(part: SpecTable, folder: Path) -> InteractionColumns | None:
-    source = part.source(part.texts("files", required=True), folder)
+def _interactions(part: SpecTable, folder: Path, split: GivenSplit | None) -> InteractionColumns | None:
+    files = part.texts("files", required=split is None or split.column is not None)
+    if split and split.sources:
+        files = tuple(pattern for name in PARTS if name in split.sources for pattern in split.sources[name].patterns)
+    source = part.source(files, folder)
     user, item = part.text("user", required=True), part.text("item", required=True)
     time, device, also, outcomes = part.text("time"), part.text("device"), part.texts("also"), part.texts("outcomes")
     part.check_unknown()
@@ -310,11 +330,13 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
     ids: Source | int | None = None
     columns: tuple[str, ...] = ()
     if encoding == "vectors":
-        value = part.get("ids", "a file, a list of files, or the first row's id", _are_ids, required=bool(given))
+        files = part.texts("vectors")
+        required = bool(given) and not all(map(is_archive, files))
+        value = part.get("ids", "a file, a list of files, or the first row's id", _are_ids, required=required)
         item = part.text("item")
-        source = Source(part.where, folder, part.texts("vectors"), "npy")
+        source = Source(part.where, folder, files, "npy")
         names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-        ids = value if isinstance(value, int) else part.source(names, folder)
+        ids = value if isinstance(value, int) else part.source(names, folder) if value is not None else None
     else:
         columns = part.texts(encoding)
         item = part.text("item", required=bool(given))

@@ -14,7 +14,7 @@ import numpy as np
 from mma4ctr.datasets.base import DenseChunk, Modality, shown_id
 from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of
 from mma4ctr.datasets.id_index import IdIndex
-from mma4ctr.datasets.roles import Role, columns_of, roles_of
+from mma4ctr.datasets.roles import Role, roles_of
 from mma4ctr.datasets.table_readers import SerialWorkers
 from mma4ctr.datasets.times import TimeForm, shown_time
 from mma4ctr.datasets.toml_dataset import EXAMPLES, DescribedDataset
@@ -88,12 +88,13 @@ def check_dataset(description: Description, rows: int) -> CheckReport:
 
 def _check_interactions(report: CheckReport, raw: DescribedDataset, rows: int) -> Ids | None:
     """Check the interactions and return the distinct items of the sample, or None if there is no sample."""
-    source, files = raw.description.interactions.source, raw.interaction_files()
+    files = raw.interaction_files()
     report.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
-    for path in source.with_rows(BadLines()):
-        names = source.columns(path)
-        for column in columns_of(raw.description):
-            report.attempt(partial(require_columns, str(path), names, [column]))
+    for part in report.attempt(lambda: raw.parts) or []:
+        for path in part.source.with_rows(BadLines()):
+            names = part.source.columns(path)
+            for column in part.columns(raw.description):
+                report.attempt(partial(require_columns, str(path), names, [column]))
     if report.mistakes:
         return None
     form = report.attempt(lambda: raw.time_form)
@@ -126,7 +127,16 @@ def _report_column(
 
 
 def _report_settings(report: CheckReport, raw: DescribedDataset) -> None:
-    """Report on what has no column: time order, targets of every row, and negatives."""
+    """Report on the split, and on what has no column: time order, targets of every row, and negatives."""
+    if split := raw.description.split:
+        valid = "the last tenth of the training rows"
+        if split.valid_is_test:
+            valid = "the test rows"
+        elif split.column or "valid" in split.sources:
+            valid = "given"
+        where = f"the column {split.column}" if split.column else "the files"
+        without = any(part.lacking for part in raw.parts)
+        report.rows.append(["split", f"by {where}; validation rows: {valid}{'; test rows have no labels' * without}"])
     if raw.description.interactions.time is None:
         report.rows.append(["time", "no column; the rows are in time order"])
     for target, rule in raw.description.rules.items():

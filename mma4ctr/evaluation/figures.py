@@ -80,13 +80,13 @@ def line_styles() -> Iterator[dict[str, Any]]:
 
 
 def describe_protocol(runs: Sequence[Result]) -> str:
-    """Split, evidence and loss of the runs in a figure, and LEAKY if the features of a run saw test labels."""
+    """Split, evidence and loss of the runs in a figure, and the marks of the runs, such as LEAKY."""
 
     def all_of(key: str) -> str:
         return " and ".join(dict.fromkeys(str(run.protocol[key]) for run in runs))
 
     parts = [f"{all_of('split')} split", f"evidence {all_of('evidence')}", f"loss {all_of('loss')}"]
-    return ", ".join(parts + ["LEAKY"] * any(run.leaky for run in runs))
+    return ", ".join(parts + list(dict.fromkeys(mark for run in runs for mark in run.marks)))
 
 
 def set_title(axis: Axes, title: str, runs: Sequence[Result]) -> None:

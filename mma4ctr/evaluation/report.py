@@ -61,7 +61,9 @@ def table_html(shown: Layout) -> str:
     for row in shown.rows:
         cells = (f"<td><b>{escape(text)}</b></td>" if best else f"<td>{escape(text)}</td>" for text, best in row)
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    caption = escape(shown.caption).replace("LEAKY", '<span class="leaky">LEAKY</span>')
+    caption = escape(shown.caption)
+    for mark in ("LEAKY", "SELECTED ON TEST"):
+        caption = caption.replace(mark, f'<span class="leaky">{mark}</span>')
     return (
         f'<p class="caption">{caption}</p><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"

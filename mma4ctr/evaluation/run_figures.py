@@ -65,7 +65,7 @@ class Predicted:
         parts = [self.result.variant, f"AUC {score}"]
         if (loss := self.result.protocol["loss"]) != "bce":
             parts.append(f"loss {loss}")
-        return ", ".join(parts + ["LEAKY"] * self.result.leaky)
+        return ", ".join([*parts, *self.result.marks])
 
 
 def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[Predicted]:

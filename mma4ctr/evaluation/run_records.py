@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 
 from mma4ctr.data.interactions import SPLIT_NAMES
+from mma4ctr.datasets.base import GIVEN_VALID_TEST
 from mma4ctr.runtime.console import warn
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, fingerprint_of, read_artifact
@@ -107,6 +108,22 @@ class Result:
     def leaky(self) -> bool:
         """Whether the features of the run saw test labels."""
         return self.protocol["evidence"] == "all"
+
+    @property
+    def selected_on_test(self) -> bool:
+        """Whether the test rows chose the epoch, as in published benchmarks without validation rows."""
+        return bool(self.protocol["split"] == GIVEN_VALID_TEST)
+
+    @property
+    def test_labels(self) -> bool:
+        """Whether the labels of the test rows are known; else the run has predictions, but no scores."""
+        return bool(self.protocol.get("test_labels", True))
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """`LEAKY` and `SELECTED ON TEST`, whichever apply: such scores are too good."""
+        found = {"LEAKY": self.leaky, "SELECTED ON TEST": self.selected_on_test}
+        return tuple(mark for mark, applies in found.items() if applies)
 
 
 RUN = re.compile("[0-9a-f]{12}")

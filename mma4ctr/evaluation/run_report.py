@@ -9,6 +9,7 @@ from mma4ctr.data.interactions import interactions_artifact
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.data_statistics import statistics_layout
 from mma4ctr.evaluation.figures import describe_protocol
+from mma4ctr.evaluation.leaderboard import leaderboards
 from mma4ctr.evaluation.report import Section, heading, lines, page, paragraph, plot_html, points_in_space, table_html
 from mma4ctr.evaluation.run_figures import Predicted, reliability_curve, roc_points
 from mma4ctr.evaluation.run_records import (
@@ -98,6 +99,8 @@ def write_report(
         ),
         studies_section(paths, results, tasks),
     ]
+    if boards := leaderboards(paths, results):
+        sections.insert(2, Section("Leaderboards", "".join(map(table_html, boards.values()))))
     path = paths.saved / "report.html"
     about = "Made from results.jsonl and the artifacts of the steps. Scores compare only under the same protocol."
     write_own_file(path, page("MMa4CTR report", about, sections).encode())

@@ -51,8 +51,8 @@ def score_text(value: float | None) -> str:
 
 
 def protocol_of(result: Result) -> str:
-    """`chronological split, evidence train, scaling zscore, loss bce`, then drawn negatives and LEAKY if they apply."""
+    """`chronological split, evidence train, scaling zscore, loss bce`, then drawn negatives and marks such as LEAKY."""
     protocol = result.protocol
     text = f"{protocol['split']} split, evidence {protocol['evidence']}, scaling {protocol['scaling']}"
     text += f", loss {protocol['loss']}{drawn_negatives(result)}"
-    return text + (", LEAKY" if result.leaky else "")
+    return ", ".join([text, *result.marks])

@@ -48,7 +48,7 @@ def published_figure(task: str, case: Case, epochs: int, metric: str) -> float |
 
 
 def _is_of_baseline(result: Result, task: str, model: Baseline, base: Inputs) -> bool:
-    expected: dict[str, Any] = {"split": base.split, "loss": model.loss}
+    expected: dict[str, Any] = {"split": base.split, "loss": model.loss, **model.inputs_setting}
     if model.features:
         if (
             not base.variant
@@ -58,7 +58,7 @@ def _is_of_baseline(result: Result, task: str, model: Baseline, base: Inputs) ->
             return False
         folds = base.folds if base.evidence == "train" else 0
         expected |= {"evidence": base.evidence, "scaling": base.scaling, "folds": folds}
-    same = all(result.protocol[name] == value for name, value in expected.items())
+    same = all(result.protocol.get(name) == value for name, value in expected.items())
     return same and (result.task, result.model) == (task, model.name)
 
 

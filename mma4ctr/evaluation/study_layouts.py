@@ -35,6 +35,8 @@ def protocol_line(runs: Sequence[Result]) -> str:
         parts.append(
             "LEAKY: features saw test labels" if len(leaky) == len(runs) else "rows with evidence all are LEAKY"
         )
+    if any(run.selected_on_test for run in runs):
+        parts.append("SELECTED ON TEST: the test rows chose the epoch")
     return ", ".join(parts)
 
 

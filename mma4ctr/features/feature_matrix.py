@@ -29,6 +29,7 @@ from mma4ctr.data.interactions import (
     user_embedding_artifact,
 )
 from mma4ctr.datasets import split_task
+from mma4ctr.datasets.base import GIVEN_VALID_TEST
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION
 from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind
 from mma4ctr.runtime.errors import UserError
@@ -165,6 +166,7 @@ class FactorMatrix:
         lookups: The tables of context categories and of pairs with them.
         recency: Number of recency columns.
         users: Rows of a block of the user part; 0 if it has one block.
+        test_labels: Whether the labels of the test rows are known.
     """
 
     user_part: torch.Tensor
@@ -178,6 +180,7 @@ class FactorMatrix:
     lookups: tuple[LookupTable, ...] = ()
     recency: int = 0
     users: int = 0
+    test_labels: bool = True
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -358,16 +361,19 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
             None if recency is None else torch.from_numpy(recency[rows]).to(device),
         )
 
+    test = group(TEST, "test")
+    valid = test if artifact.settings["split"] == GIVEN_VALID_TEST else group(VALID, "validation")
     return FactorMatrix(
         user_part=torch.from_numpy(artifact.array("user_part")).to(device),
         item_part=item_part,
         train=group(TRAIN, "training"),
-        valid=group(VALID, "validation"),
-        test=group(TEST, "test"),
+        valid=valid,
+        test=test,
         settings=artifact.settings,
         fingerprint=artifact.fingerprint,
         pairs=load_pairs(artifact, recency_width + sum(one.width for one in lookups), device),
         lookups=lookups,
         recency=recency_width,
         users=len(data.user_ids),
+        test_labels=data.artifact.manifest.get("test_labels", True),
     )

@@ -116,7 +116,7 @@ def chosen_variants(
         UserError: A name is unknown, or no variant is left.
     """
     if not variants:
-        note(f"{task}: has only one modality, so there is nothing to concatenate or cross")
+        note(f"{task}: has only one modality, so there is nothing to concatenate or cross; gen_matrix.py writes it")
         return []
     if DEFAULT_VARIANT in asked:
         asked = [known.default if name == DEFAULT_VARIANT else name for name in asked]

@@ -91,7 +91,8 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
 def _plus_columns(matrix: Artifact, data: Interactions, new: Artifact, content: np.ndarray) -> np.ndarray:
     """The item part of features plus for new items, before it is scaled.
 
-    Effects, rates and counts of an item's categories are those of the known items; what only its own rows tell is 0.
+    Effects, rates and counts of an item's categories are those of the known items; columns of the item's own rows are
+    0.
 
     Args:
         matrix: The feature matrix.

@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from threading import RLock
 from typing import IO, Any, NoReturn, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
-    ProgressColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -31,6 +31,7 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.signals import Stopped, follow_parent, stopped_by_signals
@@ -67,6 +68,10 @@ def _discard(stream: IO[str]) -> None:
 
 out = _Output()
 err = _Output(stderr=True)
+
+# tqdm's own lock is shared by processes and starts a resource tracker; its monitor thread only redraws slow bars.
+tqdm.set_lock(RLock())
+tqdm.monitor_interval = 0
 
 # System errors that the user can fix; those in HINTS are printed with advice.
 FIXABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
@@ -172,13 +177,19 @@ def silence() -> None:
     out.quiet = err.quiet = True
 
 
+def _print(console: Console, content: Any) -> None:
+    """Print above the progress bar, if one is shown."""
+    with tqdm.external_write_mode(file=console.file):
+        console.print(content)
+
+
 def _print_labelled(console: Console, label: str, style: str, message: str) -> None:
-    console.print(Text.assemble((f"{label}:", style), " ", printable(message)))
+    _print(console, Text.assemble((f"{label}:", style), " ", printable(message)))
 
 
 def note(message: str) -> None:
     """Print one plain line about what was read, chosen or skipped."""
-    out.print(Text(printable(message)))
+    _print(out, Text(printable(message)))
 
 
 def warn(message: str, *details: str) -> None:
@@ -188,7 +199,7 @@ def warn(message: str, *details: str) -> None:
     """
     _print_labelled(err, "warning", "yellow", message)
     for line in details:
-        err.print(Text(printable(line)))
+        _print(err, Text(printable(line)))
 
 
 def print_error(message: str) -> None:
@@ -196,23 +207,32 @@ def print_error(message: str) -> None:
     _print_labelled(err, "error", "bold red", message)
 
 
-def _columns(suffix: str) -> tuple[ProgressColumn, ...]:
-    """Return the columns of a progress bar: description, bar, percentage, the format `suffix`, remaining time."""
-    return (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TaskProgressColumn(),
-        TextColumn(suffix, markup=False),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-
-
 @contextmanager
-def progress(description: str, total: float | None, unit: str = "") -> Iterator[Callable[[float], None]]:
-    """Show a progress bar for one loop; the block gets `advance(amount)`. Silent if the output is not a terminal."""
-    with Progress(*_columns(unit), console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task(printable(description), total=total)
-        yield lambda amount: bar.advance(task, amount)
+def progress(description: str, total: float) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar for one loop, on standard error if that is a terminal.
+
+    Args:
+        description: What the loop does.
+        total: The sum of all amounts.
+
+    Yields:
+        `advance(amount)`, which the loop calls as it proceeds.
+    """
+    with tqdm(
+        desc=printable(description)[: max(10, err.width - 50)],
+        total=total,
+        file=err.file,
+        disable=not err.is_terminal,
+        leave=False,
+        ncols=err.width,
+        nrows=err.height,
+        bar_format="{desc} {bar:30} {percentage:3.0f}% {remaining}",
+    ) as bar:
+        yield lambda amount: _advance(bar, amount)
+
+
+def _advance(bar: tqdm, amount: float) -> None:
+    bar.update(amount)
 
 
 class RunsDisplay:
@@ -222,7 +242,14 @@ class RunsDisplay:
     """
 
     def __init__(self, total: float) -> None:
-        self._bars = Progress(*_columns("{task.fields[state]}"), console=err, disable=not err.is_terminal)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[state]}", markup=False),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        self._bars = Progress(*columns, console=err, disable=not err.is_terminal)
         self._all = self._bars.add_task("all runs", total=total, state="")
         self._active: dict[str, TaskID] = {}
 
@@ -304,10 +331,11 @@ def parser(description: str | None, *, paths: bool = True) -> argparse.ArgumentP
     """
 
     class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keep the docstring's lines and append each default, unless it is None or empty or the help states it."""
+        """Keep the docstring's lines; append each default that the help does not state, except None, False and []."""
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            if action.default is None or action.default == [] or "(default" in (action.help or ""):
+            none = action.default is None or action.default is False or action.default == []
+            if none or "(default" in (action.help or ""):
                 return action.help
             return super()._get_help_string(action)
 

@@ -42,11 +42,13 @@ class _RaiseStopped:
 
     def __init__(self) -> None:
         self._first = -IGNORE_REPEATED_SECONDS
+        self.called = False
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if time.monotonic() - self._first < IGNORE_REPEATED_SECONDS:
             return
         self._first = time.monotonic()
+        self.called = True
         raise Stopped(number)
 
     def resend(self, number: int) -> None:
@@ -62,7 +64,8 @@ def stopped_by_signals() -> Iterator[None]:
     """Raise `Stopped` on SIGTERM and SIGHUP within the block; an ignored signal (as under nohup) stays ignored.
 
     Python drops an exception that is raised in a library's callback or a finalizer, and the process would continue;
-    the signal is then sent again. Outside the main thread, which alone receives signals, nothing changes.
+    the signal is then sent again. After a signal in a constructor, errors in the destructor of the unfinished object
+    are hidden until the process ends. Outside the main thread, which alone receives signals, nothing changes.
     """
     before: dict[int, Any] = {}
     handler, previous_hook = _RaiseStopped(), sys.unraisablehook
@@ -72,7 +75,7 @@ def stopped_by_signals() -> Iterator[None]:
             handler.resend(dropped.exc_value.number)
         elif isinstance(dropped.exc_value, KeyboardInterrupt):
             handler.resend(signal.SIGINT)
-        else:
+        elif not handler.called:
             previous_hook(dropped)
 
     if threading.current_thread() is threading.main_thread():
@@ -83,7 +86,7 @@ def stopped_by_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        if sys.unraisablehook is resend_dropped:
+        if sys.unraisablehook is resend_dropped and not handler.called:
             sys.unraisablehook = previous_hook
         for number, earlier in before.items():
             signal.signal(number, earlier if earlier is not None else signal.SIG_DFL)

@@ -55,7 +55,9 @@ def write_variants(
         UserError: An input is missing or outdated, or a variant cannot be made.
     """
     known = variants_for(paths, task)
-    variants = known.single if kind == "single" else known.mixed
+    # Features plus of a single modality need no combination, so either script writes them.
+    single = kind == "single" or (options.features != "paper" and not known.mixed)
+    variants = known.single if single else known.mixed
     inputs = load_step_inputs(paths, task)
     chosen = chosen_variants(asked, known, variants, inputs.modalities, task)
     for variant in chosen:

@@ -1,57 +1,101 @@
-"""The options that several scripts have in common: data sets, tasks, variants and feature sets."""
+"""The options that several scripts share: data sets, tasks, variants, features, bad lines and device."""
 
 import argparse
 
 from mma4ctr.data.interactions import interactions_artifact
 from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
 from mma4ctr.features.variants import FEATURES
-from mma4ctr.runtime.console import unknown_name
+from mma4ctr.runtime.console import unknown_name, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import Paths
 
 
+def add_dataset_option(options: argparse.ArgumentParser) -> None:
+    """Add `--dataset` to a script that reads raw files."""
+    options.add_argument(
+        "--dataset",
+        nargs="+",
+        metavar="D",
+        default=[],
+        help="data sets (default: all that path.json names and whose files exist)",
+    )
+
+
+def add_bad_lines_option(options: argparse.ArgumentParser) -> None:
+    """Add `--skip-bad-lines`."""
+    options.add_argument(
+        "--skip-bad-lines", type=whole_number(0), default=0, metavar="N", help="skip up to N bad lines"
+    )
+
+
 def add_task_options(options: argparse.ArgumentParser) -> None:
-    """`--dataset` and `--task`."""
-    options.add_argument("--dataset", nargs="+", metavar="D", default=[], help="only tasks of these")
+    """Add `--dataset` and `--task` to a script that works on the tasks of prepared data sets."""
+    options.add_argument(
+        "--dataset", nargs="+", metavar="D", default=[], help="only tasks of these data sets (default: all)"
+    )
     defaults = " ".join(f"{kind.name}_{target}" for kind in BUILT_IN.values() for target in kind.default_targets)
     options.add_argument(
         "--task",
         nargs="+",
         default=[],
         metavar="T",
-        help=f"of {', '.join(TASKS)}, and of your own; none: {defaults} and your own, where there is data",
+        help=f"tasks: {', '.join(TASKS)}, and those of described data sets (default: {defaults} and those of "
+        "described data sets, for each data set that step 1 has prepared)",
     )
 
 
 def add_variant_option(options: argparse.ArgumentParser, variants: dict[str, tuple[str, ...]], default: str) -> None:
-    """`--variant`; `default` is a name, or `all`."""
+    """Add `--variant`.
+
+    Args:
+        options: The parser.
+        variants: The variants of the published study that the help lists.
+        default: A name, or `all`.
+    """
     options.add_argument(
         "--variant",
         nargs="+",
         default=[default],
         metavar="V",
-        help=f"all, default (the widest concatenation: vat_concat), or of {', '.join(variants)}; of your own data, of "
-        "its modalities",
+        help=f"variants: {', '.join(variants)}, or those of a described data set; all; or default, the concatenation "
+        f"of all modalities, such as vat_concat (default: {default})",
     )
 
 
 def add_features_option(options: argparse.ArgumentParser) -> None:
-    """`--features`."""
+    """Add `--features`."""
     options.add_argument(
         "--features",
         choices=FEATURES,
         default="paper",
-        help="the study's, or plus: what the training rows say of user, item and pair",
+        help="paper: the columns of the published study; plus: these and statistics of the training rows about the "
+        "user, the item and the pair",
     )
 
 
+def add_device_option(options: argparse.ArgumentParser) -> None:
+    """Add `--device`."""
+    options.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if available, else cpu")
+
+
 def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
-    """The tasks that were named, or the default ones of the data sets that step 1 has prepared."""
+    """Return the tasks to work on.
+
+    Args:
+        paths: The folders.
+        arguments: The parsed `--dataset` and `--task`.
+
+    Returns:
+        The tasks that were named, or the default tasks of the data sets that step 1 has prepared.
+
+    Raises:
+        UserError: A data set or task is unknown, or no data set is prepared.
+    """
     kinds = chosen_datasets(paths, arguments.dataset)
-    there = tasks_of(known_datasets(paths).values())
+    known = tasks_of(known_datasets(paths).values())
     for task in arguments.task:
-        if task not in there:
-            raise unknown_name("task", task, there)
+        if task not in known:
+            raise unknown_name("task", task, known)
     if arguments.task:
         return [task for task in arguments.task if split_task(task)[0] in kinds]
     tasks: list[str] = []
@@ -61,5 +105,5 @@ def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
         elif arguments.dataset:
             interactions_artifact(paths, dataset)
     if not tasks:
-        raise UserError(f"{paths.graph}: holds no data set yet; run preprocess_inter.py first")
+        raise UserError(f"{paths.graph}: contains no prepared data set; run preprocess_inter.py first")
     return tasks

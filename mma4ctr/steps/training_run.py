@@ -1,7 +1,7 @@
-"""One run of step 5: load the matrix, train, test, record."""
+"""One training of step 5: load the matrix, train, predict the test rows, and record a run for each checkpoint."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,32 +33,78 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.storage.paths import Paths
 
-# With fewer positives among the test rows AUC is told with its interval.
+# With fewer positives in the test rows, a warning gives the confidence interval of AUC.
 FEW_POSITIVES = 100
 
 
+@dataclass(frozen=True)
+class Training:
+    """One training, with results after one or several numbers of epochs.
+
+    Attributes:
+        task: For example `tiktok_like`.
+        variant: Name of the matrix.
+        settings: Of the training; with `batch_size` 0 the batch size follows from the number of training rows.
+        checkpoint_epochs: Each of these numbers of epochs gives a run.
+        keep: What each run keeps of the test rows: `all` (predictions and hidden features), `scores` (for the
+            comparison), or `nothing`.
+    """
+
+    task: str
+    variant: str
+    settings: TrainSettings
+    checkpoint_epochs: Sequence[int]
+    keep: str = "all"
+
+
+@dataclass(frozen=True)
+class _TestPredictions:
+    """What a trained network predicts for the test rows.
+
+    Attributes:
+        probability: float32 (test rows,).
+        hidden: float32 (test rows, 4), output of the last hidden layer.
+        seconds: Duration of the prediction.
+    """
+
+    probability: np.ndarray
+    hidden: np.ndarray
+    seconds: float
+
+
 def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str, Any]:
-    """Everything that decides a result, besides the input arrays; the run's id is made from it.
+    """Return all settings that decide a result; the run id is made from them and from the input arrays.
 
     Args:
-        features: task, variant, embedding_length, split, evidence, folds, scaling: the matrix's own settings.
+        features: Settings of the matrix: task, variant, embedding_length, split, evidence, folds and scaling.
+        settings: Settings of the training.
+
+    Returns:
+        The settings. Default values of newer settings are left out, so that run ids stay the same.
     """
     training = asdict(settings)
     for name in ("networks", "schedule"):
         if training[name] == getattr(TrainSettings, name):
-            del training[name]  # a usual run is named as before there was a choice
+            del training[name]
     return {"model": "MMa4CTR", **features, **training}
 
 
 def _predictions_kept(names: Iterable[str]) -> int:
-    """How much a run keeps of its test predictions: 2 all arrays, 1 the scores alone, 0 nothing."""
+    """Rank what a run keeps of its test predictions: 2 all arrays, 1 the scores only, 0 nothing."""
     return 2 if "predictions" in names else int("scores" in names)
 
 
 def fuller_run(folder: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """The test predictions of the finished run in its folder, where it keeps more than `arrays`; else None.
+    """Return the test predictions of a finished run if it keeps more arrays than a new one would.
 
-    A sweep keeps less of a run than mlp.py does, so it must not replace the folder of one.
+    A sweep keeps less of a run than mlp.py, so it must not replace a run of mlp.py.
+
+    Args:
+        folder: The folder of the run.
+        arrays: The arrays that the new run would keep.
+
+    Returns:
+        float32 (test rows,); None if there is no such run or it is damaged, so that it is written again.
     """
     try:
         run = read_artifact(folder, "mlp.py")
@@ -66,58 +112,85 @@ def fuller_run(folder: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray | N
             run.check_files()
             return run.array("predictions" if "predictions" in run.array_names else "scores")
     except UserError:
-        pass  # not there, or damaged: it is written anew
+        pass
     return None
+
+
+def _predict_test_rows(matrix: FactorMatrix, outcome: Outcome) -> _TestPredictions | None:
+    """Predict the test rows; None if the training ended without weights."""
+    if not outcome.weights:
+        return None
+    watch = Stopwatch()
+    logits, hidden = predict(Network(outcome.weights), matrix, matrix.test)
+    probability = torch.sigmoid(logits).cpu().numpy()
+    seconds = watch.seconds
+    return _TestPredictions(probability, hidden.cpu().numpy(), seconds)
+
+
+def _arrays_to_keep(matrix: FactorMatrix, predicted: _TestPredictions | None, keep: str) -> dict[str, np.ndarray]:
+    """Choose the arrays of a run's folder."""
+    if predicted is None or keep == "nothing":
+        return {}
+    if keep == "scores":
+        return {"scores": predicted.probability}
+    return {"rows": matrix.test.rows, "predictions": predicted.probability, "hidden": predicted.hidden}
 
 
 def finish_run(
     paths: Paths, matrix: FactorMatrix, outcome: Outcome, user: np.ndarray, started: str, *, keep: str = "all"
 ) -> Result:
-    """Score the test rows, write the run's folder and its line in results.jsonl.
+    """Score the test rows, write the folder of the run and append its line to results.jsonl.
 
     Args:
+        paths: Where to write.
+        matrix: The feature matrix.
+        outcome: The training up to the checkpoint.
         user: (kept rows,) user of every interaction, for GAUC.
-        keep: of the test rows write `all`, predictions and hidden features; `scores`, for the comparison; or `nothing`.
+        started: Time when the training started.
+        keep: As in `Training`.
+
+    Returns:
+        The result.
     """
-    settings, test = outcome.settings, matrix.test
-    device = test.label.device
-    identity = run_settings(matrix.settings, settings)
+    identity = run_settings(matrix.settings, outcome.settings)
     run_id = run_id_of(identity, matrix.fingerprint)
-    label = test.label.cpu().numpy()
     folder = run_folder(paths, matrix.settings["task"], run_id)
-    inputs = {"matrix": matrix.fingerprint}
-    scores: Scores | None = None
-    test_seconds = 0.0
-    arrays: dict[str, np.ndarray] = {}
-    if outcome.weights:
-        watch = Stopwatch()
-        logits, hidden = predict(Network(outcome.weights), matrix, test)
-        probability = torch.sigmoid(logits).cpu().numpy()
-        test_seconds = watch.seconds
-        if keep == "scores":
-            arrays = {"scores": probability}
-        if keep == "all":
-            arrays = {"rows": test.rows, "predictions": probability, "hidden": hidden.cpu().numpy()}
+    predicted = _predict_test_rows(matrix, outcome)
+    arrays = _arrays_to_keep(matrix, predicted, keep)
     fuller = fuller_run(folder, arrays)
-    if fuller is not None and outcome.weights:
-        probability = fuller  # so that the line in results.jsonl is about the predictions that are kept
-    if outcome.weights:
-        scores = score_predictions(label, probability, user[test.rows])
+    scores: Scores | None = None
+    if predicted is not None:
+        # The line in results.jsonl describes the predictions on disk.
+        probability = predicted.probability if fuller is None else fuller
+        if matrix.test_labels:
+            scores = score_predictions(matrix.test.label.cpu().numpy(), probability, user[matrix.test.rows])
     if fuller is None:
+        inputs = {"matrix": matrix.fingerprint}
         with ArtifactWriter(folder, step=5, made_by="mlp.py", settings=identity, inputs=inputs) as writer:
             writer.json("history", [asdict(epoch) for epoch in outcome.history])
             if outcome.weights:
                 save_weights(writer.building / "model.safetensors", outcome.weights)
             for name, values in arrays.items():
                 writer.array(name, values)
-            writer.manifest["rows"] = {"test": len(test)}
-    groups = {"train": matrix.train, "valid": matrix.valid, "test": test}
-    result = Result(
+            writer.manifest["rows"] = {"test": len(matrix.test)}
+    seconds = predicted.seconds if predicted else 0.0
+    result = _result_of(run_id, matrix, outcome, scores, seconds, started)
+    append_result(paths.results, result)
+    return result
+
+
+def _result_of(
+    run_id: str, matrix: FactorMatrix, outcome: Outcome, scores: Scores | None, test_seconds: float, started: str
+) -> Result:
+    """Return the line of a run in results.jsonl."""
+    settings, device = outcome.settings, matrix.test.label.device
+    groups = {"train": matrix.train, "valid": matrix.valid, "test": matrix.test}
+    return Result(
         run_id=run_id,
         task=matrix.settings["task"],
         model="MMa4CTR",
         variant=matrix.settings["variant"],
-        protocol={**matrix.protocol, "loss": settings.loss},
+        protocol={**matrix.protocol, "loss": settings.loss, **({} if matrix.test_labels else {"test_labels": False})},
         embedding_length=matrix.settings["embedding_length"],
         in_features=matrix.in_features,
         parameters=parameter_count(matrix.in_features, settings.networks),
@@ -146,12 +219,20 @@ def finish_run(
         networks=settings.networks,
         schedule=settings.schedule,
     )
-    append_result(paths.results, result)
-    return result
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, or a device of torch; raises `UserError` where it is not there."""
+    """Return a device of torch.
+
+    Args:
+        name: A name such as `cpu` or `cuda:1`; `auto` is CUDA if available, else the CPU.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: The device does not exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -164,37 +245,44 @@ def choose_device(name: str) -> torch.device:
 
 def run_checkpoints(
     paths: Paths,
-    task: str,
-    variant: str,
-    settings: TrainSettings,
-    checkpoint_epochs: Sequence[int],
+    training: Training,
     device: torch.device,
     *,
-    keep: str = "all",
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> list[tuple[Result, Outcome]]:
-    """Load, train once, test and record a run for each checkpoint; `batch_size` 0 chooses the batch size.
+    """Train once, and predict, score and record a run for each checkpoint.
 
-    Of several processes the first alone tests and records; the others return nothing.
+    Args:
+        paths: Where to read and write.
+        training: What to train.
+        device: The device of this process.
+        on_epoch: Called after each epoch.
+        processes: The processes that train together.
+
+    Returns:
+        A result and its training for each checkpoint; nothing in processes other than the first, which records.
     """
-    matrix = load_matrix(paths, task, variant, device)
-    user = load_step_inputs(paths, task).data.user
-    settings = replace(
-        settings, batch_size=settings.batch_size or default_batch_size(settings.schedule, len(matrix.train))
-    )
+    matrix = load_matrix(paths, training.task, training.variant, device)
+    user = load_step_inputs(paths, training.task).data.user
+    settings = training.settings
+    batch_size = settings.batch_size or default_batch_size(settings.schedule, len(matrix.train))
+    settings = replace(settings, batch_size=batch_size)
     started = now()
-    outcomes = train(matrix, settings, auc, checkpoint_epochs, on_epoch, processes)
+    outcomes = train(matrix, settings, auc, training.checkpoint_epochs, on_epoch, processes)
     if not processes.first:
         return []
-    return [(finish_run(paths, matrix, one, user, started, keep=keep), one) for one in outcomes]
+    return [(finish_run(paths, matrix, one, user, started, keep=training.keep), one) for one in outcomes]
 
 
 def log_run(result: Result, outcome: Outcome) -> None:
-    """One line about a finished run, and a warning where it should not be trusted."""
+    """Print one line about a finished run, and a warning if its result is unreliable."""
     name = f"{result.task} {result.variant}"
     if result.auc is None or result.logloss is None:
-        warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        if result.test_labels:
+            warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+        else:
+            note(f"{name}: no test AUC, because the test rows have no labels; run {result.run_id} has the predictions")
         return
     note(
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "
@@ -203,10 +291,12 @@ def log_run(result: Result, outcome: Outcome) -> None:
     if result.positives["test"] < FEW_POSITIVES and result.auc_interval:
         low, high = result.auc_interval
         warn(
-            f"{name}: {result.positives['test']} positives in the test rows; with others of their kind AUC would lie "
-            f"between {low:.4f} and {high:.4f} (95 %)"
+            f"{name}: only {result.positives['test']} positives in the test rows; the 95 % confidence interval of AUC "
+            f"is {low:.4f} to {high:.4f}"
         )
     if outcome.ended:
         note(f"{name}: {outcome.ended}")
+    if result.selected_on_test:
+        warn(f"{name}: SELECTED ON TEST, the test rows chose the epoch")
     if result.leaky:
         warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")

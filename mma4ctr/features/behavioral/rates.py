@@ -3,7 +3,7 @@
     rate = logit((positives + PRIOR * share) / (rows + PRIOR)) - logit(share)
 
 over the training rows of a code, `share` the positives' share of all training rows. Beside the effects of the additive
-model (effects.py), which tell causes apart, a rate says what is observed, and the count how much of it there is. Pairs
+model (effects.py), which separate causes, a rate says what is observed, and the count how much of it there is. Pairs
 are kept sparse: only those that occur in the log have a code.
 """
 

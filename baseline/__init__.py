@@ -1,1 +1,0 @@
-"""What MMa4CTR is compared with; see comp.py."""

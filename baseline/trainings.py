@@ -1,0 +1,146 @@
+"""What the comparison trains: tasks that are ready to be learned, and one model with one seed on such a task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mma4ctr.data.interactions import SPLIT_NAMES, Interactions, load_interactions
+from mma4ctr.datasets import BUILT_IN, split_task
+from mma4ctr.evaluation.baselines import Baseline
+from mma4ctr.evaluation.run_records import run_id_of
+from mma4ctr.evaluation.study_cells import prepared_inputs
+from mma4ctr.features.feature_matrix import load_matrix
+from mma4ctr.features.variants import MADE_BY, variant_kind, with_features
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.artifacts import Artifact, read_artifact
+from mma4ctr.storage.paths import Paths
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One task, ready to be learned.
+
+    Attributes:
+        paths: Where its artifacts lie.
+        task: For example `tiktok_like`.
+        data: Output of step 1.
+        variant: The variant that the user's modalities allow; None if they allow none.
+        matrices: The feature matrices by features, `paper` or `plus`.
+    """
+
+    paths: Paths
+    task: str
+    data: Interactions
+    variant: str | None
+    matrices: Mapping[str, Artifact]
+
+    def variant_of(self, model: Baseline) -> str:
+        """Name of the matrix that a model sees, `ids` if it sees none."""
+        return with_features(str(self.variant), model.features) if model.features else "ids"
+
+    def matrices_of(self, model: Baseline) -> list[Artifact]:
+        """The matrices whose columns a model sees."""
+        return [self.matrices[features] for features in model.matrices if features in self.matrices]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return split_task(self.task)[0]
+
+    @property
+    def target(self) -> str:
+        """Name of the target."""
+        return split_task(self.task)[1]
+
+
+@dataclass(frozen=True)
+class ComparedTraining:
+    """One model with one seed.
+
+    Attributes:
+        prepared: The task.
+        model: The model.
+        seed: Of the model.
+        checkpoint_epochs: Numbers of epochs after which results are taken.
+    """
+
+    prepared: Prepared
+    model: Baseline
+    seed: int
+    checkpoint_epochs: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in messages."""
+        return f"{self.prepared.task} {self.model.name} seed {self.seed}"
+
+    @property
+    def yaml(self) -> list[Path]:
+        """RecBole's settings: of the data set, and of the model if it has its own."""
+        if not self.model.recbole:
+            return []
+        of_data = self.prepared.dataset if self.prepared.dataset in BUILT_IN else "own"
+        own = HERE / f"{self.model.name.lower()}.yaml"
+        return [HERE / f"{of_data}.yaml", *([own] if own.is_file() else [])]
+
+    def settings(self, checkpoint: int) -> dict[str, Any]:
+        """Everything that decides a result besides `inputs`."""
+        others = [matrix.fingerprint for matrix in self.prepared.matrices_of(self.model)[:-1]]
+        return {
+            "model": self.model.name,
+            "task": self.prepared.task,
+            "epochs": checkpoint,
+            "seed": self.seed,
+            "yaml": [path.read_text() for path in self.yaml],
+            **self.model.inputs_setting,
+            **({"other_matrices": others} if others else {}),
+        }
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The fingerprint of what it learns from: its last matrix, or the interactions if it sees no matrix."""
+        matrices = self.prepared.matrices_of(self.model)
+        name, artifact = ("matrix", matrices[-1]) if matrices else ("interactions", self.prepared.data.artifact)
+        return {name: artifact.fingerprint}
+
+    def run_id(self, checkpoint: int) -> str:
+        """The run's name, made from its settings and the fingerprint of its inputs."""
+        return run_id_of(self.settings(checkpoint), *self.inputs.values())
+
+
+def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
+    """Load a task.
+
+    Args:
+        paths: Where its artifacts lie.
+        task: For example `tiktok_like`.
+        models: The models that will learn it.
+
+    Returns:
+        The task.
+
+    Raises:
+        UserError: If a step is missing that a model needs, or all rows of a part have the same label.
+    """
+    data = load_interactions(paths, split_task(task)[0])
+    variant = prepared_inputs(paths, task).variant
+    needed = {features for model in models for features in model.matrices}
+    if any(not model.recbole for model in models):
+        needed.add("paper")  # the bias model sees no features, but takes its rows from the paper's matrix
+    matrices = {}
+    for features in sorted(needed if variant else ()):
+        name = with_features(str(variant), features)
+        made_by = MADE_BY[variant_kind(str(variant))] + ("" if features == "paper" else f" --features {features}")
+        matrices[features] = read_artifact(paths.matrix / task / name, made_by)
+        load_matrix(paths, task, name, torch.device("cpu"))  # refuses what does not fit together
+    label = data.label(split_task(task)[1])
+    for part, name in enumerate(SPLIT_NAMES[:2]):
+        labels = label[data.split == part]
+        if labels.min() == labels.max():
+            raise UserError(f"{task}: every {name} row has label {labels[0]}; it takes both to train and to compare")
+    return Prepared(paths, task, data, variant, matrices)

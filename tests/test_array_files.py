@@ -1,0 +1,160 @@
+"""Vectors from archives: HDF5, .npz and safetensors give what .npy with ids gives; damaged ones are one line."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+import preprocess_inter
+import preprocess_multimodal
+from mma4ctr.datasets.array_files import array_chunks, checked_ids, vector_file
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.paths import load_paths
+from tests.conftest import call
+
+SUFFIXES = ("npz", "h5", "hdf5", "safetensors")
+DESCRIPTION = """
+min_interactions = 1
+[interactions]
+files = "log.csv"
+user = "user"
+item = "item"
+time = "time"
+[targets]
+like = "like"
+[modalities.motion]
+"""
+
+
+def write(path, **arrays):
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        save_file(arrays, path)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, values in arrays.items():
+                file[name] = values.astype(h5py.string_dtype()) if values.dtype.kind == "U" else values
+    return path
+
+
+def read_all(path):
+    file = vector_file(path)
+    ids = checked_ids(path, file.key)
+    return ids, np.concatenate([chunk.values for chunk in array_chunks(file, ids)])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(
+    st.lists(st.integers(-(2**62), 2**62), min_size=1, max_size=30, unique=True),
+    st.integers(1, 5),
+    st.sampled_from(["f2", "f4", "f8", "i4"]),
+)
+def test_archives_hold_ids_and_vectors(suffix, tmp_path_factory, ids, width, kind):
+    values = np.random.default_rng(0).normal(scale=9, size=(len(ids), width)).astype(kind)
+    path = write(tmp_path_factory.mktemp("archive") / f"a.{suffix}", key=np.array(ids), value=values)
+    found, read = read_all(path)
+    assert found.values.tolist() == ids and read.tolist() == values.astype(np.float32).tolist()
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_ids_can_be_text(tmp_path, suffix):
+    names = np.array(["a", "b c", "\u00e4"])
+    path = write(tmp_path / f"a.{suffix}", key=names, value=np.ones((3, 2)))
+    assert read_all(path)[0].shown().to_pylist() == names.tolist()
+
+
+def test_chunks_are_read_in_slices(tmp_path, monkeypatch):
+    monkeypatch.setattr("mma4ctr.datasets.array_files.ARRAY_ROWS", 7)
+    values = np.arange(40, dtype=np.float32).reshape(20, 2)
+    for suffix in SUFFIXES:
+        _, read = read_all(write(tmp_path / f"a.{suffix}", key=np.arange(20), value=values))
+        assert read.tolist() == values.tolist(), suffix
+
+
+ONES, KEYS = np.ones((4, 2), np.float32), np.arange(4)
+WRONG = {
+    "no key": ({"value": ONES}, "has no array 'key' (its arrays: value)"),
+    "no value": ({"key": KEYS, "values": ONES}, "has no array 'value' (its arrays: key, values)"),
+    "rows": ({"key": KEYS[:3], "value": ONES}, "key has 3 ids and value 4 rows"),
+    "flat": ({"key": KEYS, "value": ONES[:, 0].copy()}, "value: must contain numbers, one row per item"),
+    "wide ids": ({"key": ONES, "value": ONES}, "key: must contain ids, one per item"),
+    "no columns": ({"key": KEYS, "value": ONES[:, :0].copy()}, "value: must contain numbers"),
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("mistake", WRONG)
+def test_wrong_archives_are_named(tmp_path, suffix, mistake):
+    arrays, message = WRONG[mistake]
+    path = write(tmp_path / f"a.{suffix}", **arrays)
+    with pytest.raises(UserError) as error:
+        vector_file(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damaged_archives_are_named(tmp_path, suffix):
+    path = write(tmp_path / f"a.{suffix}", key=np.arange(500), value=np.random.default_rng(0).normal(size=(500, 8)))
+    whole = path.read_bytes()
+    for content in (b"", b"user,item\n1,2\n", whole[: len(whole) // 2], whole[:40]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"cannot be read as|has no array"):
+            read_all(path)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read as"):
+        vector_file(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [(user, item, n, n % 2) for n, (user, item) in enumerate(rng.integers(0, 12, (300, 2)).tolist())]
+    (tmp_path / "log.csv").write_text("user,item,time,like\n" + "".join(",".join(map(str, r)) + "\n" for r in rows))
+    np.save(tmp_path / "ids.npy", np.arange(12)[::-1])
+    np.save(tmp_path / "array.npy", rng.normal(size=(12, 6)).astype(np.float32))
+    keys = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
+    content = {"parent_folder": ".", "dataset_path": "raw", "wechat_dataset_path": "w", "tiktok_dataset_path": "t"}
+    content |= {key: f"out/{key}" for key in keys} | {"datasets": {"own": "own.toml"}}
+    (tmp_path / "path.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def step_2(folder, text):
+    """The exit code of steps 1 and 2, and the modality."""
+    (folder / "own.toml").write_text(DESCRIPTION + text)
+    assert call(preprocess_inter.main, "--paths", folder / "path.json") == 0
+    code = call(preprocess_multimodal.main, "--paths", folder / "path.json")
+    return code, load_paths(folder / "path.json").modal / "own"
+
+
+def test_step_2_is_the_same_from_every_format(folder):
+    values, ids = np.load(folder / "array.npy"), np.load(folder / "ids.npy")
+    code, made = step_2(folder, 'vectors = "array.npy"\nids = "ids.npy"\n')
+    expected = read_artifact(made, "").array("motion")
+    assert code == 0 and expected.any()
+    for suffix in SUFFIXES:
+        write(folder / f"motion.{suffix}", key=ids, value=values)
+        code, made = step_2(folder, f'vectors = "motion.{suffix}"\n')
+        assert code == 0 and read_artifact(made, "").array("motion").tobytes() == expected.tobytes()
+    # Several files, one modality.
+    write(folder / "part1.h5", key=ids[:5], value=values[:5])
+    write(folder / "part2.h5", key=ids[5:], value=values[5:])
+    code, made = step_2(folder, 'vectors = "part*.h5"\n')
+    assert code == 0 and np.allclose(read_artifact(made, "").array("motion"), expected, atol=1e-5)
+
+
+def test_a_key_that_stands_twice_is_an_error(folder, capsys):
+    write(folder / "motion.h5", key=np.array([1, 2, 3, 2]), value=np.arange(8).reshape(4, 2))
+    code, _ = step_2(folder, 'vectors = "motion.h5"\n')
+    (line,) = [one for one in capsys.readouterr().err.splitlines() if "error" in one]
+    assert code == 2 and "motion.h5" in line and "2" in line
+    np.save(folder / "alone.npy", np.ones((3, 2)))
+    (folder / "own.toml").write_text(DESCRIPTION + 'vectors = "alone.npy"\n')
+    assert call(preprocess_multimodal.main, "--paths", folder / "path.json") == 2
+    assert "the key 'ids' is missing" in capsys.readouterr().err
