@@ -407,4 +407,5 @@ def test_an_archive_of_arrays(tmp_path, capsys, arrays, key):
     output_of(capsys, paths, preprocess_inter)
     found = output_of(capsys, paths, preprocess_multimodal, code=2)
     assert "x.npz: " in found and not found.strip().endswith("is")
-    assert "save one array as .npy" in found or arrays is None
+    advice = "write the ids as key, the vectors as value" if key == "vectors" else "save one array as .npy"
+    assert advice in found or arrays is None

@@ -395,7 +395,7 @@ class DescribedDataset(RawDataset):
                 f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one file of ids per array"
             )
         path = paths[number]
-        if path.suffix == ".npy":
+        if path.suffix in (".npy", ".npz"):
             return checked_ids(path, array_file(path, dimensions=1))
         if source.item is None:
             if given.format or path.suffix != ".txt":
