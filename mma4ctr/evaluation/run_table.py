@@ -31,7 +31,7 @@ def _table(paths: Paths, task: str, protocol: str, runs: Sequence[Result]) -> La
     caption = f"{task}: {protocol}"
     header = list(HEADER)
     if oracle is not None:
-        caption += f"\noracle AUC {oracle:.4f}, share = (AUC - 0.5) / (oracle AUC - 0.5)"
+        caption += f"; oracle AUC {oracle:.4f}, share = (AUC - 0.5) / (oracle AUC - 0.5)"
         header.insert(header.index("GAUC"), SHARE)
     return Layout(caption, header, [[(text, False) for text in _row(run, oracle)] for run in runs])
 
