@@ -18,6 +18,7 @@ from mma4ctr.data.interactions import SPLIT_NAMES
 from mma4ctr.evaluation.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.evaluation.run_records import Result, append_result, commit_of, now, run_folder
 from mma4ctr.features.feature_matrix import load_matrix, negatives_setting
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.signals import FOLLOW
 from mma4ctr.storage.artifacts import ArtifactWriter
 from mma4ctr.storage.scratch import scratch_folder
@@ -26,7 +27,7 @@ ENVIRONMENT = HERE.parent / ".venv-baseline"
 LAST_LINES = 8
 
 
-class TrainingFailed(Exception):
+class TrainingFailed(UserError):
     """A model's process ended badly; the message is the last lines it wrote."""
 
 

@@ -1,18 +1,18 @@
 """Which trainings the comparison does, in which order, and how long they will take."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from processes import TrainingFailed, Workers, train
+from processes import Workers, train
 from trainings import ComparedTraining, Prepared
 
 from mma4ctr.data.interactions import TRAIN
 from mma4ctr.evaluation.baselines import BASELINES, Baseline
 from mma4ctr.evaluation.run_records import Result
-from mma4ctr.runtime.console import RunsDisplay, warn
-from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.console import RunsDisplay
 from mma4ctr.runtime.parallel import cores
+from mma4ctr.steps.schedule import Schedule
 
 START_SECONDS = 8
 
@@ -86,24 +86,10 @@ def train_all(work: Sequence[ComparedTraining], cost: Callable[[ComparedTraining
     Returns:
         How many have failed.
     """
-    failed = 0
     with RunsDisplay(sum(map(cost, work))) as display, ThreadPoolExecutor(jobs) as pool:
         workers = Workers(max(1, cores() // jobs), display.update)
-        longest_first = sorted(work, key=lambda one: -cost(one))
-        waiting = {pool.submit(train, training, workers): training for training in longest_first}
         try:
-            for future in as_completed(waiting):
-                training = waiting[future]
-                try:
-                    results = future.result()
-                except (TrainingFailed, UserError) as error:
-                    failed += 1
-                    display.finish(training.name, cost(training), f"{training.name}: failed")
-                    warn(f"{training.name} failed:", *str(error).splitlines())
-                    continue
-                shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
-                display.finish(training.name, cost(training), f"{training.name}: test AUC {shown}")
+            return Schedule(display, cost, lambda training: pool.submit(train, training, workers)).run(work)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             workers.kill()  # after Ctrl-C
-    return failed

@@ -2,7 +2,8 @@
 
 import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from mma4ctr.evaluation.plans import Group
 from mma4ctr.evaluation.run_records import Result
 from mma4ctr.model.trainer import Epoch
-from mma4ctr.runtime.console import RunsDisplay, warn
-from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.console import RunsDisplay
 from mma4ctr.runtime.parallel import Processes, cores
 from mma4ctr.runtime.ray_cluster import connect
+from mma4ctr.steps.schedule import Schedule
 from mma4ctr.steps.training_run import Training, run_checkpoints
 from mma4ctr.storage.paths import Paths
 
@@ -73,42 +74,25 @@ def sweep(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], jobs:
     Returns:
         Number of failed trainings.
     """
-    failed = 0
-    total = sum(cost(group) for _, group in work)
     threads = max(1, cores() // jobs)
+    paths_of = {group: paths for paths, group in work}
+    last = {group.name: max(group.checkpoint_epochs) for _, group in work}
     epochs = multiprocessing.get_context("spawn").Queue()
+    total = sum(cost(group) for _, group in work)
     with RunsDisplay(total) as display, Processes(jobs, _set_epoch_queue, (epochs,)) as pool:
-        waiting: dict[Future[list[Result]], Group] = {}
-        for paths, group in sorted(work, key=lambda item: -cost(item[1])):
-            waiting[pool.submit(_train_and_send_epochs, paths, group, device, threads)] = group
-        last = {group.name: max(group.checkpoint_epochs) for group in waiting.values()}
-        while waiting:
-            done, _ = wait(waiting, timeout=0.3, return_when=FIRST_COMPLETED)
-            while True:
-                try:
+
+        def submit(group: Group) -> Future[list[Result]]:
+            return pool.submit(_train_and_send_epochs, paths_of[group], group, device, threads)
+
+        def show_epochs() -> None:
+            with suppress(Empty):
+                while True:
                     name, epoch, valid_auc = epochs.get_nowait()
-                except Empty:
-                    break
-                display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
-            for future in done:
-                failed += _show_finished(future, waiting.pop(future), cost, display)
+                    display.update(name, epoch, last[name], f"validation AUC {valid_auc:.4f}")
+
+        failed = Schedule(display, cost, submit, show_epochs).run(group for _, group in work)
     epochs.close()
     return failed
-
-
-def _show_finished(
-    future: Future[list[Result]], group: Group, cost: Callable[[Group], float], display: RunsDisplay
-) -> int:
-    """Show a finished training; returns 1 if it failed, else 0."""
-    try:
-        results = future.result()
-    except UserError as error:
-        display.finish(group.name, cost(group), f"{group.name}: failed")
-        warn(f"{group.name}: {error}")
-        return 1
-    shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
-    display.finish(group.name, cost(group), f"{group.name}: test AUC {shown}")
-    return 0
 
 
 def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float], address: str, device: str) -> int:
@@ -124,24 +108,19 @@ def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float]
         Number of failed trainings.
     """
     ray = connect(address, Path(__file__).parents[2])
-    failed = 0
-    remote = ray.remote(num_cpus=1, max_retries=3)(_train_quietly)
+    paths_of = {group: paths for paths, group in work}
+    remote = ray.remote(num_cpus=1, max_retries=3)(_train_on_cluster)
+
+    def submit(group: Group) -> Future[list[Result]]:
+        future: Future[list[Result]] = remote.remote(paths_of[group], group, device).future()
+        return future
+
     try:
         with RunsDisplay(sum(cost(group) for _, group in work)) as display:
-            longest_first = sorted(work, key=lambda item: -cost(item[1]))
-            waiting = {remote.remote(paths, group, device): group for paths, group in longest_first}
-            while waiting:
-                (done,), _ = ray.wait(list(waiting), num_returns=1)
-                future: Future[list[Result]] = Future()
-                try:
-                    future.set_result(ray.get(done))
-                except ray.exceptions.RayTaskError as error:
-                    future.set_exception(UserError(str(error.cause)))
-                failed += _show_finished(future, waiting.pop(done), cost, display)
+            return Schedule(display, cost, submit).run(group for _, group in work)
     finally:
         ray.shutdown()
-    return failed
 
 
-def _train_quietly(paths: Paths, group: Group, device: str) -> list[Result]:
+def _train_on_cluster(paths: Paths, group: Group, device: str) -> list[Result]:
     return train_group(paths, group, device, 1, lambda epoch: None)
