@@ -9,6 +9,7 @@ import torch
 
 from mma4ctr.data.interactions import SPLIT_NAMES, Interactions, load_interactions
 from mma4ctr.datasets import BUILT_IN, split_task
+from mma4ctr.datasets.base import GIVEN_VALID_TEST
 from mma4ctr.evaluation.baselines import Baseline
 from mma4ctr.evaluation.run_records import run_id_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
@@ -125,9 +126,14 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
         The task.
 
     Raises:
-        UserError: If a step is missing that a model needs, or all rows of a part have the same label.
+        UserError: If a step is missing that a model needs, all rows of a part have the same label, or the split leaves
+            no validation rows or no labels of test rows.
     """
     data = load_interactions(paths, split_task(task)[0])
+    if data.artifact.settings["split"] == GIVEN_VALID_TEST:
+        raise UserError(f"{task}: the comparison needs validation rows; run step 1 again without the test rows as such")
+    if not data.artifact.manifest.get("test_labels", True):
+        raise UserError(f"{task}: the test rows have no labels, so models cannot be compared on them")
     variant = prepared_inputs(paths, task).variant
     needed = {features for model in models for features in model.matrices}
     if any(not model.recbole for model in models):

@@ -2,6 +2,7 @@
 
 import json
 
+import comp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -157,6 +158,7 @@ def test_selection_on_test_rows_is_marked_in_every_output(folder, capsys):
     assert "SELECTED ON TEST" in capsys.readouterr().err
     assert call(report_main.main, "--paths", paths) == 0
     assert "SELECTED ON TEST" in capsys.readouterr().out.replace("\n", " ")
+    assert "needs validation rows" in refused(capsys, paths, "--models", "bias model", main=comp.main)
     # The option of step 1 does the same with a description that has validation rows.
     step_1(write_paths(folder, LOG + SHARED + FILES), "--valid", "test")
     assert trained(paths).marks == ("SELECTED ON TEST",)
@@ -189,6 +191,7 @@ def test_test_rows_need_no_labels(folder, capsys, absent, form):
     assert len(run.array("predictions")) == ROWS // 10
     for script in (report_main, statis_and_draw, viewer):
         assert call(script.main, "--paths", paths) == 0
+    assert "have no labels" in refused(capsys, paths, "--models", "bias model", main=comp.main)
     assert "cannot be the validation rows" in refused(capsys, paths, "--valid", "test")
 
 
