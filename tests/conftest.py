@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -23,6 +24,7 @@ from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
 from mma4ctr.storage.paths import Paths, load_paths
 
+OUTPUTS = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
 
 
@@ -36,6 +38,13 @@ def reseal(folder: Path) -> None:
         resealed = seal(manifest)
         now_called[manifest["fingerprint"]] = resealed["fingerprint"]
         path.write_bytes(orjson.dumps(resealed))
+
+
+def write_described(folder: Path, datasets: dict[str, Any], name: str = "path.json") -> Path:
+    """Write a path.json that describes data sets and whose outputs go to out/; return its path."""
+    content = {"parent_folder": ".", "datasets": datasets} | {key: f"out/{key}" for key in OUTPUTS}
+    (folder / name).write_bytes(orjson.dumps(content))
+    return folder / name
 
 
 def call(main: Callable[[], int | None], *arguments: object) -> int:

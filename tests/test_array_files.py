@@ -1,7 +1,5 @@
 """Vectors from archives: HDF5, .npz and safetensors give what .npy with ids gives; damaged ones are one line."""
 
-import json
-
 import h5py
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from mma4ctr.datasets.array_files import array_chunks, checked_ids, vector_file
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, write_described
 
 SUFFIXES = ("npz", "h5", "hdf5", "safetensors")
 DESCRIPTION = """
@@ -118,10 +116,7 @@ def folder(tmp_path):
     (tmp_path / "log.csv").write_text("user,item,time,like\n" + "".join(",".join(map(str, r)) + "\n" for r in rows))
     np.save(tmp_path / "ids.npy", np.arange(12)[::-1])
     np.save(tmp_path / "array.npy", rng.normal(size=(12, 6)).astype(np.float32))
-    keys = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
-    content = {"parent_folder": ".", "dataset_path": "raw", "wechat_dataset_path": "w", "tiktok_dataset_path": "t"}
-    content |= {key: f"out/{key}" for key in keys} | {"datasets": {"own": "own.toml"}}
-    (tmp_path / "path.json").write_text(json.dumps(content))
+    write_described(tmp_path, {"own": "own.toml"})
     return tmp_path
 
 

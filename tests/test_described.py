@@ -42,13 +42,12 @@ from mma4ctr.evaluation.study_layouts import protocol_line
 from mma4ctr.features.variants import STUDY, variants_for, variants_of
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import OUTPUTS, call, write_described
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared/data/tiktok-real/track1"
 MOVIELENS = list((ROOT / ".venv-baseline").glob("lib/*/site-packages/recbole/dataset_example/ml-100k"))
 USERS, ITEMS, ROWS, WIDTH = 30, 40, 1500, 6
-OUT = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 ARRAYS = ("column", "values", "texts")  # of each column beside content
 
 
@@ -123,9 +122,7 @@ def described(*modalities, interactions=INTERACTIONS):
 
 def write_paths(folder, text, name="mine"):
     (folder / "mine.toml").write_text(text)
-    content = {"parent_folder": ".", "datasets": {name: "mine.toml"}} | {key: f"out/{key}" for key in OUT}
-    (folder / "path.json").write_text(json.dumps(content))
-    return folder / "path.json"
+    return write_described(folder, {name: "mine.toml"})
 
 
 @pytest.fixture(scope="module")
@@ -487,7 +484,7 @@ def test_ready_descriptions_are_listed_and_of_right_form(tmp_path, capsys):
         "microvideo-1.7m-x1",
         "kuairand-pure",
     } == set(names)
-    content = {"parent_folder": "."} | {key: key for key in OUT}
+    content = {"parent_folder": "."} | {key: key for key in OUTPUTS}
     content["datasets"] = {name: {"description": name, "folder": "."} for name in names}
     (tmp_path / "path.json").write_text(json.dumps(content))
     assert set(known_datasets(load_paths(tmp_path / "path.json"))) == set(names)
@@ -497,9 +494,7 @@ def test_ready_descriptions_are_listed_and_of_right_form(tmp_path, capsys):
 
 
 def ready_paths(folder, **datasets):
-    content = {"parent_folder": "."} | {key: f"out/{key}" for key in OUT} | {"datasets": datasets}
-    (folder / "path.json").write_text(json.dumps(content))
-    return folder / "path.json"
+    return write_described(folder, datasets)
 
 
 def write_microlens(folder, log, items):

@@ -24,10 +24,9 @@ from mma4ctr.data.interactions import load_interactions
 from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, write_described
 
 USERS, ITEMS, ROWS, WIDTH = 10, 12, 300, 3
-OUT = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 HEAD = """min_interactions = 5
 [interactions]
 files = {files}
@@ -88,9 +87,7 @@ def described(folder, text, where="."):
     """Write own.json in a folder with the description `text`."""
     (folder / where).mkdir(parents=True, exist_ok=True)
     (folder / where / "mine.toml").write_text(text)
-    content = {"parent_folder": ".", "datasets": {"mine": f"{where}/mine.toml"}} | {key: f"out/{key}" for key in OUT}
-    (folder / "own.json").write_text(json.dumps(content))
-    return folder / "own.json"
+    return write_described(folder, {"mine": f"{where}/mine.toml"}, "own.json")
 
 
 def output_of(capsys, paths, main, *options, code=0):

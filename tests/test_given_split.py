@@ -1,7 +1,5 @@
 """Splits that come with the data: as files or as a column, without labels of test rows, and selected on test rows."""
 
-import json
-
 import comp
 import numpy as np
 import pyarrow as pa
@@ -23,7 +21,7 @@ from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, write_described
 
 USERS, ITEMS, ROWS = 24, 40, 1500
 PARTS = ("train", "valid", "test")
@@ -80,11 +78,7 @@ def write_parts(folder, log, split, kind="csv"):
 
 def write_paths(folder, text):
     (folder / "own.toml").write_text(text)
-    keys = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
-    content = {"parent_folder": ".", "dataset_path": "raw", "wechat_dataset_path": "w", "tiktok_dataset_path": "t"}
-    content |= {key: f"out/{key}" for key in keys} | {"datasets": {"own": "own.toml"}}
-    (folder / "path.json").write_text(json.dumps(content))
-    return folder / "path.json"
+    return write_described(folder, {"own": "own.toml"})
 
 
 @pytest.fixture

@@ -31,9 +31,8 @@ from mma4ctr.model.context import ContextLookups, context_lookups
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, write_described
 
-OUT = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 TIKTOK = "dataset/TikTok2019ICME/track1/final_track1_train.txt"
 WECHAT = "dataset/wechat"
 USERS, ITEMS, ROWS = 12, 15, 240
@@ -177,9 +176,7 @@ def own(tmp_path):
     users = [[n, CITIES[n % 4], 20 + n] for n in range(USERS) if n != 9]
     write_table(tmp_path / "users.csv", ["id", "city", "age"], users)
     (tmp_path / "own.toml").write_text(DESCRIPTION)
-    content = {"parent_folder": ".", "datasets": {"own": "own.toml"}} | {key: f"out/{key}" for key in OUT}
-    (tmp_path / "path.json").write_text(json.dumps(content))
-    return tmp_path / "path.json"
+    return write_described(tmp_path, {"own": "own.toml"})
 
 
 def step_1(paths, *options):
