@@ -38,12 +38,11 @@ from mma4ctr.runtime.console import (
     parser,
     run,
     unknown_name,
-    whole_number,
 )
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.ray_cluster import add_ray_option
 from mma4ctr.steps.matrices import MatrixOptions
-from mma4ctr.steps.options import add_device_option, add_task_options, chosen_tasks
+from mma4ctr.steps.options import add_device_option, add_runs_options, add_task_options, chosen_tasks
 from mma4ctr.steps.sweep import sweep, sweep_on_ray
 from mma4ctr.steps.sweep_plan import (
     PlannedTraining,
@@ -194,15 +193,7 @@ def read_options() -> argparse.Namespace:
     options.add_argument(
         "--study", nargs="+", default=["all"], metavar="S", help=f"studies: {', '.join(STUDIES)} (default: all)"
     )
-    options.add_argument(
-        "--seeds", type=whole_number(1, 10_000), default=5, metavar="N", help="runs of each case, with seeds 0 to N - 1"
-    )
-    options.add_argument(
-        "--jobs",
-        type=whole_number(1, 1000),
-        metavar="N",
-        help="number of processes (default: one per core, one on CUDA)",
-    )
+    add_runs_options(options, "case", seeds=5)
     add_device_option(options)
     options.add_argument(
         "--dry-run", action="store_true", help="only list the runs, which are done, and the estimated time"

@@ -24,6 +24,7 @@ from mma4ctr.data.column_files import (
     write_ids,
     write_log_columns,
 )
+from mma4ctr.data.interactions import TEST
 from mma4ctr.data.negative_sampling import add_negatives
 from mma4ctr.data.recbole_export import LINE_BYTES
 from mma4ctr.data.row_order import count_rows, record_type
@@ -155,7 +156,8 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
             if raw.negatives:
                 column, split = add_negatives(writer, column, split, items, raw.negatives, settings.seed)
             positives = count_positives(column, raw.targets)
-            refuse_one_class(raw, positives, len(split))
+            labelled = split if raw.test_labels else split[split != TEST]
+            refuse_one_class(raw, positives, len(labelled))
             if settings.split == GIVEN_VALID_TEST and not raw.test_labels:
                 raise UserError(f"{source}: the test rows have no labels, so they cannot be the validation rows")
             sizes = split_sizes(split, settings.split, source)

@@ -49,7 +49,7 @@ from mma4ctr.runtime.console import (
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.signals import FOLLOW
-from mma4ctr.steps.options import add_task_options, chosen_tasks
+from mma4ctr.steps.options import add_runs_options, add_task_options, chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths
 from mma4ctr.storage.writable import demand_room_for_results
 
@@ -110,10 +110,7 @@ def main() -> int:
         metavar="E",
         help="results after each",
     )
-    options.add_argument(
-        "--seeds", type=whole_number(1, 10_000), default=1, help="runs of each model, with seeds 0, 1, ..."
-    )
-    options.add_argument("--jobs", type=whole_number(1, 1000), help="processes; none: one per core, on CUDA one")
+    add_runs_options(options, "model", seeds=1)
     arguments = options.parse_args()
 
     watch = Stopwatch()

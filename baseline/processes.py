@@ -14,7 +14,7 @@ import torch
 from recbole_fields import write_atomic_files, write_features
 from trainings import HERE, ComparedTraining
 
-from mma4ctr.data.interactions import SPLIT_NAMES
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.evaluation.metrics import auc, platt_scaled, score_predictions
 from mma4ctr.evaluation.run_records import Result, append_result, commit_of, now, run_folder
 from mma4ctr.features.feature_matrix import load_matrix, negatives_setting

@@ -22,7 +22,7 @@ import numpy as np
 
 from mma4ctr.data.interactions import TRAIN, Interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
-from mma4ctr.features.behavioral.inputs import DAY, HOUR, WEEKDAYS_FROM_DAYS
+from mma4ctr.features.behavioral.inputs import clock_codes
 from mma4ctr.features.behavioral.rates import rates_and_counts
 from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
 from mma4ctr.features.user_embedding import draw_folds
@@ -48,26 +48,6 @@ class Column:
     is_category: bool
 
 
-def clock_columns(data: Interactions) -> dict[str, np.ndarray]:
-    """Codes of the hour and the weekday.
-
-    Args:
-        data: Output of step 1.
-
-    Returns:
-        uint8 (rows,) by name; empty if the data have no times of day.
-    """
-    manifest = data.artifact.manifest
-    ticks = manifest.get("ticks_per_second")
-    if not (manifest.get("hour") and ticks and len(data)):
-        return {}
-    seconds = data.time / ticks
-    found = {"hour": (seconds // HOUR % 24).astype(np.uint8)}
-    if (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
-        found["weekday"] = (seconds // DAY % 7).astype(np.uint8)
-    return found
-
-
 def raw_columns(data: Interactions) -> list[Column]:
     """The ids, the stored columns and the clock.
 
@@ -87,7 +67,7 @@ def raw_columns(data: Interactions) -> list[Column]:
     ]
     for side in ("user", "item", "context"):
         found += [as_seen(side, column) for column in stored_columns(data.artifact, side)]
-    found += [Column(f"context {name}", codes, "context", True) for name, codes in clock_columns(data).items()]
+    found += [Column(f"context {name}", codes, "context", True) for name, codes in clock_codes(data).items()]
     return found
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from raw_columns import Column, raw_columns
 
-from mma4ctr.data.interactions import SPLIT_NAMES, Interactions
+from mma4ctr.data.interactions import Interactions
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.features.behavioral.inputs import normal_scores, quantile_edges
 from mma4ctr.features.feature_matrix import FactorMatrix
 

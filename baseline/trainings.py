@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from mma4ctr.data.interactions import SPLIT_NAMES, Interactions, load_interactions
+from mma4ctr.data.interactions import Interactions, has_test_labels, load_interactions
 from mma4ctr.datasets import BUILT_IN, split_task
-from mma4ctr.datasets.base import GIVEN_VALID_TEST
+from mma4ctr.datasets.base import GIVEN_VALID_TEST, SPLIT_NAMES
 from mma4ctr.evaluation.baselines import Baseline
 from mma4ctr.evaluation.run_records import run_id_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
@@ -132,7 +132,7 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
     data = load_interactions(paths, split_task(task)[0])
     if data.artifact.settings["split"] == GIVEN_VALID_TEST:
         raise UserError(f"{task}: the comparison needs validation rows; run step 1 again without the test rows as such")
-    if not data.artifact.manifest.get("test_labels", True):
+    if not has_test_labels(data.artifact):
         raise UserError(f"{task}: the test rows have no labels, so models cannot be compared on them")
     variant = prepared_inputs(paths, task).variant
     needed = {features for model in models for features in model.matrices}

@@ -19,13 +19,14 @@ import readme
 import torch
 import trainings
 import trees
-from raw_columns import FOLD_SEED, FOLDS, RivalInputs, clock_columns
+from raw_columns import FOLD_SEED, FOLDS, RivalInputs
 from recbole_fields import write_atomic_files
 from sklearn.linear_model import LogisticRegression
 
 import cross_matrix
-from mma4ctr.data.interactions import SPLIT_NAMES, TEST, load_interactions
+from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell
 from mma4ctr.evaluation.ground_truth import true_test_probabilities
@@ -36,6 +37,7 @@ from mma4ctr.evaluation.run_records import test_scores as kept_scores
 from mma4ctr.evaluation.studies import STUDIES
 from mma4ctr.evaluation.study_cells import cells, prepared_inputs
 from mma4ctr.evaluation.tables import layouts
+from mma4ctr.features.behavioral.inputs import clock_codes
 from mma4ctr.features.feature_matrix import load_matrix
 from mma4ctr.features.user_embedding import draw_folds
 from mma4ctr.features.variants import with_features
@@ -501,7 +503,7 @@ def test_recbole_gets_every_column_of_users_and_items(compared, tmp_path):
                 assert (np.diff(scores[known][np.argsort(column.values[known])]) >= 0).all()
     assert fields["numbers"] == ["item_column_3"]
     order = np.concatenate([np.flatnonzero(data.split == part) for part in range(3)])
-    codes = [column.values for column in stored_columns(data.artifact, "context")] + list(clock_columns(data).values())
+    codes = [column.values for column in stored_columns(data.artifact, "context")] + list(clock_codes(data).values())
     assert [size for _, size in fields["context"]] == [int(values.max()) + 1 for values in codes]
     for (name, _), values in zip(fields["context"], codes, strict=True):
         assert np.array_equal(np.load(tmp_path / f"tiktok/{name}.npy"), values[order])

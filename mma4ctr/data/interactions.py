@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.artifacts import Artifact, read_artifact
 from mma4ctr.storage.paths import Paths
 
-TRAIN, VALID, TEST = 0, 1, 2
-SPLIT_NAMES = ("train", "valid", "test")
+TRAIN, VALID, TEST = range(len(SPLIT_NAMES))
 
 
 def id_names(artifact: Artifact, kind: str) -> np.ndarray:
@@ -25,6 +25,11 @@ def id_names(artifact: Artifact, kind: str) -> np.ndarray:
     if f"{kind}_names" in artifact.array_names:
         return np.char.decode(artifact.array(f"{kind}_names"), "utf-8")
     return artifact.array(f"{kind}_ids")
+
+
+def has_test_labels(artifact: Artifact) -> bool:
+    """Return whether the labels of the test rows are known, given the output of step 1."""
+    return bool(artifact.manifest.get("test_labels", True))
 
 
 def sums_of_others(by_fold: np.ndarray) -> np.ndarray:

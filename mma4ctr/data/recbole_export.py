@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from mma4ctr.data.interactions import SPLIT_NAMES
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.arrays import StoredArray
 

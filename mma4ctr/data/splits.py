@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from mma4ctr.data.interactions import SPLIT_NAMES, TRAIN, VALID
+from mma4ctr.data.interactions import TRAIN, VALID, has_test_labels
 from mma4ctr.data.row_order import RowArray, row_chunks
-from mma4ctr.datasets.base import GIVEN_SPLITS, GIVEN_VALID_TEST
+from mma4ctr.datasets.base import GIVEN_SPLITS, GIVEN_VALID_TEST, SPLIT_NAMES
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter, read_artifact
 
@@ -166,7 +166,7 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
     Raises:
         UserError: The test rows have no labels, so they cannot become training rows.
     """
-    if not base.manifest.get("test_labels", True):
+    if not has_test_labels(base):
         raise UserError(f"{base.folder}: the test rows have no labels, so the rows cannot be split anew")
     with ArtifactWriter(
         folder,

@@ -6,7 +6,7 @@ from mma4ctr.runtime.errors import UserError
 
 
 def refuse_one_class(raw: RawDataset, positives: dict[str, int], rows: int) -> None:
-    """Raise `UserError` if a rule of the description gives every kept row the same label."""
+    """Raise `UserError` if a rule of the description gives all rows with a label the same one."""
     for target, rule in raw.rules.items():
         if positives[target] in (0, rows):
             hint = ", or add negatives = 5" if positives[target] else ""

@@ -40,6 +40,8 @@ class Modality:
     at_most: bool = False
 
 
+# The parts of a split, in the order of their codes 0, 1 and 2.
+SPLIT_NAMES = ("train", "valid", "test")
 # The split that comes with the data; in the second, the test rows are the validation rows too.
 GIVEN, GIVEN_VALID_TEST = GIVEN_SPLITS = ("given", "given-valid-test")
 

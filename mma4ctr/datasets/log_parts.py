@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column, is_text, plain_array
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.datasets.roles import Role, columns_of
-from mma4ctr.datasets.spec_split import PARTS
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import UserError
 
-TEST_CODE = PARTS.index("test")
+TEST_CODE = SPLIT_NAMES.index("test")
 # The label of a test row without one.
 NO_LABEL = 255
 
@@ -54,11 +54,6 @@ class LogPart:
         codes: np.ndarray | None = column.read(table[column.column]) if column else None
         return codes
 
-    def is_test(self, table: pa.Table, column: Role | None) -> np.ndarray:
-        """Return bool (n,): the test rows of a given split; the arguments are those of `codes`."""
-        codes = self.codes(table, column)
-        return np.zeros(len(table), bool) if codes is None else codes == TEST_CODE
-
 
 def log_parts(description: Description) -> list[LogPart]:
     """Return the files of the interactions by part of the split.
@@ -85,17 +80,17 @@ def log_parts(description: Description) -> list[LogPart]:
         if name == "test":
             present = {column for path in source.with_rows() for column in source.columns(path)}
             lacking = frozenset(labels if not labels & present else ())
-        parts.append(LogPart(source, PARTS.index(name), lacking))
+        parts.append(LogPart(source, SPLIT_NAMES.index(name), lacking))
     return parts
 
 
-def read_labels(role: Role, column: Column, is_test: np.ndarray) -> np.ndarray:
+def read_labels(role: Role, column: Column, part: np.ndarray | None) -> np.ndarray:
     """Read a column of labels; empty cells of test rows are `NO_LABEL`.
 
     Args:
         role: The role of the column.
         column: The cells.
-        is_test: bool (n,), the rows that may lack a label.
+        part: uint8 (n,), as `LogPart.codes` returns it.
 
     Returns:
         uint8 (n,).
@@ -103,14 +98,14 @@ def read_labels(role: Role, column: Column, is_test: np.ndarray) -> np.ndarray:
     Raises:
         BadLine: A value is not a label.
     """
+    if part is None or not (is_test := part == TEST_CODE).any():
+        labels: np.ndarray = role.read(column)
+        return labels
     array = plain_array(column)
     blank = pc.is_null(array)
     if is_text(array.type):
         blank = pc.or_(blank, pc.equal(pc.fill_null(pc.utf8_trim_whitespace(array), ""), ""))
     missing = blank.to_numpy(zero_copy_only=False) & is_test
-    if not missing.any():
-        labels: np.ndarray = role.read(column)
-        return labels
     labels = np.full(len(missing), NO_LABEL, np.uint8)
     if not missing.all():
         labels[~missing] = role.read(array.filter(pa.array(~missing)))

@@ -40,8 +40,7 @@ def columns_of(description: Description) -> list[str]:
     own = description.interactions
     rules = (rule.column for rule in description.rules.values())
     context = description.columns["context"].names.names if "context" in description.columns else ()
-    part = description.split.column if description.split else None
-    names = (own.user, own.item, own.time, own.device, *rules, *own.also, *context, part)
+    names = (own.user, own.item, own.time, own.device, *rules, *own.also, *context, description.part_column)
     return [*dict.fromkeys(name for name in names if name)]
 
 
@@ -61,14 +60,14 @@ def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...
         roles.append(Role("device", "device", own.device, _reading(devices_of, own.device)))
     if own.time and form:
         roles.append(Role("time", "time", own.time, _reading(time_of, own.time, form)))
-    if description.split and description.split.column:
-        roles.append(Role("part", "part", description.split.column, description.split.part_codes))
+    if description.split and description.part_column:
+        roles.append(Role("part", "part", description.part_column, description.split.part_codes))
     roles += [Role("target", target, rule.column, rule.label) for target, rule in rules.items() if rule.column]
     if "context" in description.columns:
         names = description.columns["context"].names
         roles += [Role("category", name, name, _reading(categories_of, name)) for name in names.categories]
         roles += [Role("number", name, name, _reading(amounts_of, name)) for name in names.numbers]
-    used = (own.user, own.item, own.time, own.device, description.split.column if description.split else None)
+    used = (own.user, own.item, own.time, own.device, description.part_column)
     others = [name for name in columns_of(description) if name not in used]
     return (*roles, *(Role("also", name, name, _reading(hash_values, name)) for name in others))
 

@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column
+from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.datasets.spec_table import SpecTable, are_texts, is_whole
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.runtime.errors import BadLine, UserError
 
-# The parts in the order of their codes: 0, 1, 2.
-PARTS = ("train", "valid", "test")
 # As `valid`: the test rows are the validation rows too.
 VALID_IS_TEST = "test"
 
@@ -38,7 +37,7 @@ class GivenSplit:
 
     def part_codes(self, column: Column) -> np.ndarray:
         """Return uint8 (n,): the part of each row, from the column's values; raises `BadLine` for another value."""
-        known = {value: PARTS.index(part) for part, values in self.values.items() for value in values}
+        known = {value: SPLIT_NAMES.index(part) for part, values in self.values.items() for value in values}
         text = pc.utf8_trim_whitespace(pc.fill_null(pc.cast(column, pa.string()), ""))
         place = pc.index_in(text, value_set=pa.array(list(known), pa.string()))
         if place.null_count:
@@ -72,7 +71,7 @@ def given_split(part: SpecTable, interactions: SpecTable, folder: Path) -> Given
         The split.
     """
     column = part.text("column")
-    named = {name: _texts(part, name, required=column is None and name != "valid") for name in PARTS}
+    named = {name: _texts(part, name, required=column is None and name != "valid") for name in SPLIT_NAMES}
     valid_is_test = named["valid"] == (VALID_IS_TEST,)
     if valid_is_test:
         named["valid"] = ()
@@ -82,9 +81,9 @@ def given_split(part: SpecTable, interactions: SpecTable, folder: Path) -> Given
             part.add_mistake("names files of the rows, as [interactions] files does; remove one of the two")
         sources = {name: interactions.source(files, folder) for name, files in named.items() if files}
         return GivenSplit(None, {}, sources, valid_is_test)
-    values = {name: named[name] or (name,) for name in PARTS if not (name == "valid" and valid_is_test)}
+    values = {name: named[name] or (name,) for name in SPLIT_NAMES if not (name == "valid" and valid_is_test)}
     for name, texts in values.items():
-        for other in PARTS[PARTS.index(name) + 1 :]:
+        for other in SPLIT_NAMES[SPLIT_NAMES.index(name) + 1 :]:
             if both := set(texts) & set(values.get(other, ())):
                 part.add_mistake(f"{sorted(both)[0]!r} is both {name} and {other}; a value belongs to one part")
     return GivenSplit(column, values, {}, valid_is_test)

@@ -162,14 +162,12 @@ class DescribedDataset(RawDataset):
 
         def parse(table: pa.Table, _block: Block) -> ParsedRows:
             read = {(role.kind, role.name): role.read(table[role.column]) for role in roles if role.kind not in apart}
-            part, is_test = of.codes(table, part_role), of.is_test(table, part_role)
+            part = of.codes(table, part_role)
             users, items = read["user", "user"], read["item", "item"]
             device, time = read.get(("device", "device")), read.get(("time", "time"))
             user = kept.positions(users.values)
             rows = np.flatnonzero(user >= 0)
-            labels = {
-                role.name: read_labels(role, table[role.column], is_test) for role in roles if role.kind == "target"
-            }
+            labels = {role.name: read_labels(role, table[role.column], part) for role in roles if role.kind == "target"}
             labels |= {target: np.full(len(table), NO_LABEL, np.uint8) for target in without}
             labels |= {target: np.ones(len(table), np.uint8) for target in every_row}
             hashed = [users.values, items.values, *(values for (kind, _), values in read.items() if kind == "also")]
@@ -249,8 +247,10 @@ class DescribedDataset(RawDataset):
 
     def sample(self, role: Role, rows: int, bad: BadLines) -> Iterator[Any]:
         """Yield the values of one column in the first `rows` interactions, and in the first block of every file."""
-        roles = {one.kind: one for one in roles_of(self.description, None)}
-        wanted = [one.column for one in (role, roles.get("part")) if one]
+        part_role = next((one for one in roles_of(self.description, None) if one.kind == "part"), None)
+        wanted = [role.column]
+        if role.kind == "target" and part_role:
+            wanted.append(part_role.column)
         rows_read = 0
         for part in self.parts:
             if role.column in part.lacking:
@@ -260,7 +260,7 @@ class DescribedDataset(RawDataset):
                 table = table.slice(0, rows)
                 if role.kind != "target":
                     return role.read(table[role.column]), len(table)
-                labels = read_labels(role, table[role.column], part.is_test(table, roles.get("part")))
+                labels = read_labels(role, table[role.column], part.codes(table, part_role))
                 return labels[labels != NO_LABEL], len(table)
 
             for path in part.source.with_rows():

@@ -77,7 +77,7 @@ from mma4ctr.datasets.array_files import is_archive
 from mma4ctr.datasets.base import Modality
 from mma4ctr.datasets.columns import Rule, parse_rule
 from mma4ctr.datasets.spec_columns import ColumnSource, InteractionColumns, column_mistakes, column_sources
-from mma4ctr.datasets.spec_split import PARTS, GivenSplit, given_split
+from mma4ctr.datasets.spec_split import GivenSplit, given_split
 from mma4ctr.datasets.spec_table import ENCODINGS, KEYS, SpecTable, are_texts, is_text, is_whole
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.runtime.console import misspelled, unknown_name
@@ -160,6 +160,11 @@ class Description:
     def targets(self) -> tuple[str, ...]:
         """The names of the targets."""
         return tuple(self.rules)
+
+    @property
+    def part_column(self) -> str | None:
+        """The column of the interactions that gives each row's part of the split, if one does."""
+        return self.split.column if self.split else None
 
     @property
     def tables(self) -> list[Source]:
@@ -289,7 +294,7 @@ def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
 def _interactions(part: SpecTable, folder: Path, split: GivenSplit | None) -> InteractionColumns | None:
     files = part.texts("files", required=split is None or split.column is not None)
     if split and split.sources:
-        files = tuple(pattern for name in PARTS if name in split.sources for pattern in split.sources[name].patterns)
+        files = tuple(pattern for source in split.sources.values() for pattern in source.patterns)
     source = part.source(files, folder)
     user, item = part.text("user", required=True), part.text("item", required=True)
     time, device, also, outcomes = part.text("time"), part.text("device"), part.texts("also"), part.texts("outcomes")
@@ -335,8 +340,10 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
         value = part.get("ids", "a file, a list of files, or the first row's id", _are_ids, required=required)
         item = part.text("item")
         source = Source(part.where, folder, files, "npy")
-        names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
-        ids = value if isinstance(value, int) else part.source(names, folder) if value is not None else None
+        if isinstance(value, int):
+            ids = value
+        elif value is not None:
+            ids = part.source((value,) if isinstance(value, str) else tuple(value), folder)
     else:
         columns = part.texts(encoding)
         item = part.text("item", required=bool(given))

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from mma4ctr.evaluation.figures import COLORS
 from mma4ctr.evaluation.layouts import Layout
+from mma4ctr.evaluation.run_records import MARKS
 
 PAGE = Template("""<!DOCTYPE html>
 <html lang="en">
@@ -62,7 +63,7 @@ def table_html(shown: Layout) -> str:
         cells = (f"<td><b>{escape(text)}</b></td>" if best else f"<td>{escape(text)}</td>" for text, best in row)
         rows.append(f"<tr>{''.join(cells)}</tr>")
     caption = escape(shown.caption)
-    for mark in ("LEAKY", "SELECTED ON TEST"):
+    for mark in MARKS:
         caption = caption.replace(mark, f'<span class="leaky">{mark}</span>')
     return (
         f'<p class="caption">{caption}</p><div class="scroll"><table><thead><tr>{head}</tr></thead>'

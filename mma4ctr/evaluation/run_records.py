@@ -16,13 +16,15 @@ from typing import Any, get_origin, get_type_hints
 import numpy as np
 import orjson
 
-from mma4ctr.data.interactions import SPLIT_NAMES
-from mma4ctr.datasets.base import GIVEN_VALID_TEST
+from mma4ctr.datasets.base import GIVEN_VALID_TEST, SPLIT_NAMES
 from mma4ctr.runtime.console import warn
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, fingerprint_of, read_artifact
 from mma4ctr.storage.locks import locked
 from mma4ctr.storage.paths import Paths
+
+# What the outputs say of runs whose scores are too good.
+LEAKY, SELECTED_ON_TEST = MARKS = ("LEAKY", "SELECTED ON TEST")
 
 
 @dataclass(frozen=True)
@@ -122,8 +124,8 @@ class Result:
     @property
     def marks(self) -> tuple[str, ...]:
         """`LEAKY` and `SELECTED ON TEST`, whichever apply: such scores are too good."""
-        found = {"LEAKY": self.leaky, "SELECTED ON TEST": self.selected_on_test}
-        return tuple(mark for mark, applies in found.items() if applies)
+        applies = {LEAKY: self.leaky, SELECTED_ON_TEST: self.selected_on_test}
+        return tuple(mark for mark in MARKS if applies[mark])
 
 
 RUN = re.compile("[0-9a-f]{12}")

@@ -25,6 +25,7 @@ from mma4ctr.data.interactions import (
     VALID,
     Interactions,
     features_artifact,
+    has_test_labels,
     load_interactions,
     user_embedding_artifact,
 )
@@ -375,5 +376,5 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         lookups=lookups,
         recency=recency_width,
         users=len(data.user_ids),
-        test_labels=data.artifact.manifest.get("test_labels", True),
+        test_labels=has_test_labels(data.artifact),
     )

@@ -112,15 +112,16 @@ def _plus_columns(matrix: Artifact, data: Interactions, new: Artifact, content: 
     last_block = matrix.array("item_part")[-known:] * matrix.array("item_scale") + matrix.array("item_shift")
     effects = iter(_summed_effects(matrix, of_new).T)
     rated = {f"item {category}": category for category in of_known.rated}
-    found = np.zeros((len(content) - known, len(matrix.manifest["item_columns"])))
-    for place, name in enumerate(matrix.manifest["item_columns"]):
+    # Content biases are linear in the content, so least squares on the known items recovers the coefficients.
+    names = matrix.manifest["item_columns"]
+    found = np.zeros((len(content) - known, len(names)))
+    biases = [place for place, name in enumerate(names) if name.partition(":")[0] == "content-bias"]
+    coefficients, *_ = np.linalg.lstsq(content[:known].astype(np.float64), last_block[:, biases], rcond=None)
+    found[:, biases] = content[known:] @ coefficients
+    for place, name in enumerate(names):
         group, _, rest = name.partition(":")
         category = rated.get(rest if group == "counts" else rest.rpartition(":")[0])
-        if group == "content-bias":
-            # Linear in the content, so least squares on the known items recovers the coefficients.
-            coefficients, *_ = np.linalg.lstsq(content[:known].astype(np.float64), last_block[:, place], rcond=None)
-            found[:, place] = content[known:] @ coefficients
-        elif group == "item-bias":
+        if group == "item-bias":
             found[:, place] = next(effects, 0)
         elif group == "item-numbers":
             found[:, place] = numbers[name]

@@ -58,6 +58,11 @@ class ItemRates:
     shortest: int
     without_song: float
 
+    def draw_seconds(self, items: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw the durations of items: int64 (items,), in seconds."""
+        seconds = np.maximum(self.shortest, rng.lognormal(self.log_seconds, self.log_seconds_spread, items))
+        return seconds.astype(np.int64)
+
 
 def draw_log_items(world: World, rates: ItemRates, rng: np.random.Generator) -> LogItems:
     """Draw the columns of a world's items.
@@ -74,14 +79,14 @@ def draw_log_items(world: World, rates: ItemRates, rng: np.random.Generator) -> 
     author, authors = _of_topics(world.topic, items // ITEMS_OF_AUTHOR, rng)
     song, songs = _of_topics(world.topic, items // ITEMS_OF_SONG, rng)
     song[rng.random(items) < rates.without_song] = UNKNOWN
-    seconds = np.maximum(rates.shortest, rng.lognormal(rates.log_seconds, rates.log_seconds_spread, items))
+    seconds = rates.draw_seconds(items, rng)
     before = -rng.exponential(AGE_AT_START, items)
     return LogItems(
         author=author,
         authors=authors,
         song=song,
         songs=songs,
-        seconds=seconds.astype(np.int64),
+        seconds=seconds,
         first_shown=np.where(world.late, 1 - LATE, before).astype(np.float32),
     )
 

@@ -24,9 +24,9 @@ VECTOR_WIDTH = 128
 VIDEO_FILES, AUDIO_FILES = 11, 4
 ITEMS_AT_A_TIME = 8192
 FIRST_TIME, SPAN = 53_000_000_000, 60 * 86_400
-# Shares of the items: shown without features, empty vector, truncated vector, features but never shown.
 ITEM_RATES = ItemRates(log_seconds=2.4, log_seconds_spread=0.4, shortest=1, without_song=0.1)
 RARE_CHANNEL, CHANNEL_TABLE = 0.1, 1 << 20
+# Shares of the items: shown without features, empty vector, truncated vector, features but never shown.
 NO_FEATURES, EMPTY, SHORT, UNSEEN = 0.01, 0.02, 0.01, 0.5
 
 
@@ -48,7 +48,7 @@ class TikTokWorld:
         self.author = rng.permutation(items)[world.topic * 7 % items] // 3 + rng.integers(3, size=items)
         self.music = np.where(rng.random(items) < 0.1, UNKNOWN, world.topic * 50 + rng.integers(50, size=items))
         self.city = rng.integers(UNKNOWN, 400, size=items)
-        self.duration = np.maximum(1, rng.lognormal(2.4, 0.4, items)).astype(np.int64)
+        self.duration = ITEM_RATES.draw_seconds(items, rng)
         self.user_city = rng.integers(UNKNOWN, 400, size=users)
         self.device = rng.integers(75_000, size=users)
         self.law: LogLaw | None = None

@@ -75,7 +75,7 @@ class WeChatWorld:
         self.all_items = rng.permutation(every + every // 16 + 1)[:every].astype(np.int64)
         self.item_ids = self.all_items[:items]
         self.device = 1 + (rng.random(users) < 0.4)
-        self.seconds = np.maximum(3, rng.lognormal(3.2, 0.6, every)).astype(np.int64)
+        self.seconds = ITEM_RATES.draw_seconds(every, rng)
         self.law: LogLaw | None = None
         self.device_of_day = np.zeros((0, DAYS), np.int8)
 

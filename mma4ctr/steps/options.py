@@ -73,6 +73,29 @@ def add_features_option(options: argparse.ArgumentParser) -> None:
     )
 
 
+def add_runs_options(options: argparse.ArgumentParser, kind: str, seeds: int) -> None:
+    """Add `--seeds` and `--jobs` to a script that trains many runs.
+
+    Args:
+        options: The parser.
+        kind: What is trained with each seed, such as `case`.
+        seeds: The default number of seeds.
+    """
+    options.add_argument(
+        "--seeds",
+        type=whole_number(1, 10_000),
+        default=seeds,
+        metavar="N",
+        help=f"runs of each {kind}, with seeds 0 to N - 1",
+    )
+    options.add_argument(
+        "--jobs",
+        type=whole_number(1, 1000),
+        metavar="N",
+        help="number of processes (default: one per core, one on CUDA)",
+    )
+
+
 def add_device_option(options: argparse.ArgumentParser) -> None:
     """Add `--device`."""
     options.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if available, else cpu")

@@ -147,6 +147,26 @@ def _rows_within(user: np.ndarray, time: np.ndarray, start: np.ndarray, window: 
     return counts
 
 
+def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
+    """Codes of the hour and the weekday in UTC; the weekday only in a log of at least `WEEKDAYS_FROM_DAYS` days.
+
+    Args:
+        data: Step 1's arrays.
+
+    Returns:
+        uint8 (rows,) by name; empty if the data have no times of day, or no hour is wanted.
+    """
+    manifest = data.artifact.manifest
+    ticks = manifest.get("ticks_per_second")
+    if not (manifest.get("hour") and ticks):
+        return {}
+    seconds = data.time / ticks
+    found = {"hour": (seconds // HOUR % 24).astype(np.uint8)}
+    if len(seconds) and (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
+        found["weekday"] = (seconds // DAY % 7).astype(np.uint8)
+    return found
+
+
 def log_inputs(data: Interactions, without: str = "") -> LogInputs:
     """The inputs of step 1's rows.
 
@@ -154,7 +174,6 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
         data: Step 1's arrays.
         without: A group of columns that is left out: `user-columns`, `item-columns`, `context` or `recency`.
     """
-    manifest = data.artifact.manifest
     sides: Mapping[str, list[StoredColumn]] = {side: stored_columns(data.artifact, side) for side in ("user", "item")}
     user, item = (
         side_inputs([] if without == f"{side}-columns" else sides[side], size, side)
@@ -162,7 +181,7 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
     )
     context: dict[str, np.ndarray] = {}
     paired = []
-    ticks = manifest.get("ticks_per_second")
+    ticks = data.artifact.manifest.get("ticks_per_second")
     if without != "context":
         for column in stored_columns(data.artifact, "context"):
             if column.is_category:
@@ -173,11 +192,7 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
             edges = quantile_edges(column.values)
             for count in BINS:
                 context[f"{column.name}/{count}"] = bins_of(column.values, edges, count).astype(np.uint8)
-        if manifest.get("hour") and ticks:
-            seconds = data.time / ticks
-            context["hour"] = (seconds // HOUR % 24).astype(np.uint8)
-            if len(seconds) and (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
-                context["weekday"] = (seconds // DAY % 7).astype(np.uint8)
+        context |= clock_codes(data)
     recency = np.zeros((len(data), 0), np.float32)
     if without != "recency" and len(data) and data.time.min() < data.time.max():
         recency = recency_of(data.user, data.time, 1 / DAY if data.time.dtype.kind == "f" else ticks)
