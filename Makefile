@@ -116,7 +116,7 @@ test-long: .venv/installed
 fuzz: .venv/installed
 	$(PYTHON) -m pip --python .venv/bin/python install --quiet --constraint constraints.txt atheris
 	mkdir -p demo/fuzz
-	for round in 1 2 3 4; do $(RUN) tests/fuzz_readers.py -max_total_time=150 -max_len=4096 demo/fuzz || exit 1; done
+	for round in 1 2 3 4; do $(RUN) tests/datasets/fuzz_readers.py -max_total_time=150 -max_len=4096 demo/fuzz || exit 1; done
 
 bench: .venv/installed
 	$(RUN) -m benchmarks.bench --growth

@@ -24,6 +24,7 @@ from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
 from mma4ctr.storage.paths import Paths, load_paths
 
+ROOT = Path(__file__).parent.parent
 OUTPUTS = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
 

@@ -1,0 +1,401 @@
+"""Features plus: each part against a slow twin, no row's own label in its columns, and the steps from end to end."""
+
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from scipy.special import expit
+
+import adjust_hyperparameter
+import mlp
+from benchmarks.reference import mlp_module
+from mma4ctr.data.interactions import TRAIN, load_interactions
+from mma4ctr.evaluation.metrics import auc
+from mma4ctr.evaluation.run_figures import feature_rows
+from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, item_content, plus_tables
+from mma4ctr.features.behavioral.content_factors import (
+    ContentFactors,
+    Regression,
+    find_directions,
+    posterior_means,
+    products_by_index,
+)
+from mma4ctr.features.behavioral.effects import Side, fit_effects, weighted_products, weighted_sum
+from mma4ctr.features.behavioral.inputs import log_inputs
+from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
+from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
+from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
+from mma4ctr.features.matrix_writer import PlusCache, plus_factors, vectors_of
+from mma4ctr.features.variants import split_variant, with_features
+from mma4ctr.model.inference import predict
+from mma4ctr.model.mlp import Network, initial_weights
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage.paths import load_paths
+from tests.conftest import ROOT, call, relabelled
+
+CPU = torch.device("cpu")
+MODALITIES = ("visual", "acoustic", "textual")
+# Vectors that depend on labels.
+SUPERVISED = {"content_factors user", "content_factors item", "label_svd user", "label_svd item"}
+
+
+def rows_of(inputs):
+    data = inputs.data
+    train = np.flatnonzero(data.split == TRAIN)
+    block = inputs.embedding.array("block")[train].astype(np.int64)
+    user, item = (part[train].astype(np.int64) for part in (data.user, data.item))
+    sizes = len(data.user_ids), len(data.item_ids), 5
+    return TrainingRows(user, item, block, *sizes, train, data.user, data.item), train
+
+
+def feature_row(factors, inputs, row):
+    """Return the columns of an interaction before scaling."""
+    data, block = inputs.data, int(inputs.embedding.array("block")[row])
+    user = block * len(data.user_ids) + data.user[row]
+    item = block * len(data.item_ids) + data.item[row]
+    pairs = [vectors_of(table) for table in factors.plus.pairs]
+    columns = [lookup.table[block, lookup.codes.codes[row]] for lookup in factors.plus.lookups]
+    columns.append(factors.plus.recency[row])
+    columns += [of_user[user] @ of_item[item % len(of_item)] for of_user, of_item in pairs]
+    return np.concatenate([factors.user_part[user], factors.item_part[item], *columns])
+
+
+def arrays_of(factors):
+    """Return every table by name."""
+    found = {"user_part": factors.user_part, "item_part": factors.item_part, "recency": factors.plus.recency}
+    for lookup in factors.plus.lookups:
+        found |= {f"{lookup.codes.name} table": lookup.table, f"{lookup.codes.name} codes": lookup.codes.codes}
+        found[f"{lookup.codes.name} keys"] = lookup.codes.keys
+    return found | {f"{t.kind} {of}": getattr(t, of) for t in factors.plus.pairs for of in ("user", "item")}
+
+
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
+    inputs = load_step_inputs(plus, task)
+    later = np.flatnonzero(inputs.data.split != TRAIN)
+    before = plus_factors(inputs, MODALITIES)
+    after = plus_factors(relabelled(inputs, later), MODALITIES)
+    before, after = arrays_of(before), arrays_of(after)
+    assert {
+        *SUPERVISED,
+        "exposure_svd item",
+        "user x device table",
+        "item x device keys",
+        "device table",
+    } <= before.keys()
+    assert before.keys() == after.keys()
+    for name, part in before.items():
+        assert part.tobytes() == after[name].tobytes(), name
+
+
+def test_a_training_row_sees_its_own_label_in_no_target(plus):
+    inputs = load_step_inputs(plus, "tiktok_like")
+    before = plus_factors(inputs, MODALITIES)
+    for row in np.random.default_rng(0).choice(np.flatnonzero(inputs.data.split == TRAIN), 5, replace=False):
+        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
+        assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
+        moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
+        assert {"user_part", "item_part", "channel table", "user x channel table", *SUPERVISED} <= moved, (
+            "others see it"
+        )
+
+
+def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
+    """Also for the column without labels: the row's own item would raise its similarity."""
+    inputs = load_step_inputs(plus, "tiktok_like")
+    rows, train = rows_of(inputs)
+    labels = {"like": inputs.data.label("like")[train]}
+    features = [inputs.modal.array(name) for name in MODALITIES]
+    columns = log_inputs(inputs.data)
+    before = plus_tables(rows, labels, features, columns)
+    row = 1234
+    item = rows.item.copy()
+    item[row] = (item[row] + 1) % rows.items
+    everywhere = rows.all_items.copy()
+    everywhere[rows.place[row]] = item[row]
+    after = plus_tables(replace(rows, item=item, all_items=everywhere), labels, features, columns)
+    own, other = rows.fold[row], (rows.fold[row] + 1) % 5
+    columns = {
+        name: (of_before.user[:, rows.user[row], place], of_after.user[:, rows.user[row], place])
+        for of_before, of_after in zip(before.pairs, after.pairs, strict=True)
+        for place, name in enumerate(of_before.names)
+    }
+    for name in ("content-factors", "exposure-svd", "label-svd:like"):
+        one, changed = columns[name]
+        assert (one[own] == changed[own]).all(), name
+        assert (one[other] != changed[other]).any(), name
+    for one, changed in zip(before.pairs, after.pairs, strict=True):
+        assert (one.item[own] == changed.item[own]).all() and (one.item[other] != changed.item[other]).any()
+
+
+def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
+    inputs = load_step_inputs(plus, "tiktok_finish")
+    rows, _ = rows_of(inputs)
+    content = item_content([inputs.modal.array(name) for name in MODALITIES])[:, :6]
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.ROWS_AT_A_TIME", 100)
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.AT_A_TIME", 7)
+    monkeypatch.setattr("mma4ctr.features.behavioral.effects.ITEMS_AT_A_TIME", 50)
+    found = products_by_index(rows.user, rows.item, content, 10, 30)
+    of_user = [content[rows.item[rows.user == user]].astype(float) for user in range(rows.users)]
+    for user in range(10, 30):
+        assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
+    rng = np.random.default_rng(0)
+    gradients, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
+    covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
+    given = Regression(weight, gradients, shown, covariance, spread)
+    means = posterior_means(rows.user, rows.item, content, given)
+    for user, x in enumerate(of_user):
+        precision = weight[user] * x.T @ x + shown[user] * covariance + np.diag(1 / spread)
+        assert np.allclose(means[user], np.linalg.solve(precision, gradients[user]), atol=1e-4)
+    assert np.allclose(
+        weighted_products(content, np.arange(len(content))), (content.T * np.arange(len(content))) @ content
+    )
+    assert np.allclose(weighted_sum(content, np.arange(len(content))), np.arange(len(content)) @ content)
+
+
+def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
+    """Draw rows of users whose factors differ in the directions `kept` of the content.
+
+    `own` is the spread of items beyond content; `chosen` is how strongly factors decide what is shown.
+    """
+    users, items, width, kept = 300, 400, 12, 3
+    content = rng.normal(size=(items, width)).astype(np.float32) * np.linspace(2, 0.5, width, dtype=np.float32)
+    content -= content.mean(axis=0)
+    axes = np.linalg.qr(rng.normal(size=(width, width)))[0][:, :kept]
+    seen = content / content.std(axis=0) @ axes
+    suits = 0.8 * rng.normal(size=(users, kept)) @ (seen + own * rng.normal(size=seen.shape)).T
+    user = np.repeat(np.arange(users), rows // users)
+    weight = np.exp(chosen * suits)
+    item = np.concatenate([rng.choice(items, rows // users, p=w / w.sum()) for w in weight])
+    label = (rng.random(len(user)) < 1 / (1 + np.exp(1 - suits[user, item]))).astype(np.uint8)
+    rows = TrainingRows(user, item, np.zeros(len(user), np.int64), users, items, 1, np.arange(len(user)), user, item)
+    return rows, label, content, seen, suits
+
+
+def signals_in(rows, labels, content):
+    """Return the signals of the last block, with effects of users, items and content fitted on it."""
+    logits = {name: fitted(rows.user, rows.item, label, content, rows.users)[1] for name, label in labels.items()}
+    return signals_of(rows, 1, labels, logits)
+
+
+def fitted(user, item, label, content, users):
+    """Return the effects of users, items and content, and the logits of the rows."""
+    return fit_effects((user, item), {}, label, (Side(users), Side(len(content), content=content)))
+
+
+def agreement(user, item, suits):
+    """Return the correlation of estimated and true suitability of items for users."""
+    return np.corrcoef((user @ item.T).ravel(), suits.ravel())[0, 1]
+
+
+def test_directions_are_those_in_which_factors_differ():
+    rows, label, content, seen, _ = drawn_world(np.random.default_rng(5))
+    signals = signals_in(rows, {"like": label}, content)
+    found = find_directions(signals, content)
+    assert signals.overdispersion == pytest.approx(1, abs=0.1)
+    assert found.exposure < 0.1, "items are shown by chance"
+    assert found.variance[:3].min() > 5 * found.variance[3:].max()
+    z = found.of(content)
+    shown = z[rows.item]
+    assert np.allclose(shown.mean(axis=0), 0, atol=1e-3) and np.allclose(np.cov(shown.T), np.eye(12), atol=1e-2)
+    fitted = z[:, :3] @ np.linalg.lstsq(z[:, :3], seen, rcond=None)[0]
+    assert 1 - ((seen - fitted) ** 2).sum() / (seen**2).sum() > 0.9
+
+
+def test_exposure_finds_factors_that_decide_what_is_shown():
+    rows, label, content, _, suits = drawn_world(np.random.default_rng(6), rows=15_000, chosen=0.5)
+    signals = signals_in(rows, {"like": label}, content)
+    whole = ContentFactors(signals, content)
+    assert whole.directions.exposure > 0.3
+    known = agreement(whole.user, whole.item, suits)
+    whole.directions = replace(whole.directions, exposure=0.0)
+    assert known > agreement(whole._users(whole.item), whole.item, suits) + 0.02
+
+
+def test_items_differ_from_their_content():
+    rows, label, content, _, suits = drawn_world(np.random.default_rng(7), own=0.5)
+    signals = signals_in(rows, {"like": label}, content)
+    made = ContentFactors(signals, content)
+    of_content = made.directions.of(content)
+    assert agreement(made.user, made.item, suits) > agreement(made.user, of_content, suits) + 0.03
+
+
+def test_a_target_that_stands_twice_counts_once():
+    rows, label, content, _, _ = drawn_world(np.random.default_rng(8), rows=15_000)
+    once = signals_in(rows, {"like": label}, content)
+    twice = signals_in(rows, {"like": label, "again": label}, content)
+    assert twice.overdispersion == pytest.approx(2 * once.overdispersion)
+    assert np.allclose(twice.residual, once.residual) and np.allclose(twice.hessian_weight, once.hessian_weight)
+    assert np.allclose(ContentFactors(twice, content).user, ContentFactors(once, content).user, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_content_that_says_nothing_gives_harmless_factors(width):
+    rows, label, _, _, _ = drawn_world(np.random.default_rng(9), rows=3_000)
+    content = np.zeros((400, width), np.float32)
+    made = ContentFactors(signals_in(rows, {"like": label}, content), content)
+    assert np.isfinite(made.user).all() and np.isfinite(made.item).all()
+    assert np.abs(made.user @ made.item.T).max() < 0.5
+
+
+def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise():
+    rng = np.random.default_rng(3)
+    signal = 3 * rng.normal(size=(70, 3)) @ rng.normal(size=(3, 40))
+    table = signal + rng.normal(size=(70, 40))
+    found, shares = principal_items(sparse.csr_matrix(table))
+    _, values, vectors = np.linalg.svd(table)
+    assert found.shape == (40, FACTORS)
+    assert np.allclose(np.abs(np.sum(found * vectors[:FACTORS].T, axis=0)), 1)
+    assert np.allclose(shares, 1 - (values[FACTORS] / values[:FACTORS]) ** 2)
+    assert (shares[:3] > 0.9).all() and (shares[3:] < 0.75).all()
+    later, _ = principal_items(sparse.csr_matrix(table), skipped=1)
+    assert np.allclose(np.abs(np.sum(later[:, :5] * vectors[1:6].T, axis=0)), 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (2, 3), (40, 1), (5, 5)])
+def test_a_table_without_content_or_of_few_rows_has_harmless_vectors(shape):
+    for table in (np.zeros(shape), np.ones(shape)):
+        for skipped in (0, 1):
+            vectors, shares = principal_items(sparse.csr_matrix(table), skipped)
+            assert vectors.shape == (shape[1], len(shares)) and np.isfinite(vectors).all()
+            assert ((shares >= 0) & (shares <= 1)).all()
+
+
+def test_biases_find_what_the_labels_were_drawn_from():
+    rng = np.random.default_rng(1)
+    users, items, rows = 60, 80, 60_000
+    content = rng.normal(size=(items, 4)).astype(np.float32)
+    of_user, of_item = rng.normal(size=users), 0.5 * rng.normal(size=items) + content @ np.array([0.5, 0, -0.5, 0])
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    label = (rng.random(rows) < 1 / (1 + np.exp(1 - of_user[user] - of_item[item]))).astype(np.uint8)
+    found, logit = fitted(user, item, label, content, users)
+    assert np.corrcoef(found.user.total, of_user)[0, 1] > 0.98
+    assert np.corrcoef(found.item.total, of_item)[0, 1] > 0.97
+    chance = expit(found.logit(user, item, {}))
+    assert np.allclose(chance, expit(logit), atol=1e-9)
+    assert chance.mean() == pytest.approx(label.mean(), rel=0.03), "calibrated"
+    unseen = fitted(user[item < 70], item[item < 70], label[item < 70], content, users)[0].item
+    assert np.allclose(unseen.own[70:], 0) and np.corrcoef(unseen.content[70:], of_item[70:])[0, 1] > 0.5
+
+
+def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
+    task = "tiktok_like"
+    inputs = load_step_inputs(plus, task)
+    factors, matrix = plus_factors(inputs, MODALITIES), load_matrix(plus, task, "vat_concat.plus", CPU)
+    made = matrix.train.features(matrix, slice(None)).numpy()
+    assert made.shape[1] == matrix.in_features
+    assert np.allclose(made.mean(axis=0), 0, atol=2e-3) and np.allclose(made.std(axis=0), 1, atol=2e-3)
+    slow = np.stack([feature_row(factors, inputs, row) for row in matrix.train.rows])
+    assert np.allclose(made, (slow - slow.mean(axis=0)) / slow.std(axis=0), atol=2e-3)
+    # Test rows see the last block; those that the UMAP figure draws, too.
+    chosen = np.arange(0, len(matrix.test), 3)
+    expected = np.stack([feature_row(factors, inputs, row) for row in matrix.test.rows[chosen]])
+    expected = (expected - slow.mean(axis=0)) / slow.std(axis=0)
+    drawn = SimpleNamespace(result=SimpleNamespace(task=task, variant="vat_concat.plus"))
+    for found in (matrix.test.features(matrix, chosen).numpy(), feature_rows(plus, drawn, chosen)):
+        assert np.allclose(found, expected, atol=2e-3)
+
+
+def test_only_a_row_group_gathers():
+    """Code that gathers rows itself can use the wrong block, as the UMAP figure once did."""
+    sources = [path for folder in ("mma4ctr", "benchmarks", "baseline") for path in (ROOT / folder).rglob("*.py")]
+    calling = [path.name for path in [*sources, *ROOT.glob("*.py")] if ".gather(" in path.read_text()]
+    assert calling == ["feature_matrix.py"]
+
+
+def test_predicting_in_halves_equals_the_whole_network(plus):
+    matrix = load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
+    network = Network(initial_weights(matrix.in_features, 0.1, 0))
+    logits, _ = predict(network, matrix, matrix.test)
+    with torch.no_grad():
+        expected = mlp_module(network.state())(matrix.test.features(matrix, slice(None)))
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def test_the_steps_with_features_plus(plus, capsys):
+    """The commands give a result better than that of the study's features, with few parameters."""
+    for features in ("paper", "plus"):
+        options = ("--paths", plus.file, "--task", "tiktok_finish", "--features", features, "--epochs", 8)
+        assert call(mlp.main, *options) == 0
+    paper, made = read_results(plus.results)[-2:]
+    assert (paper.variant, made.variant) == ("vat_concat", "vat_concat.plus")
+    assert made.auc > paper.auc + 0.01 and made.parameters <= 40_000
+    assert (
+        call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--variant", "visual", "--features", "plus") == 2
+    )
+    assert "gen_matrix.py" in capsys.readouterr().err
+
+
+def test_a_group_of_columns_can_be_left_out(plus):
+    inputs = load_step_inputs(plus, "tiktok_like")
+    whole = plus_factors(inputs, MODALITIES)
+
+    def width(factors):
+        return feature_row(factors, inputs, 0).size
+
+    for group in GROUPS:
+        left = plus_factors(inputs, MODALITIES, group)
+        if group == "user-columns":
+            # TikTok's users have a city and no number: it has effects, which are part of the users' bias.
+            assert left.plus.names == whole.plus.names and (left.user_part != whole.user_part).any()
+        else:
+            assert 0 < width(left) < width(whole), group
+            removed = set(whole.plus.names) - set(left.plus.names)
+            assert removed and not any(name.partition(":")[0] == group for name in left.plus.names)
+    with pytest.raises(UserError, match="content-factors"):
+        plus_factors(inputs, MODALITIES, "content-factor")
+    assert split_variant("vat_concat.plus-content-factors") == ("vat_concat", "plus", "content-factors")
+    assert split_variant(with_features("title+tags_cross", "plus")) == ("title+tags_cross", "plus", "")
+    assert split_variant("v1.2") == ("v1.2", "paper", "")
+
+
+def test_the_widest_variant_takes_in_optional_modalities(plus):
+    inputs = load_step_inputs(plus, "wechat_click")
+    assert "fused" in inputs.modalities
+    made = load_matrix(plus, "wechat_click", "vat_concat.plus", CPU)
+    for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
+        _, content = vectors_of(plus_factors(inputs, modalities).plus.pairs[0])
+        assert np.array_equal(content, made.pairs[0].item_vectors.numpy()) == equal
+
+
+def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsys):
+    """Step 5 refuses it; the sweep makes it again."""
+    shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
+    plus = load_paths(tmp_path / "path.json")
+    monkeypatch.setattr("mma4ctr.features.feature_matrix.FEATURE_VERSION", FEATURE_VERSION + 1)
+    assert call(mlp.main, "--paths", plus.file, "--task", "tiktok_like", "--features", "plus") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "made by an earlier version, with other columns; run cross_matrix.py --features plus again" in line
+    made = adjust_hyperparameter.make_matrix(plus, "tiktok_like", "vat_concat.plus", "zscore", PlusCache())
+    assert made.settings["plus_columns"] == FEATURE_VERSION + 1
+    load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
+
+
+def test_an_embedding_that_saw_every_label_is_refused(plus):
+    inputs = load_step_inputs(plus, "tiktok_like")
+    inputs.embedding.manifest["settings"]["evidence"] = "all"
+    with pytest.raises(UserError, match="--evidence train"):
+        plus_factors(inputs, MODALITIES)
+
+
+def test_biases_of_users_alone_rank_better_than_chance(plus):
+    """Tests the user's rate in the last block on test rows."""
+    data = load_interactions(plus, "tiktok")
+    matrix = load_matrix(plus, "tiktok_finish", "vat_concat.plus", CPU)
+    test = data.split == 2
+    assert auc(data.label("finish")[test], matrix.user_part[matrix.test.user_row][:, 0].numpy()) > 0.6
+
+
+def test_biases_of_a_rare_action_are_found_where_some_users_act_often():
+    rng = np.random.default_rng(2)
+    users, items, rows = 400, 50, 120_000
+    of_user = np.where(np.arange(users) < 8, 5.0, 0.0)
+    user, item = rng.integers(0, users, rows), rng.integers(0, items, rows)
+    label = (rng.random(rows) < 1 / (1 + np.exp(7 - of_user[user]))).astype(np.uint8)
+    found = fitted(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users)[0].user.total
+    assert np.abs(found).max() < 6 and found[:8].min() > found[8:].max() + 1
