@@ -153,8 +153,9 @@ def test_commands_on_the_tiktok_sample(tmp_path):
 
 
 def test_the_tests_above_run_every_command():
-    # tests/test_described.py runs the leaderboard, which needs data that come split.
+    # tests/test_described.py runs the leaderboard and tests/test_submission.py the submission, of data that come split.
     known = ("demo/path.json", "own.json", "configs/tiktok-real.json", "mma4ctr.simulation", "evaluation.leaderboard")
+    known += ("--predict test",)
     for page in PAGES:
         for line in shell_lines(page):
             assert line.split()[0] in (".venv/bin/python", "make", "mkdir"), (page.name, line)

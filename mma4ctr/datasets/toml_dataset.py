@@ -106,7 +106,7 @@ class DescribedDataset(RawDataset):
         columns = self.description.interactions
         # Check all columns now, so columns of later passes are refused before a large log is counted.
         for part in self.parts:
-            part.source.require_columns(part.columns(self.description))
+            part.source.require_columns(part.required(self.description))
         user_ids = next(role.read for role in roles_of(self.description, self.time_form) if role.kind == "user")
 
         def parse(table: pa.Table, _block: Block) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,8 @@ A description (keys are required unless marked optional):
     train = "train.csv"
     valid = "valid.csv"                 # optional: else the last tenth of the training rows; "test": the test rows
     test = "test.csv"                   # or column = "part", and train, valid and test are its values
+    id = "ID"                           # optional: column that names the test rows in a submission; else their number
+    submission = ["ID", "click"]        # optional: header of a submission; default: the column of id, and probability
 
     [modalities.text]                   # any number of modalities
     files = "items.csv"
