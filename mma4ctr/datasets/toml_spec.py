@@ -49,7 +49,7 @@ A description (keys are required unless marked optional):
     ids = "sound_ids.txt"               # one per line; or .npy; or a table and item = "id"; or the id of the first row
 
     [modalities.motion]
-    vectors = "motion.h5"               # or .npz, .safetensors: `key` has the ids and `value` the vectors
+    vectors = "motion.h5"               # or .npz, .safetensors: `key` has the ids and `value` the vectors; or with ids
 
     [columns.item]                      # optional: columns beside content, for features plus
     files = "items.csv"
