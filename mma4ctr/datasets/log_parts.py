@@ -36,6 +36,12 @@ class LogPart:
         """Names of the columns that are read."""
         return [name for name in columns_of(description) if name not in self.lacking]
 
+    def required(self, description: Description) -> list[str]:
+        """Names of the columns that the files must have; `columns`, and the ids of test rows for a submission."""
+        split = description.split
+        named = split.id if split and self.code in (None, TEST_CODE) else None
+        return [*dict.fromkeys([*self.columns(description), *([named] if named else [])])]
+
     def codes(self, table: pa.Table, column: Role | None) -> np.ndarray | None:
         """Return the part of the split of each row, or None if there is no given split.
 

@@ -161,10 +161,16 @@ def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
     if not (manifest.get("hour") and ticks):
         return {}
     seconds = data.time / ticks
-    found = {"hour": (seconds // HOUR % 24).astype(np.uint8)}
+    found = {"hour": clock_code("hour", seconds)}
     if len(seconds) and (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
-        found["weekday"] = (seconds // DAY % 7).astype(np.uint8)
+        found["weekday"] = clock_code("weekday", seconds)
     return found
+
+
+def clock_code(name: str, seconds: np.ndarray) -> np.ndarray:
+    """uint8 (n,): the `hour` or `weekday` of times in seconds, float64 (n,)."""
+    code = seconds // HOUR % 24 if name == "hour" else seconds // DAY % 7
+    return code.astype(np.uint8)
 
 
 def log_inputs(data: Interactions, without: str = "") -> LogInputs:
