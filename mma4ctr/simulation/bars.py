@@ -52,7 +52,8 @@ class Shape:
         users: Published number of users.
         items: Published number of items.
         header: Columns of the CSV files. The last two are histories.
-        negatives_per_positive: By target; of targets after the first, among the rows that have the first.
+        negatives_per_positive: By target; for those after the first, as if every row could have them. Only rows with
+            the first target do, and of these a larger share.
         item_vectors: The HDF5 file of item vectors.
         user_vectors: The HDF5 file of user vectors; None if there is none.
         new_test_items: No item of test.csv is in train.csv.
