@@ -124,7 +124,7 @@ define benchmark
 	$(RUN) preprocess_multimodal.py --paths demo/benchmarks/$(1)/path.json
 	$(RUN) get_user_embedding.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click
 	$(RUN) gen_matrix.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click
-	$(RUN) gen_matrix.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --features plus
+	$(RUN) cross_matrix.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --features plus
 	$(RUN) mlp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click
 	$(RUN) mlp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --features plus
 	$(RUN) baseline/comp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --epochs 50 --jobs 1 \
