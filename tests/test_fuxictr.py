@@ -30,8 +30,8 @@ HISTORY = 100
 
 
 def write_files(folder, shape, seed=0):
-    """Small files of a shape: as published, KuaiVideo's test rows have histories up to the row, MicroVideo's those at the
-    end of train.csv, and only new items. Moments repeat, so some rows of a user have equal times."""
+    """Small files of a shape: as published, KuaiVideo's test rows have histories up to the row, MicroVideo's those at
+    the end of train.csv, and only new items. Moments repeat, so some rows of a user have equal times."""
     rng = np.random.default_rng(seed)
     rows = TRAIN_ROWS + TEST_ROWS
     new_items, kuai = shape != "kuaivideo-x1", shape == "kuaivideo-x1"
@@ -81,8 +81,8 @@ def prepared_files(folder, shape, *options):
 
 
 def slow_histories(prepared, *, later):
-    """The clicks of each row's user before the row's moment, one row at a time; those in validation and test rows too if
-    `later`."""
+    """The clicks of each row's user before the row's moment, one row at a time; with `later` those in validation and
+    test rows too."""
     data, label = prepared.data, prepared.data.label("click")
     found = []
     for row in range(len(data)):
@@ -128,7 +128,7 @@ def test_files_that_step_1_has_not_read_are_refused(tmp_path, capsys):
 def test_fuxictr_takes_data_sets_of_bars_only_and_is_not_among_all(tmp_path, capsys, made):
     assert not [name for name in chosen_models(["all"]) if name in BASELINES and BASELINES[name].framework == FUXICTR]
     assert chosen_models(["FuxiCTR DIN"]) == ["FuxiCTR DIN"]
-    with pytest.raises(Exception, match="no settings for tiktok; they take .* kuaivideo-x1 or microvideo"):
+    with pytest.raises(Exception, match=r"no settings for tiktok; they take .* kuaivideo-x1 or microvideo"):
         trainings.prepare(made, "tiktok_like", MODELS)
 
 
@@ -204,7 +204,7 @@ def test_fuxictr_sees_no_label_of_validation_and_test_rows(tmp_path, model, shap
 @pytest.mark.parametrize("shape", fuxictr_settings.all_settings())
 @pytest.mark.parametrize("options", [(), ("--valid", "test")])
 def test_results_and_the_table(tmp_path, shape, options, monkeypatch, capsys):
-    """The command line: a record with costs, whose metrics agree with FuxiCTR's; a second time nothing is left to do."""
+    """The command line: a record with costs, metrics that agree with FuxiCTR's; then nothing is left to do."""
     prepared = prepared_files(tmp_path, shape, *options)
     arguments = ("--paths", prepared.paths.file, "--models", "FuxiCTR DCNv2", "--epochs", 1, 2)
     assert call(main, *arguments) == 0
