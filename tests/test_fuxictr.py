@@ -11,6 +11,7 @@ import fuxictr_settings
 import h5py
 import numpy as np
 import processes
+import pyarrow as pa
 import pytest
 import trainings
 from comp import chosen_models, main
@@ -18,15 +19,24 @@ from processes import SAME, TrainingFailed, refuse_other_metrics
 
 import preprocess_inter
 from mma4ctr.data.interactions import load_interactions
+from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.evaluation.baselines import BASELINES, FUXICTR
 from mma4ctr.evaluation.metrics import Scores
 from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, write_described
 
 MODELS = [model for model in BASELINES.values() if model.framework == FUXICTR]
 TRAIN_ROWS, TEST_ROWS, USERS, ITEMS = 900, 250, 12, 80
 HISTORY = 100
+# The tests that train take each model with one shape, and between them all pairs.
+SHAPES = list(fuxictr_settings.all_settings())
+
+
+def str_of(value):
+    """The name of a test's parameter."""
+    return getattr(value, "name_in_framework", None) or " ".join([value] if isinstance(value, str) else value)
 
 
 def write_files(folder, shape, seed=0):
@@ -182,8 +192,7 @@ def trained(prepared, model, folder):
 
 
 @pytest.mark.fuxictr
-@pytest.mark.parametrize("shape", fuxictr_settings.all_settings())
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name_in_framework)
+@pytest.mark.parametrize(("model", "shape"), zip(MODELS, SHAPES * 2, strict=True), ids=str_of)
 def test_fuxictr_sees_no_label_of_validation_and_test_rows(tmp_path, model, shape):
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
@@ -201,15 +210,18 @@ def test_fuxictr_sees_no_label_of_validation_and_test_rows(tmp_path, model, shap
 
 
 @pytest.mark.fuxictr
-@pytest.mark.parametrize("shape", fuxictr_settings.all_settings())
-@pytest.mark.parametrize("options", [(), ("--valid", "test")])
-def test_results_and_the_table(tmp_path, shape, options, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("model", "shape", "options"),
+    zip(MODELS, SHAPES[::-1] * 2, [(), (), ("--valid", "test"), ("--valid", "test")], strict=True),
+    ids=str_of,
+)
+def test_results_and_the_table(tmp_path, model, shape, options, monkeypatch, capsys):
     """The command line: a record with costs, metrics that agree with FuxiCTR's; then nothing is left to do."""
     prepared = prepared_files(tmp_path, shape, *options)
-    arguments = ("--paths", prepared.paths.file, "--models", "FuxiCTR DCNv2", "--epochs", 1, 2)
+    arguments = ("--paths", prepared.paths.file, "--models", model.name, "--epochs", 1, 2)
     assert call(main, *arguments) == 0
     (result,) = read_results(prepared.paths.results)
-    assert (result.model, result.epochs, result.best_epoch in (1, 2)) == ("FuxiCTR DCNv2", 2, True)
+    assert (result.model, result.epochs, result.best_epoch in (1, 2)) == (model.name, 2, True)
     assert result.rows == {part: len(prepared.rows_of(place)) for place, part in enumerate(("train", "valid", "test"))}
     assert result.selected_on_test == bool(options)
     assert result.processor_seconds > 0 and result.peak_memory_mb > 100
@@ -221,7 +233,7 @@ def test_results_and_the_table(tmp_path, shape, options, monkeypatch, capsys):
     page.write_text("<!-- benchmarks -->\n<!-- /benchmarks -->\n")
     monkeypatch.setattr(benchmark_tables, "ROOT", tmp_path)
     assert call(benchmark_tables.main, prepared.paths.file) == 0
-    row = next(line for line in page.read_text().splitlines() if line.startswith("| FuxiCTR DCNv2"))
+    row = next(line for line in page.read_text().splitlines() if line.startswith(f"| {model.name}"))
     assert f"{result.auc:.4f}" in row and f"{result.parameters:,}" in row
     assert ("SELECTED ON TEST" in row) == bool(options)
 
@@ -238,3 +250,24 @@ def test_rows_of_one_moment_and_duplicates_keep_their_history(tmp_path):
     expected = slow_histories(prepared, later=False)
     made = written_histories(tmp_path, "train")
     assert [sorted(one) for one in made] == [sorted(expected[row]) for row in prepared.rows_of(0)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cell_gives_its_last_known_items(seed):
+    """Cells of 0 to 250 ids, known and unknown, against a list at a time."""
+    rng = np.random.default_rng(seed)
+    known = np.unique(rng.integers(-50, 400, 200))
+    lengths = rng.choice([0, 1, 5, 99, 100, 101, 250], rng.integers(1, 30))
+    cells = [rng.integers(-50, 400, length).tolist() for length in lengths]
+    column = pa.array(["^".join(map(str, cell)) or rng.choice(["", None]) for cell in cells], pa.string())
+    items, count = fuxictr_inputs.histories_of(column, IdIndex(known))
+    place = {one: number for number, one in enumerate(known.tolist())}
+    expected = [[place[one] for one in cell if one in place][-HISTORY:] for cell in cells]
+    assert count.tolist() == [len(one) for one in expected]
+    assert items.tolist() == [one for cell in expected for one in cell]
+
+
+@pytest.mark.parametrize("cell", ["1^^2", "^1", "1^", "^"])
+def test_an_empty_id_in_a_history_is_a_bad_row(cell):
+    with pytest.raises(BadLine, match="empty id"):
+        fuxictr_inputs.histories_of(pa.array([cell]), IdIndex(np.arange(5)))
