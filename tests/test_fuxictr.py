@@ -192,7 +192,7 @@ def trained(prepared, model, folder):
 
 
 @pytest.mark.fuxictr
-@pytest.mark.parametrize(("model", "shape"), zip(MODELS, SHAPES * 2, strict=True), ids=str_of)
+@pytest.mark.parametrize(("model", "shape"), list(zip(MODELS, SHAPES * 2, strict=True)), ids=str_of)
 def test_fuxictr_sees_no_label_of_validation_and_test_rows(tmp_path, model, shape):
     (tmp_path / "one").mkdir()
     (tmp_path / "other").mkdir()
@@ -212,7 +212,7 @@ def test_fuxictr_sees_no_label_of_validation_and_test_rows(tmp_path, model, shap
 @pytest.mark.fuxictr
 @pytest.mark.parametrize(
     ("model", "shape", "options"),
-    zip(MODELS, SHAPES[::-1] * 2, [(), (), ("--valid", "test"), ("--valid", "test")], strict=True),
+    list(zip(MODELS, SHAPES[::-1] * 2, [(), (), ("--valid", "test"), ("--valid", "test")], strict=True)),
     ids=str_of,
 )
 def test_results_and_the_table(tmp_path, model, shape, options, monkeypatch, capsys):

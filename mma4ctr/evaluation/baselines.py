@@ -89,9 +89,9 @@ BASELINES: dict[str, Baseline] = {
         Baseline("CatBoost", "bce", 0.01, 0.006, features="paper", columns=True, framework=OWN),
         Baseline("CatBoost plus", "bce", 0.01, 0.006, features="plus", columns=True, framework=OWN),
         Baseline("bias model", "none", 0.001, 0.001, framework=OWN, by_epoch=False),
-        Baseline("FuxiCTR DIN", "bce", 3.0, 0.9, framework=FUXICTR),
-        Baseline("FuxiCTR DIEN", "bce", 3.0, 0.9, framework=FUXICTR),
-        Baseline("FuxiCTR DCNv2", "bce", 0.2, 0.05, framework=FUXICTR),
-        Baseline("FuxiCTR xDeepFM", "bce", 0.6, 0.2, framework=FUXICTR),
+        Baseline("FuxiCTR DIN", "bce", 5.0, 1.5, framework=FUXICTR),
+        Baseline("FuxiCTR DIEN", "bce", 5.0, 1.5, framework=FUXICTR),
+        Baseline("FuxiCTR DCNv2", "bce", 0.3, 0.1, framework=FUXICTR),
+        Baseline("FuxiCTR xDeepFM", "bce", 0.5, 0.2, framework=FUXICTR),
     )
 }
