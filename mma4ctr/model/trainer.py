@@ -6,6 +6,7 @@ discarded and tried again at half the learning rate. Test rows are not used here
 
 import copy
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -145,6 +146,7 @@ class Outcome:
         seconds: Wall-clock of the passes over the training rows.
         rows_per_second: Of these passes, discarded epochs included.
         ended: Why training stopped before its last epoch; empty if it did not.
+        processor_seconds: Of these passes, of all cores.
     """
 
     settings: TrainSettings
@@ -155,6 +157,7 @@ class Outcome:
     seconds: float
     rows_per_second: float
     ended: str = ""
+    processor_seconds: float = 0.0
 
 
 @dataclass
@@ -171,6 +174,7 @@ class TrainingState:
     best: Epoch | None = None
     best_weights: dict[str, torch.Tensor] | None = None
     epoch_seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._start()
@@ -187,10 +191,11 @@ class TrainingState:
         """Train the next epoch; False if the validation interrupt discarded it."""
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
-        watch = Stopwatch()
+        watch, before = Stopwatch(), time.process_time()
         with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD):
             train_loss = train_epoch(self.learner, self.matrix, self.settings, epoch, self.interrupts, self.processes)
         self.epoch_seconds += watch.seconds
+        self.processor_seconds += time.process_time() - before
         found = self._validate(train_loss) if self.processes.first else (0.0, 0.0)
         valid_loss, valid_auc = self.processes.broadcast(found, self.matrix.valid.label.device)
         if self.settings.max_interrupts and valid_auc <= 0.5:
@@ -283,6 +288,7 @@ def _trained(
                 seconds=seconds,
                 rows_per_second=seen / seconds if seconds else 0.0,
                 ended=training.ended,
+                processor_seconds=training.processor_seconds,
             )
         )
     return outcomes

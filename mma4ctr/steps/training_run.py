@@ -30,6 +30,7 @@ from mma4ctr.runtime.console import (
     warn,
 )
 from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.storage.paths import Paths
 
@@ -218,6 +219,8 @@ def _result_of(
         commit=commit_of(Path(__file__).parents[2]),
         networks=settings.networks,
         schedule=settings.schedule,
+        processor_seconds=outcome.processor_seconds,
+        peak_memory_mb=peak_memory_mb(),
     )
 
 
