@@ -15,6 +15,7 @@ without the rows of fold f, and those of the last block from all training rows. 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from mma4ctr.features.behavioral.residual_svd import exposure_factors, label_fac
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.reduction import PCA, Moments
 from mma4ctr.runtime.parallel import Threads
+from mma4ctr.runtime.system import cores
 
 # Raise it with every change of the columns: a matrix of another version is refused.
 FEATURE_VERSION = 7
@@ -260,12 +262,16 @@ class _Blocks:
             of_targets = [_padded(effects.context[name], size) for effects in found.values()]
             tables.append(np.stack(of_targets, axis=1) if of_targets else np.zeros((size, 0)))
         signals = signals_of(rows, block, self.context, [(self.labels[target], one) for target, one in found.items()])
-        self.exposure_vectors.append(exposure_factors(signals))
         if not found:
+            self.exposure_vectors.append(exposure_factors(signals))
             return np.zeros((0, 0))
-        fitted = ContentFactors(signals, self.content)
+        with ThreadPoolExecutor(cores()) as pool:
+            exposure = pool.submit(exposure_factors, signals)
+            labels = pool.submit(label_factors, signals)
+            fitted = pool.submit(ContentFactors, signals, self.content).result()
+        self.exposure_vectors.append(exposure.result())
         self.content_vectors.append((fitted.user[:, None], fitted.item))
-        self.label_vectors.append(label_factors(signals))
+        self.label_vectors.append(labels.result())
         return fitted.directions.of_content
 
     def _effects(self, included: np.ndarray) -> list[Effects]:

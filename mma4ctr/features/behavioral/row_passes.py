@@ -137,7 +137,9 @@ def sums_of_item_vectors(starts: np.ndarray, item: np.ndarray, values: np.ndarra
         for first in range(starts[user], starts[user + 1], ROWS_OF_A_PRODUCT):
             last = min(first + ROWS_OF_A_PRODUCT, starts[user + 1])
             for row in range(first, last):
-                gathered[row - first] = vectors[item[row]]
+                vector = vectors[item[row]]
+                for column in range(width):
+                    gathered[row - first, column] = vector[column]
             sums[user] += np.dot(values[first:last].T, gathered[: last - first])
     return sums
 
@@ -164,7 +166,9 @@ def sums_of_user_vectors(
             last = min(first + ROWS_OF_A_PRODUCT, starts[user + 1])
             made = np.dot(values[first:last], vectors[user])
             for row in range(first, last):
-                sums[item[row]] += made[row - first]
+                of_item = sums[item[row]]
+                for column in range(len(of_item)):
+                    of_item[column] += made[row - first, column]
     return sums
 
 
