@@ -72,6 +72,18 @@ def prepare(paths_file: Path, *, min_interactions: int = 20, options: dict[objec
         assert call(step.main, "--paths", paths_file, *more) == 0, step.__name__
 
 
+def first_columns(values: np.ndarray, seed: int) -> dict[int, np.ndarray]:
+    """Return 2 and 3 columns in place of UMAP, which compiles for 20 seconds in each process."""
+    padded = np.pad(values, ((0, 0), (0, 3)))
+    return {dimensions: padded[:, :dimensions] for dimensions in (2, 3)}
+
+
+@pytest.fixture
+def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the report show columns in place of UMAP; tests/evaluation/test_umap.py draws the real one."""
+    monkeypatch.setattr("viewer.embed", first_columns)
+
+
 @pytest.fixture(scope="session")
 def raw_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with raw files of both data sets and a path.json, read-only."""

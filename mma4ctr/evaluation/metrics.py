@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 # Probabilities are clipped this far from 0 and 1, so that one wrong certain prediction does not make LogLoss infinite.
 CLIP = 1e-7
@@ -262,6 +261,9 @@ def platt_scaled(score: np.ndarray, valid_score: np.ndarray, valid_label: np.nda
     Raises:
         ValueError: A score is not finite, or the validation labels have one class only.
     """
+    # Importing sklearn takes a second, which processes that only train save.
+    from sklearn.linear_model import LogisticRegression
+
     shift, scale = valid_score.mean(), valid_score.std() or 1.0
     fitted = LogisticRegression(C=np.inf).fit(((valid_score - shift) / scale)[:, None], valid_label)
     probability: np.ndarray = fitted.predict_proba(((score - shift) / scale)[:, None])[:, 1]

@@ -428,7 +428,7 @@ def test_variants_follow_from_the_modalities():
         assert set(made.all[made.default]) == set(names)
 
 
-def test_seven_modalities_from_the_files_to_the_report(files, tmp_path, capsys):
+def test_seven_modalities_from_the_files_to_the_report(files, tmp_path, capsys, without_umap):
     """A description with more modalities needs no other change; the studies use its modalities."""
     shutil.copytree(files, tmp_path / "own")
     text = described(*SOURCES) + "[modalities.more]\n" + SOURCES["title"].replace("width = 5", "width = 3")
@@ -635,7 +635,7 @@ def check_leaderboard(paths, capsys):
         ("microvideo-1.7m-x1", write_microvideo),
     ],
 )
-def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, name, write):
+def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, without_umap, name, write):
     log, items = draw_world()
     # Sparse, like a real log without negatives: for a user who has met all items none can be drawn.
     log = {key: values[: ROWS // 4] for key, values in log.items()} if write is write_microlens else log

@@ -20,7 +20,7 @@ from mma4ctr.evaluation.studies import STUDIES
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.evaluation.tables import leakage_summary, study_tables, write_tables
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call, prepare
+from tests.conftest import call, first_columns, prepare
 from tests.steps.test_sweep import SHORT
 
 OF_THE_DATA = {"negatives_per_positive", "activity", "popularity"}  # figures that show no run
@@ -40,6 +40,7 @@ def made_with(raw_world, folder, evidence):
     with pytest.MonkeyPatch.context() as patch:
         for module in (sweep, statis_and_draw, run_report):
             patch.setattr(module, "STUDIES", SHORT)
+        patch.setattr(viewer, "embed", first_columns)
         studies = ("--study", "embedding-length", "protocol")
         assert call(sweep.main, "--paths", paths.file, *TASK, *studies, "--seeds", 1) == 0
         assert call(statis_and_draw.main, "--paths", paths.file, *TASK) == 0

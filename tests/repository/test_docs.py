@@ -84,7 +84,7 @@ def write_pairs(folder: Path) -> None:
     (folder / "users.tsv").write_text("\n".join(["user", *map(str, users)]) + "\n")
 
 
-def test_commands_on_the_demo(tmp_path):
+def test_commands_on_the_demo(tmp_path, without_umap):
     assert call(world.main, tmp_path, "--rows", 8000, "--users", 60, "--items", 300) == 0
     found = commands("demo/path.json")
     assert len(found) >= 15
@@ -117,7 +117,7 @@ def test_commands_of_the_simulated_benchmarks(tmp_path):
     assert len((tmp_path / "saved/results.jsonl").read_text().splitlines()) == 4
 
 
-def test_the_example_of_your_own_data(tmp_path):
+def test_the_example_of_your_own_data(tmp_path, without_umap):
     """The description and path.json of the page work on files with the columns that it names."""
     page = ROOT / "docs/your-data.md"
     (description, columns, *splits), (content,) = code_blocks(page, "toml"), code_blocks(page, "json")

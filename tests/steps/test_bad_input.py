@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
+from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
@@ -91,16 +93,37 @@ CASES = {
 }
 
 
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw files of both data sets, read-only, with few rows: the tests look at single lines of them."""
+    folder = tmp_path_factory.mktemp("small")
+    assert call(world.main, folder, "--rows", 2500, "--users", 30, "--items", 100, "--seed", 3) == 0
+    return folder
+
+
+@pytest.fixture
+def raw_copy(small_world: Path, tmp_path: Path) -> Path:
+    """A copy of the small world that the test may change."""
+    shutil.copytree(small_world, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
 def run_steps(folder: Path, *options: object) -> int:
-    code = call(preprocess_inter.main, "--paths", folder / "path.json", "--min-interactions", 20, *options)
+    """Run steps 1 and 2."""
+    code = call(preprocess_inter.main, "--paths", folder / "path.json", "--min-interactions", 5, *options)
     return code or call(preprocess_multimodal.main, "--paths", folder / "path.json", *options)
+
+
+def of(file: str) -> tuple[str, str]:
+    """Return the option for the data set of a file."""
+    return "--dataset", "wechat" if "wechat" in file else "tiktok"
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_one_bad_line_is_named(raw_copy, capsys, name):
     file, number, change, message = CASES[name]
     edit_line(raw_copy / file, number, change)
-    assert run_steps(raw_copy) == 2
+    assert run_steps(raw_copy, *of(file)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"error: {raw_copy / file}:{number}: "), error
     assert message in error and "--skip-bad-lines" in error
@@ -110,7 +133,7 @@ def test_one_bad_line_is_named(raw_copy, capsys, name):
 def test_one_bad_line_can_be_passed_over(raw_copy, capsys, name):
     file, number, change, _ = CASES[name]
     edit_line(raw_copy / file, number, change)
-    assert run_steps(raw_copy, "--skip-bad-lines", 1) == 0
+    assert run_steps(raw_copy, *of(file), "--skip-bad-lines", 1) == 0
     error = capsys.readouterr().err
     assert "skipped 1 bad line:" in error and f"{raw_copy / file}:{number}: " in error
 
@@ -123,7 +146,7 @@ def test_passing_over_equals_a_file_without_the_lines(raw_copy, capsys):
     lines = good.copy()
     for place, text in reversed(bad):
         lines.insert(place, text)
-    options = ("--paths", raw_copy / "path.json", "--dataset", "tiktok", "--min-interactions", 20)
+    options = ("--paths", raw_copy / "path.json", "--dataset", "tiktok", "--min-interactions", 5)
     assert call(preprocess_inter.main, *options) == 0
     clean = read_artifact(raw_copy / "graph/tiktok", "").fingerprint
     file.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,7 @@
-"""A long sweep does not grow in memory, open files or temporary files, as measured from outside."""
+"""A long sweep does not grow in memory, open files or temporary files, as measured from outside.
+
+Marked `long`; `make test-long` runs it for an hour, or MINUTES.
+"""
 
 import os
 import signal
@@ -68,13 +71,13 @@ def watch(folder, temporary, minutes):
     return seen, results.read_bytes().count(b"\n")
 
 
-@pytest.mark.parametrize("minutes", [0.5, pytest.param(MINUTES, marks=pytest.mark.long)])
-def test_a_long_sweep_does_not_grow(tmp_path, minutes):
+@pytest.mark.long
+def test_a_long_sweep_does_not_grow(tmp_path):
     folder = tmp_path / "world"
     sizes = ("--rows", 4000, "--users", 30, "--items", 150)
     assert call(world.main, folder, "--dataset", "tiktok", *sizes) == 0
     prepare(folder / "path.json")
-    seen, runs = watch(folder, tmp_path / "temporary", minutes)
+    seen, runs = watch(folder, tmp_path / "temporary", MINUTES)
     assert runs >= 10 and len(seen) > 20
     # In the first third, modules are loaded and functions compiled.
     third = len(seen) // 3

@@ -123,7 +123,7 @@ def elements(text):
     return found
 
 
-def test_nothing_of_the_data_becomes_a_part_of_the_report(made, tmp_path):
+def test_nothing_of_the_data_becomes_a_part_of_the_report(made, tmp_path, without_umap):
     """Markup in folder names and in a line of results is plain text in the page and in the pictures."""
     folder = tmp_path / "<img src=x onerror=alert(1)><b>"
     shutil.copytree(made.file.parent, folder)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.preprocessing import QuantileTransformer
 
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
@@ -75,6 +74,9 @@ def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """float32 (n,): the normal quantile of each value's rank among the edges; 0 for a missing value."""
     if not len(values):
         return np.zeros(0, np.float32)
+    # Importing sklearn takes a second, which processes that only train save.
+    from sklearn.preprocessing import QuantileTransformer
+
     transformer = QuantileTransformer(n_quantiles=len(edges), output_distribution="normal", subsample=None)
     transformer.fit(edges[:, None])
     scores = transformer.transform(np.asarray(values, np.float64)[:, None])[:, 0]
