@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from mma4ctr.datasets.columns import Ids, NameTable, ids_of
 from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
-from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, TestLabels, log_parts, read_labels
+from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, ParsedRows, TestLabels, log_parts, read_labels
 from mma4ctr.datasets.roles import Role, roles_of
 from mma4ctr.datasets.table_readers import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
 from mma4ctr.datasets.times import TimeForm, common_form, form_of
@@ -47,35 +46,6 @@ EXAMPLES, REMEMBERED = 3, 1000
 LOW_COVERAGE = 0.5
 # Maximum length of a vector; its covariance matrix is kept in memory (2 GB).
 WIDEST = 1 << 14
-
-
-@dataclass(frozen=True)
-class ParsedRows:
-    """Interactions of the kept users in one block, before device codes and positions in the log are known.
-
-    Attributes:
-        user: int32 positions among the kept users.
-        user_ids: ids of the users.
-        item: ids of the items.
-        device: ids of the devices; None if there is no such column.
-        time: int64; None if the position in the log is the time.
-        labels: uint8 0/1 by target.
-        row_hash: uint64, as in `InteractionChunk`.
-        categories: context columns that are categories.
-        numbers: context columns that are numbers.
-        part: as in `InteractionChunk`.
-    """
-
-    user: np.ndarray
-    user_ids: Ids
-    item: Ids
-    device: Ids | None
-    time: np.ndarray | None
-    labels: dict[str, np.ndarray]
-    row_hash: np.ndarray
-    categories: dict[str, Ids]
-    numbers: dict[str, np.ndarray]
-    part: np.ndarray | None = None
 
 
 class DescribedDataset(RawDataset):
