@@ -184,7 +184,7 @@ class Scorer:
         if self.matrix.recency:  # scaled to mean 0
             given = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16)
             given = given if recency is None else torch.from_numpy(recency)[order]
-        rows = RowGroup(order.numpy(), users, items, items, torch.empty(len(user)), codes, given)
+        rows = RowGroup(order.numpy(), users, items, torch.empty(len(user), dtype=torch.uint8), codes, given)
         probability = torch.empty(len(user))
         probability[order] = torch.sigmoid(predict(self.network, self.matrix, rows)[0])
         return probability.numpy()

@@ -565,7 +565,5 @@ def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task):
         assert torch.allclose(predict(several, matrix, group)[0], torch.stack(expected).mean(dim=0), atol=1e-5)
         # Rows of blocks far apart, whose users are not a range.
         few = np.random.default_rng(0).choice(len(group), 7, replace=False)
-        chosen = replace(
-            group, rows=group.rows[few], label=group.label[few], item=group.item[few], **vars(group.chosen(few))
-        )
+        chosen = replace(group, rows=group.rows[few], label=group.label[few], **vars(group.chosen(few)))
         assert torch.allclose(predict(Network(states[0]), matrix, chosen)[0], expected[0][few], atol=1e-5)
