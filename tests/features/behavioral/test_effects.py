@@ -326,6 +326,17 @@ def test_recency_equals_a_loop(rows):
     assert recency_of(user, time, None).shape == (len(rows), 1)
 
 
+@pytest.mark.parametrize("at_a_time", [1, 7, 1000])
+def test_recency_is_the_same_in_parts(monkeypatch, at_a_time):
+    rng = np.random.default_rng(at_a_time)
+    user = np.sort(rng.integers(0, 40, 900))
+    time = rng.integers(0, 10**6, 900)[np.argsort(user, kind="stable")]
+    time = time[np.lexsort((time, user))]
+    whole = recency_of(user, time, 1.0)
+    monkeypatch.setattr("mma4ctr.features.behavioral.inputs.ROWS_AT_A_TIME", at_a_time)
+    assert (recency_of(user, time, 1.0) == whole).all()
+
+
 def test_recency_of_nothing_is_nothing():
     assert recency_of(np.empty(0, np.int64), np.empty(0, np.int64), 1.0).shape == (0, 3)
 
