@@ -7,7 +7,9 @@
 #   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
 #   make real            the steps on the real input in ../shared/data: tiktok-real and kuairand-real
 #   make compare         every model on the demo's three tasks and the real input, and the tables of README.md and docs/: hours
-#   make test-baseline   the tests that need that environment
+#   make baseline-fuxictr    FuxiCTR's environment
+#   make compare-benchmarks  MMa4CTR, FuxiCTR's models and LightGBM on simulated files of two data sets of BARS: hours
+#   make test-baseline   the tests that need RecBole's or FuxiCTR's environment, if it is there
 #   make test-long       the tests that take long: every step killed at 50 moments
 #   make fuzz            ten minutes of random bytes for the readers of raw files
 #   make bench           every step against the plain way and the limit, on 20 million simulated rows
@@ -18,7 +20,7 @@ PYTHON ?= python3
 PATHS ?= path.json
 RUN := .venv/bin/python
 
-.PHONY: all demo real test lint own-data baseline compare test-baseline test-long fuzz bench
+.PHONY: all demo real test lint own-data baseline baseline-fuxictr compare compare-benchmarks test-baseline test-long fuzz bench
 .DEFAULT_GOAL := all
 
 # $(1): the path.json, $(2): options of step 1, $(3): options of step 8.
@@ -106,8 +108,41 @@ compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
 		$(if $(REAL_IS_THERE),"tiktok-real=configs/tiktok-real.json" "kuairand-real=configs/kuairand-real.json") \
 		$(if $(wildcard demo/own/saved/results.jsonl),--newest "MovieLens-100k=configs/movielens.json")
 
-test-baseline: .venv/installed .venv-baseline/installed
-	$(RUN) -m pytest -m recbole
+baseline-fuxictr: .venv/installed .venv-fuxictr/installed
+
+# Rows of each data set, the limit of epochs, and FuxiCTR's models. An epoch of DIN or DIEN on 1,000,000 rows takes most of
+# an hour on two cores.
+BENCHMARK_ROWS := 1000000
+BENCHMARK_EPOCHS := 5
+BENCHMARK_MODELS := DIN DIEN DCNv2 xDeepFM
+BENCHMARKS := kuaivideo-x1 microvideo-1.7m-x1
+
+# $(1): the data set. One training at a time, with both cores, so that seconds can be compared.
+define benchmark
+	$(RUN) -m mma4ctr.simulation demo/benchmarks/$(1) --dataset $(1) --rows $(BENCHMARK_ROWS)
+	$(RUN) preprocess_inter.py --paths demo/benchmarks/$(1)/path.json
+	$(RUN) preprocess_multimodal.py --paths demo/benchmarks/$(1)/path.json
+	$(RUN) get_user_embedding.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click
+	$(RUN) gen_matrix.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click
+	$(RUN) cross_matrix.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --features plus
+	$(RUN) mlp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click
+	$(RUN) mlp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --features plus
+	$(RUN) baseline/comp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --epochs 50 --jobs 1 \
+		--models LightGBM "LightGBM plus"
+	$(RUN) baseline/comp.py --paths demo/benchmarks/$(1)/path.json --task $(1)_click --epochs $(BENCHMARK_EPOCHS) --jobs 1 \
+		--models $(foreach model,$(BENCHMARK_MODELS),"FuxiCTR $(model)")
+
+endef
+
+compare-benchmarks: .venv/installed .venv-fuxictr/installed
+	mkdir -p demo/benchmarks
+	$(foreach one,$(BENCHMARKS),$(call benchmark,$(one)))
+	$(RUN) baseline/benchmark_tables.py $(BENCHMARKS:%=demo/benchmarks/%/path.json)
+
+# The tests of an environment that is there.
+test-baseline: .venv/installed
+	$(if $(wildcard .venv-baseline/installed),$(RUN) -m pytest -m recbole,@echo "make baseline makes RecBole's environment; its tests are left out")
+	$(if $(wildcard .venv-fuxictr/installed),$(RUN) -m pytest -m fuxictr,@echo "make baseline-fuxictr makes FuxiCTR's environment; its tests are left out")
 
 test-long: .venv/installed
 	$(RUN) -m pytest -m long
@@ -130,4 +165,9 @@ bench: .venv/installed
 .venv-baseline/installed: baseline/constraints.txt
 	$(PYTHON) -m venv --without-pip .venv-baseline
 	$(PYTHON) -m pip --python .venv-baseline/bin/python install --quiet --constraint baseline/constraints.txt recbole "setuptools<80"
+	touch $@
+
+.venv-fuxictr/installed: baseline/fuxictr-constraints.txt
+	$(PYTHON) -m venv --without-pip .venv-fuxictr
+	$(PYTHON) -m pip --python .venv-fuxictr/bin/python install --quiet --constraint baseline/fuxictr-constraints.txt fuxictr torch
 	touch $@

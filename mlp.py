@@ -12,10 +12,12 @@ Training ends early when validation AUC no longer improves. Test rows are used o
 
     python mlp.py --task wechat_click --variant vat_concat --epochs 30
 
-A trained run scores the pairs of users and items in a TSV, or finds the best items for the users in a TSV:
+A trained run scores the pairs of users and items in a TSV, finds the best items for the users in a TSV, or predicts the
+test rows of a log that comes with a split, for a submission to a challenge:
 
     python mlp.py --run 3f2a90c1d7be --predict pairs.tsv
     python mlp.py --run last --predict users.tsv --top 10
+    python mlp.py --run last --predict test
     python mlp.py --run last --onnx model.onnx
 
 Several processes that torchrun starts train together, each on its share of every batch:
@@ -39,6 +41,7 @@ from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, chosen_variants, v
 from mma4ctr.model.distributed import ProcessGroup, join_process_group, local_device
 from mma4ctr.model.inference import load_network, load_scorer, missing_context, score_pairs, top_items
 from mma4ctr.model.onnx_export import onnx_model
+from mma4ctr.model.submission import described_split, write_submission
 from mma4ctr.model.trainer import Epoch
 from mma4ctr.runtime.console import (
     Stopwatch,
@@ -64,6 +67,9 @@ from mma4ctr.storage.paths import Paths, load_paths
 from mma4ctr.storage.user_output import user_output
 from mma4ctr.storage.writable import demand_room_for_results
 
+# As `--predict`: the test rows of the split that the data come with. A file of this name is ./test.
+TEST_ROWS = "test"
+
 
 def export_network(paths: Paths, result: Result, file: Path) -> None:
     """Write the network of a run as ONNX."""
@@ -77,9 +83,9 @@ def export_network(paths: Paths, result: Result, file: Path) -> None:
 def score_file(paths: Paths, result: Result, arguments: argparse.Namespace) -> None:
     """Score the pairs of `--predict`, or find the best items for its users, with a run."""
     watch = Stopwatch()
-    file = arguments.predict
+    file = Path(arguments.predict)
     if not file.is_file():
-        raise UserError(f"--predict {file}: file not found")
+        raise UserError(f"--predict {arguments.predict}: file not found")
     written = arguments.output or paths.saved / "predictions" / f"{result.run_id}-{file.stem}.tsv"
     scorer = load_scorer(paths, read_run(paths, result))
     if arguments.output:
@@ -98,6 +104,27 @@ def score_file(paths: Paths, result: Result, arguments: argparse.Namespace) -> N
     closing_line(5, str(written), count, watch, unit="users" if arguments.top else "pairs")
 
 
+def predict_test_rows(paths: Paths, result: Result, arguments: argparse.Namespace) -> None:
+    """Write the submission of a run: the id and the probability of every test row."""
+    watch = Stopwatch()
+    if arguments.top:
+        raise UserError("--top: needs a file of users; --predict test scores the test rows")
+    raw = described_split(paths, result.task)
+    scorer = load_scorer(paths, read_run(paths, result))
+    written = arguments.output or paths.saved / "predictions" / f"{result.run_id}-test.csv"
+    if arguments.output:
+        output = user_output(written, paths, "--output", raw_files=described_files(paths))
+    else:
+        output = own_file_replaced(written)
+    with output as opened:
+        counts = write_submission(scorer, load_step_inputs(paths, result.task).data, raw, opened)
+    new = f"{counts.new_users:,} test rows have a user without training rows, {counts.new_items:,} an item without"
+    note(f"{result.task}: {new}")
+    if counts.repeated:
+        warn(f"{written}: {counts.repeated:,} rows have the id of an earlier row; a challenge may refuse them")
+    closing_line(5, str(written), counts.rows, watch, unit="test rows")
+
+
 def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
     """Score, rank or export with the run of `--run`."""
     if not (arguments.predict or arguments.onnx):
@@ -106,7 +133,7 @@ def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
     if arguments.onnx:
         export_network(paths, result, arguments.onnx)
     if arguments.predict:
-        score_file(paths, result, arguments)
+        (predict_test_rows if arguments.predict == TEST_ROWS else score_file)(paths, result, arguments)
     return 0
 
 
@@ -119,7 +146,7 @@ def read_options() -> argparse.Namespace:
     add_training_options(options)
     add = options.add_argument
     add("--run", metavar="RUN_ID", help="use this run, or the last, instead of training")
-    add("--predict", type=Path, metavar="FILE", help="score this TSV with the columns user and item")
+    add("--predict", metavar="FILE", help="score this TSV with the columns user and item; test: the given test rows")
     add("--top", type=whole_number(1), metavar="N", help="find the N best items for each user of --predict")
     add("--output", type=Path, metavar="FILE", help="file for the scores (default: a file in saved_path/predictions/)")
     add("--onnx", type=Path, metavar="FILE", help="write the network of the run as ONNX")

@@ -8,11 +8,12 @@ Every model scores every validation and test row, in the rows' order; AUC, GAUC 
 that mlp.py uses. Its rivals get the columns that MMa4CTR has: LightGBM and CatBoost every stored column and rates, with
 and without features plus; DIN, DIEN and DCN-V2 the columns as fields.
 
-RecBole's models run in the environment that `make baseline` makes, each training in a process of its own
-(recbole_model.py); LightGBM, CatBoost and the bias model run in this one (own_model.py). MMa4CTR is trained by
+RecBole's models run in the environment that `make baseline` makes (recbole_model.py), FuxiCTR's in that of
+`make baseline-fuxictr` (fuxictr_model.py), each training in a process of its own; FuxiCTR's take data sets of BARS only
+and must be named. LightGBM, CatBoost and the bias model run in this environment (own_model.py). MMa4CTR is trained by
 adjust_hyperparameter.py, which is started for it. A run of 10 epochs is the beginning of one of 30, so results at
-several numbers of epochs are one training. A run that stands in results.jsonl already, made from the same inputs, is
-not repeated.
+several numbers of epochs are one training; FuxiCTR's models stop early and give one result. A run that stands in
+results.jsonl already, made from the same inputs, is not repeated.
 
     python baseline/comp.py --task tiktok_like --models BPR DIN LightGBM --epochs 10 20 30 50 --seeds 3
 
@@ -27,12 +28,12 @@ from dataclasses import replace
 
 import mma4ctr.runtime.environment
 
-import processes
 import torch
+from processes import PLACES
 from schedule import expected_seconds, plan, train_all
 from trainings import HERE, prepare
 
-from mma4ctr.evaluation.baselines import BASELINES
+from mma4ctr.evaluation.baselines import BASELINES, FUXICTR, OWN, Baseline
 from mma4ctr.evaluation.comparison_tables import comparison_layout
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES
@@ -81,7 +82,7 @@ def chosen_models(names: Sequence[str]) -> list[str]:
     """The models that the command line names.
 
     Args:
-        names: Names of models, or `all`.
+        names: Names of models, or `all` for those that take every data set.
 
     Returns:
         Names of models, each once.
@@ -93,7 +94,20 @@ def chosen_models(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in ("all", *known):
             raise unknown_name("model", name, ("all", *known))
-    return list(known) if "all" in names else list(dict.fromkeys(names))
+    general = [name for name in known if name == MODEL or BASELINES[name].framework != FUXICTR]
+    return list(dict.fromkeys(one for name in names for one in (general if name == "all" else [name])))
+
+
+def refuse_missing_environments(models: Sequence[Baseline]) -> None:
+    """Raise `UserError` if the environment of a model's framework is not there."""
+    for framework, place in PLACES.items():
+        needed = any(model.framework == framework for model in models)
+        if needed and place.environment and not (place.environment / "bin/python").exists():
+            others = [MODEL, *(model.name for model in BASELINES.values() if model.framework == OWN)]
+            raise UserError(
+                f"{place.environment}: {framework}'s environment is not there; `{place.command}` makes it, or name "
+                f"models that do without it: --models {' '.join(others)}"
+            )
 
 
 def main() -> int:
@@ -118,12 +132,7 @@ def main() -> int:
     models = chosen_models(arguments.models)
     tasks = chosen_tasks(paths, arguments)
     others = [BASELINES[name] for name in models if name != MODEL]
-    if any(model.recbole for model in others) and not (processes.ENVIRONMENT / "bin/python").exists():
-        raise UserError(
-            f"{processes.ENVIRONMENT}: RecBole's environment is not there; `make baseline` makes it, or name models "
-            "that do without it: --models "
-            + " ".join([MODEL, *(model.name for model in BASELINES.values() if not model.recbole)])
-        )
+    refuse_missing_environments(others)
     demand_room_for_results(paths, tables=True)
     jobs = arguments.jobs or (1 if torch.cuda.is_available() else cores())
     failed = 0

@@ -4,18 +4,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fuxictr_inputs import write_inputs
 from recbole_fields import write_atomic_files, write_features
 from trainings import HERE, ComparedTraining
 
 from mma4ctr.datasets.base import SPLIT_NAMES
-from mma4ctr.evaluation.metrics import auc, platt_scaled, score_predictions
+from mma4ctr.evaluation.baselines import FUXICTR, OWN, RECBOLE
+from mma4ctr.evaluation.metrics import CLIP, Scores, auc, platt_scaled, score_predictions
 from mma4ctr.evaluation.run_records import Result, append_result, commit_of, now, run_folder
 from mma4ctr.features.feature_matrix import load_matrix, negatives_setting
 from mma4ctr.runtime.errors import UserError
@@ -23,8 +25,30 @@ from mma4ctr.runtime.signals import FOLLOW
 from mma4ctr.storage.artifacts import ArtifactWriter
 from mma4ctr.storage.scratch import scratch_folder
 
-ENVIRONMENT = HERE.parent / ".venv-baseline"
 LAST_LINES = 8
+
+
+class Place(NamedTuple):
+    """Where the models of a framework run.
+
+    Attributes:
+        environment: The folder of its environment; None for this one.
+        script: Trains a model.
+        command: Makes the environment.
+    """
+
+    environment: Path | None
+    script: str
+    command: str = ""
+
+
+PLACES = {
+    OWN: Place(None, "own_model.py"),
+    RECBOLE: Place(HERE.parent / ".venv-baseline", "recbole_model.py", "make baseline"),
+    FUXICTR: Place(HERE.parent / ".venv-fuxictr", "fuxictr_model.py", "make baseline-fuxictr"),
+}
+# FuxiCTR's metrics and ours may differ by this much.
+SAME = 1e-4
 
 
 class TrainingFailed(UserError):
@@ -70,9 +94,12 @@ def write_job(training: ComparedTraining, folder: Path, threads: int) -> list[st
         "threads": threads,
         "out": str(folder),
     }
-    if not model.recbole:
+    if model.framework == OWN:
         job |= {"paths": str(prepared.paths.file), "dataset": prepared.dataset, "task": prepared.task}
         job |= {"variant": prepared.variant}
+    elif model.framework == FUXICTR:
+        job |= write_inputs(prepared, model, folder)
+        job |= {"model": model.name_in_framework, "clip": CLIP}
     else:
         graph = prepared.paths.graph / prepared.dataset
         job |= {"graph": str(graph), "label": prepared.target, "features": None, "fields": {}}
@@ -85,9 +112,9 @@ def write_job(training: ComparedTraining, folder: Path, threads: int) -> list[st
             write_features(matrix, folder)
             job["features"] = str(folder)
     (folder / "job.json").write_text(json.dumps(job))
-    python = str(ENVIRONMENT / "bin/python") if model.recbole else sys.executable
-    script = HERE / ("recbole_model.py" if model.recbole else "own_model.py")
-    return [python, str(script), str(folder / "job.json")]
+    place = PLACES[model.framework]
+    python = str(place.environment / "bin/python") if place.environment else sys.executable
+    return [python, str(HERE / place.script), str(folder / "job.json")]
 
 
 def train(training: ComparedTraining, workers: Workers) -> list[Result]:
@@ -156,7 +183,7 @@ def scored_rows(training: ComparedTraining, folder: Path, part: int) -> np.ndarr
         TrainingFailed: If the rows or their labels are others, or in another order.
     """
     data, name = training.prepared.data, SPLIT_NAMES[part]
-    rows = np.flatnonzero(data.split == part)
+    rows = training.prepared.rows_of(part)
     expected = {
         "user": data.user_names[data.user[rows]],
         "item": data.item_names[data.item[rows]],
@@ -173,6 +200,24 @@ def scored_rows(training: ComparedTraining, folder: Path, part: int) -> np.ndarr
     return rows
 
 
+def refuse_other_metrics(scores: Scores, printed: Mapping[str, float]) -> None:
+    """Compare our metrics with those of a framework.
+
+    Args:
+        scores: Ours.
+        printed: Theirs, of the same scores, by the name that ours have.
+
+    Raises:
+        TrainingFailed: If one differs by more than `SAME`.
+    """
+    for name, theirs in printed.items():
+        ours = getattr(scores, name)
+        if ours is None or not abs(ours - theirs) <= SAME:
+            raise TrainingFailed(
+                f"its own {name} of the test rows is {theirs:.6f}, ours {ours}; they must agree to {SAME}"
+            )
+
+
 def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, started: str) -> Result:
     """Judge the scores after some number of epochs and append the result.
 
@@ -186,7 +231,8 @@ def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, sta
         The result.
 
     Raises:
-        TrainingFailed: If the scored rows are not those of step 1, or a score is not finite.
+        TrainingFailed: If the scored rows are not those of step 1, a score is not finite, or the framework has other
+            metrics of the same scores.
     """
     prepared, model, checkpoint = training.prepared, training.model, int(answer["checkpoint"])
     data = prepared.data
@@ -197,9 +243,10 @@ def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, sta
         raise TrainingFailed(f"after {checkpoint} epochs it scores rows with numbers that are not finite")
     probability = platt_scaled(score, valid_score, label[valid]) if model.ranking else score
     scores = score_predictions(label[test], probability, data.user[test], score)
+    refuse_other_metrics(scores, answer.get("printed", {}))
     matrices = prepared.matrices_of(model)
     settings = matrices[-1].settings if matrices else {}
-    learned = answer["rows_learned"]
+    learned = answer["rows_learned"] * answer.get("passes", checkpoint)
     result = Result(
         run_id=training.run_id(checkpoint),
         task=prepared.task,
@@ -227,8 +274,8 @@ def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, sta
         interrupts=0,
         seed=training.seed,
         device=answer["device"],
-        rows={name: int((data.split == part).sum()) for part, name in enumerate(SPLIT_NAMES)},
-        positives={name: int(label[data.split == part].sum()) for part, name in enumerate(SPLIT_NAMES)},
+        rows={name: len(prepared.rows_of(part)) for part, name in enumerate(SPLIT_NAMES)},
+        positives={name: int(label[prepared.rows_of(part)].sum()) for part, name in enumerate(SPLIT_NAMES)},
         valid_auc=auc(label[valid], valid_score),
         auc=scores.auc,
         auc_error=scores.auc_error,
@@ -236,9 +283,11 @@ def record(training: ComparedTraining, answer: dict[str, Any], folder: Path, sta
         logloss=scores.logloss,
         train_seconds=answer["train_seconds"],
         test_seconds=answer["test_seconds"],
-        rows_per_second=learned * checkpoint / answer["train_seconds"] if answer["train_seconds"] else 0.0,
+        rows_per_second=learned / answer["train_seconds"] if answer["train_seconds"] else 0.0,
         started=started,
         commit=commit_of(HERE),
+        processor_seconds=answer.get("processor_seconds"),
+        peak_memory_mb=answer.get("peak_memory_mb"),
     )
     with ArtifactWriter(
         run_folder(prepared.paths, prepared.task, result.run_id),

@@ -98,14 +98,10 @@ def rate_tables(data: Interactions, block: np.ndarray, side: str) -> RateTables:
     """
     index, size = (data.user, len(data.user_ids)) if side == "user" else (data.item, len(data.item_ids))
     targets = sorted(name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_"))
-    train = data.split == TRAIN
-    tables = []
-    for left_out in range(FOLDS + 1):
-        seen = np.flatnonzero(train & (block != left_out))
-        labels = [data.label(target)[seen].astype(np.float64) for target in targets]
-        scale = FOLDS / (FOLDS - 1) if left_out < FOLDS else 1.0
-        tables.append(rates_and_counts(index[seen], size, labels, scale))
-    return RateTables(np.stack(tables), [*(f"{side} rate {target}" for target in targets), f"{side} rows"])
+    train = np.flatnonzero(data.split == TRAIN)
+    labels = [data.label(target)[train] for target in targets]
+    table = rates_and_counts(index[train], size, labels, block[train], FOLDS)
+    return RateTables(table, [*(f"{side} rate {target}" for target in targets), f"{side} rows"])
 
 
 class RivalInputs:

@@ -41,6 +41,7 @@ def plan(
         for model in models:
             for seed in range(seeds if model.by_epoch else 1):
                 epochs = tuple(sorted(set(checkpoint_epochs))) if model.by_epoch else (1,)
+                epochs = epochs[-1:] if model.stops_early else epochs
                 whole = ComparedTraining(one, model, seed, epochs)
                 rest = tuple(checkpoint for checkpoint in epochs if whole.run_id(checkpoint) not in done)
                 if rest:

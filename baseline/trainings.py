@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from fuxictr_settings import described, settings_of
 
-from mma4ctr.data.interactions import Interactions, has_test_labels, load_interactions
+from mma4ctr.data.interactions import TEST, VALID, Interactions, has_test_labels, load_interactions
 from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.datasets.base import GIVEN_VALID_TEST, SPLIT_NAMES
-from mma4ctr.evaluation.baselines import Baseline
+from mma4ctr.evaluation.baselines import FUXICTR, OWN, RECBOLE, Baseline
 from mma4ctr.evaluation.run_records import run_id_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.features.feature_matrix import load_matrix
@@ -49,6 +51,15 @@ class Prepared:
         return [self.matrices[features] for features in model.matrices if features in self.matrices]
 
     @property
+    def valid_is_test(self) -> bool:
+        """Whether the test rows are the validation rows too, as BARS has it."""
+        return bool(self.data.artifact.settings["split"] == GIVEN_VALID_TEST)
+
+    def rows_of(self, part: int) -> np.ndarray:
+        """int64: positions of the rows of a part of the split among the kept interactions."""
+        return np.flatnonzero(self.data.split == (TEST if part == VALID and self.valid_is_test else part))
+
+    @property
     def dataset(self) -> str:
         """Name of the data set."""
         return split_task(self.task)[0]
@@ -83,7 +94,7 @@ class ComparedTraining:
     @property
     def yaml(self) -> list[Path]:
         """RecBole's settings: of the data set, and of the model if it has its own."""
-        if not self.model.recbole:
+        if self.model.framework != RECBOLE:
             return []
         of_data = self.prepared.dataset if self.prepared.dataset in BUILT_IN else "own"
         own = HERE / f"{self.model.name.lower()}.yaml"
@@ -100,7 +111,13 @@ class ComparedTraining:
             "yaml": [path.read_text() for path in self.yaml],
             **self.model.inputs_setting,
             **({"other_matrices": others} if others else {}),
+            **({"fuxictr": self.of_fuxictr} if self.model.framework == FUXICTR else {}),
         }
+
+    @property
+    def of_fuxictr(self) -> dict[str, Any]:
+        """The settings of a model of FuxiCTR."""
+        return settings_of(self.prepared.paths, self.prepared.dataset, self.model)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -126,17 +143,20 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
         The task.
 
     Raises:
-        UserError: If a step is missing that a model needs, all rows of a part have the same label, or the split leaves
-            no validation rows or no labels of test rows.
+        UserError: If a step is missing that a model needs, all rows of a part have the same label, a model does not
+            take the data set, or the split leaves no validation rows or no labels of test rows.
     """
     data = load_interactions(paths, split_task(task)[0])
-    if data.artifact.settings["split"] == GIVEN_VALID_TEST:
+    if any(model.framework == FUXICTR for model in models):
+        described(paths, split_task(task)[0])
+    others = any(model.framework != FUXICTR for model in models)
+    if data.artifact.settings["split"] == GIVEN_VALID_TEST and others:
         raise UserError(f"{task}: the comparison needs validation rows; run step 1 again without the test rows as such")
     if not has_test_labels(data.artifact):
         raise UserError(f"{task}: the test rows have no labels, so models cannot be compared on them")
     variant = prepared_inputs(paths, task).variant
     needed = {features for model in models for features in model.matrices}
-    if any(not model.recbole for model in models):
+    if any(model.framework == OWN for model in models):
         needed.add("paper")  # the bias model sees no features, but takes its rows from the paper's matrix
     matrices = {}
     for features in sorted(needed if variant else ()):
@@ -144,9 +164,10 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
         made_by = MADE_BY[variant_kind(str(variant))] + ("" if features == "paper" else f" --features {features}")
         matrices[features] = read_artifact(paths.matrix / task / name, made_by)
         load_matrix(paths, task, name, torch.device("cpu"))  # refuses what does not fit together
+    prepared = Prepared(paths, task, data, variant, matrices)
     label = data.label(split_task(task)[1])
     for part, name in enumerate(SPLIT_NAMES[:2]):
-        labels = label[data.split == part]
+        labels = label[prepared.rows_of(part)]
         if labels.min() == labels.max():
             raise UserError(f"{task}: every {name} row has label {labels[0]}; it takes both to train and to compare")
-    return Prepared(paths, task, data, variant, matrices)
+    return prepared

@@ -79,7 +79,9 @@ def write_rows(out: Path, part: str, user: np.ndarray, item: np.ndarray, label: 
         np.save(out / f"{part}_{name}.npy", values)
 
 
-def train_and_score(job: Mapping[str, Any], answer: Answer, steps: Steps, seconds: float = 0.0) -> None:
+def train_and_score(
+    job: Mapping[str, Any], answer: Answer, steps: Steps, seconds: float = 0.0, processor_seconds: float = 0.0
+) -> None:
     """Train to the last checkpoint; at each checkpoint write the scores of the validation and test rows.
 
     Args:
@@ -87,12 +89,14 @@ def train_and_score(job: Mapping[str, Any], answer: Answer, steps: Steps, second
         answer: Writes an answer.
         steps: The model.
         seconds: Spent on preparing, counted as training.
+        processor_seconds: Likewise, of the processor.
     """
     out = Path(job["out"])
     for epoch in range(1, max(job["checkpoint_epochs"]) + 1):
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         shown = steps.train_epoch(epoch)
         measured = time.perf_counter() - started
+        processor_seconds += time.process_time() - before
         seconds += shown.pop("seconds", measured)
         answer(epoch=epoch, **shown)
         if epoch in job["checkpoint_epochs"]:
@@ -101,4 +105,15 @@ def train_and_score(job: Mapping[str, Any], answer: Answer, steps: Steps, second
                 started = time.perf_counter()
                 np.save(out / f"{part}_{epoch}.npy", steps.score(part))
                 taken[part] = time.perf_counter() - started
-            answer(checkpoint=epoch, train_seconds=seconds, test_seconds=taken["test"], **steps.facts())
+            shared = {"train_seconds": seconds, "processor_seconds": processor_seconds, "test_seconds": taken["test"]}
+            answer(checkpoint=epoch, peak_memory_mb=peak_memory_mb(), **shared, **steps.facts())
+
+
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process in MB (10^6 bytes); None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e6
+    return None

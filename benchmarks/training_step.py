@@ -71,17 +71,38 @@ def step_seconds(batch_size: int, in_features: int, networks: int, turns: int) -
     return statistics.median(taken[0]), statistics.median(taken[1]), ratio
 
 
+def measured(turns: int) -> list[tuple[str, int, int, int, float, float, float]]:
+    """Measure the networks of features paper and of features plus at several batch sizes.
+
+    Args:
+        turns: Repetitions.
+
+    Returns:
+        Features, batch size, columns, networks, and what `step_seconds` gives.
+    """
+    shapes = [("paper", 194, 1), ("plus", 12, 3)]
+    return [
+        (features, batch_size, in_features, networks, *step_seconds(batch_size, in_features, networks, turns))
+        for features, in_features, networks in shapes
+        for batch_size in (256, 512, 2048, 8192)
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the networks of features paper and of features plus at several batch sizes and print the table."""
+    """Print the table of the measurements."""
     options = parser(__doc__, paths=False)
     options.add_argument("--turns", type=whole_number(1), default=15, help="repetitions")
-    turns = options.parse_args(arguments).turns
-    rows = []
-    for features, in_features, networks in (("paper", 194, 1), ("plus", 12, 3)):
-        for batch_size in (256, 512, 2048, 8192):
-            ours, theirs, ratio = step_seconds(batch_size, in_features, networks, turns)
-            shape = [features, f"{batch_size:,}", f"{in_features}", f"{networks}"]
-            rows.append([*shape, f"{ours * 1e6:,.0f}", f"{theirs * 1e6:,.0f}", f"{ratio:.2f}"])
+    rows = [
+        [
+            features,
+            f"{batch_size:,}",
+            f"{in_features}",
+            f"{networks}",
+            *(f"{s * 1e6:,.0f}" for s in both),
+            f"{ratio:.2f}",
+        ]
+        for features, batch_size, in_features, networks, *both, ratio in measured(options.parse_args(arguments).turns)
+    ]
     header = ["features", "batch", "columns", "networks", "ours, us", "nn.Module, us", "ratio"]
     print_table("A training step, processor time of one core", header, rows)
 

@@ -1,10 +1,11 @@
 """Arrays of item vectors, one row per item, and of item ids: NumPy, HDF5 and safetensors files.
 
 An archive (`.npz`, `.h5`, `.hdf5`, `.safetensors`) has the vectors in `value` and the ids in `key`, as in the
-embeddings of the BARS benchmarks.
+embeddings of the BARS benchmarks. If the ids stand in another file, the vectors are `value`, or its only array.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,7 +43,7 @@ class VectorFile:
         path: The file.
         values: The vectors, read in slices.
         shape: Number of vectors and of numbers in each.
-        key: The ids (n,); None for a `.npy` file.
+        key: The ids (n,); None if they stand elsewhere.
     """
 
     path: Path
@@ -56,11 +57,12 @@ def is_archive(name: str) -> bool:
     return Path(name).suffix.lower() in _ARCHIVES
 
 
-def vector_file(path: Path) -> VectorFile:
+def vector_file(path: Path, *, with_ids: bool = True) -> VectorFile:
     """Open a file of vectors.
 
     Args:
         path: The file; its suffix tells the format.
+        with_ids: An archive must have the ids too; otherwise the ids stand elsewhere, and those in it are not read.
 
     Returns:
         The vectors, of which nothing is read yet, except from `.npz`, and the ids.
@@ -71,25 +73,50 @@ def vector_file(path: Path) -> VectorFile:
     if not is_archive(path.name):
         values = array_file(path)
         return VectorFile(path, values, (values.shape[0], values.shape[1]))
+    with _errors_of(path):
+        arrays = _ARCHIVES[path.suffix.lower()](path)
+        ids = None
+        if with_ids:
+            advice = "write the ids as key, the vectors as value, or name a file of ids with ids = ..."
+            key, value = (_chosen(path, arrays, name, advice) for name in (KEY, VALUE))
+            _check_array(path, f"{KEY}: ", 1, key.dtype, key.shape)
+            ids = np.asarray(key[:])
+        else:
+            value = _chosen(path, arrays, VALUE, "write the vectors as value", or_only=True)
+        _check_array(path, f"{VALUE}: ", 2, value.dtype, value.shape)
+    if ids is not None and len(ids) != value.shape[0]:
+        raise UserError(f"{path}: key has {len(ids):,} ids and value {value.shape[0]:,} rows; each id needs one row")
+    return VectorFile(path, value, (value.shape[0], value.shape[1]), ids)
+
+
+def id_array(path: Path) -> np.ndarray:
+    """Return the ids (n,) of a `.npy` file, or of an archive: its `key`, or its only array; raises `UserError`."""
+    if not is_archive(path.name):
+        return array_file(path, dimensions=1)
+    with _errors_of(path):
+        key = _chosen(path, _ARCHIVES[path.suffix.lower()](path), KEY, "write the ids as key", or_only=True)
+        _check_array(path, "", 1, key.dtype, key.shape)
+        return np.asarray(key[:])
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Raise `UserError` for what the libraries raise for an archive that is damaged or of another format."""
     from safetensors import SafetensorError
 
     try:
-        arrays = _ARCHIVES[path.suffix.lower()](path)
-        missing = [name for name in (KEY, VALUE) if name not in arrays]
-        if missing:
-            names = ", ".join(arrays) or "none"
-            raise UserError(
-                f"{path}: has no array {missing[0]!r} (its arrays: {names}); write the ids as key, the vectors as value"
-            )
-        key, value = arrays[KEY], arrays[VALUE]
-        _check_array(path, "key: ", 1, key.dtype, key.shape)
-        _check_array(path, "value: ", 2, value.dtype, value.shape)
-        ids = np.asarray(key[:])
+        yield
     except (ValueError, OSError, EOFError, BadZipFile, KeyError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({str(error).splitlines()[0]})") from None
-    if len(ids) != value.shape[0]:
-        raise UserError(f"{path}: key has {len(ids):,} ids and value {value.shape[0]:,} rows; each id needs one row")
-    return VectorFile(path, value, (value.shape[0], value.shape[1]), ids)
+
+
+def _chosen(path: Path, arrays: dict[str, Any], name: str, advice: str, *, or_only: bool = False) -> Any:
+    """Return the array of a name, or the only array if that is enough; raises `UserError` if there is none."""
+    if name in arrays:
+        return arrays[name]
+    if or_only and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    raise UserError(f"{path}: has no array {name!r} (its arrays: {', '.join(arrays) or 'none'}); {advice}")
 
 
 @dataclass(frozen=True)

@@ -317,7 +317,7 @@ def _joined_tokens(length: int, parts: list[tuple[np.ndarray, Tokens]]) -> Token
 
 
 @column_reader("text or lists of tokens", _joined_tokens)
-def tokens_of(array: Column, name: str, *, words: bool) -> Tokens:
+def tokens_of(array: Column, name: str, *, words: bool, separator: str | None = None) -> Tokens:
     """Extract the tokens of a column of text or lists; empty cells and nulls have none.
 
     Args:
@@ -325,6 +325,7 @@ def tokens_of(array: Column, name: str, *, words: bool) -> Tokens:
         name: its name, for messages.
         words: split text, also in lists, into lower-case words. Otherwise split text at spaces and keep each value of
             a list as one token.
+        separator: split text at this instead of at spaces.
 
     Returns:
         int64 row and int64 token of each token.
@@ -345,9 +346,10 @@ def tokens_of(array: Column, name: str, *, words: bool) -> Tokens:
     if words:
         array = pc.replace_substring_regex(pc.utf8_lower(array), _UNSPACED, r" \1 ")
         array = pc.replace_substring_regex(array, _SEPARATORS, " ")
-    array = pc.utf8_split_whitespace(array)
+    array = pc.split_pattern(array, separator) if separator else pc.utf8_split_whitespace(array)
     row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
-    cell, token = _tokens_of_cells(pc.list_flatten(array), name, words=False)
+    cells = pc.utf8_trim_whitespace(pc.list_flatten(array))
+    cell, token = _tokens_of_cells(cells, name, words=False)
     return row[cell], token
 
 

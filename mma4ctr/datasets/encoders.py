@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,8 @@ def encoder_of(source: ModalitySource, columns: list[str], width: int) -> Encode
         return DenseChunk(block, ids, values, length, np.arange(len(ids)), text)
 
     def bag(table: pa.Table, block: Block, ids: np.ndarray, text: pa.Array | None) -> BagChunk:
-        parts = [tokens_of(table[name], name, words=source.encoding == "text") for name in columns]
+        how: dict[str, Any] = {"words": source.encoding == "text", "separator": source.token_separator}
+        parts = [tokens_of(table[name], name, **how) for name in columns]
         row, token = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         return BagChunk(block, ids, np.arange(len(ids)), row, token, np.ones(len(row), np.float32), text)
 

@@ -1,4 +1,4 @@
-"""The files of a described log by part of its split, and labels that test rows may lack."""
+"""The files of a described log by part of its split, their parsed rows, and labels that test rows may lack."""
 
 from dataclasses import dataclass, field
 
@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column, is_text, plain_array
 from mma4ctr.datasets.base import SPLIT_NAMES
+from mma4ctr.datasets.columns import Ids
 from mma4ctr.datasets.roles import Role, columns_of
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.datasets.toml_spec import Description
@@ -35,6 +36,12 @@ class LogPart:
     def columns(self, description: Description) -> list[str]:
         """Names of the columns that are read."""
         return [name for name in columns_of(description) if name not in self.lacking]
+
+    def required(self, description: Description) -> list[str]:
+        """Names of the columns that the files must have; `columns`, and the ids of test rows for a submission."""
+        split = description.split
+        named = split.id if split and self.code in (None, TEST_CODE) else None
+        return [*dict.fromkeys([*self.columns(description), *([named] if named else [])])]
 
     def codes(self, table: pa.Table, column: Role | None) -> np.ndarray | None:
         """Return the part of the split of each row, or None if there is no given split.
@@ -154,3 +161,32 @@ class TestLabels:
                 f"{self.description.where} [split]: test: {self.missing:,} labels are missing, {self.labelled:,} are "
                 f"there (columns {', '.join(sorted(self._columns))}); give all test rows labels, or none"
             )
+
+
+@dataclass(frozen=True)
+class ParsedRows:
+    """Interactions of the kept users in one block, before device codes and positions in the log are known.
+
+    Attributes:
+        user: int32 positions among the kept users.
+        user_ids: ids of the users.
+        item: ids of the items.
+        device: ids of the devices; None if there is no such column.
+        time: int64; None if the position in the log is the time.
+        labels: uint8 0/1 by target.
+        row_hash: uint64, as in `InteractionChunk`.
+        categories: context columns that are categories.
+        numbers: context columns that are numbers.
+        part: as in `InteractionChunk`.
+    """
+
+    user: np.ndarray
+    user_ids: Ids
+    item: Ids
+    device: Ids | None
+    time: np.ndarray | None
+    labels: dict[str, np.ndarray]
+    row_hash: np.ndarray
+    categories: dict[str, Ids]
+    numbers: dict[str, np.ndarray]
+    part: np.ndarray | None = None

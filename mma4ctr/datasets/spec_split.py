@@ -28,12 +28,16 @@ class GivenSplit:
         values: By part, the values of the column.
         sources: By part, its files; empty with a column.
         valid_is_test: Whether the test rows are the validation rows too.
+        id: The column that names the test rows in a submission; None: their number.
+        submission: The header of a submission.
     """
 
     column: str | None
     values: Mapping[str, tuple[str, ...]]
     sources: Mapping[str, Source]
     valid_is_test: bool
+    id: str | None = None
+    submission: tuple[str, str] = ("id", "probability")
 
     def part_codes(self, column: Column) -> np.ndarray:
         """Return uint8 (n,): the part of each row, from the column's values; raises `BadLine` for another value."""
@@ -75,18 +79,22 @@ def given_split(part: SpecTable, interactions: SpecTable, folder: Path) -> Given
     valid_is_test = named["valid"] == (VALID_IS_TEST,)
     if valid_is_test:
         named["valid"] = ()
+    id_column, header = part.text("id"), part.texts("submission")
+    if header and len(set(header)) != 2:
+        part.add_mistake("submission: must be the names of two columns, for the ids and for the probabilities")
+    named_so = (id_column, (header[0], header[-1]) if header else (id_column or "id", "probability"))
     part.check_unknown()
     if column is None:
         if "files" in interactions.content:
             part.add_mistake("names files of the rows, as [interactions] files does; remove one of the two")
         sources = {name: interactions.source(files, folder) for name, files in named.items() if files}
-        return GivenSplit(None, {}, sources, valid_is_test)
+        return GivenSplit(None, {}, sources, valid_is_test, *named_so)
     values = {name: named[name] or (name,) for name in SPLIT_NAMES if not (name == "valid" and valid_is_test)}
     for name, texts in values.items():
         for other in SPLIT_NAMES[SPLIT_NAMES.index(name) + 1 :]:
             if both := set(texts) & set(values.get(other, ())):
                 part.add_mistake(f"{sorted(both)[0]!r} is both {name} and {other}; a value belongs to one part")
-    return GivenSplit(column, values, {}, valid_is_test)
+    return GivenSplit(column, values, {}, valid_is_test, *named_so)
 
 
 def _texts(part: SpecTable, name: str, *, required: bool) -> tuple[str, ...]:

@@ -11,7 +11,19 @@ ENCODINGS = ("text", "tokens", "vector", "vectors")
 # All keys of a description; others may be misspelled.
 KEYS = {"folder", "min_interactions", "negatives", "interactions", "targets", "modalities", "files", "format"}
 KEYS |= {"separator", "columns", "user", "item", "time", "device", "also", "outcomes", "width", "ids", *ENCODINGS}
-KEYS |= {"categories", "numbers", "hour", "split", "train", "valid", "test", "column"}
+KEYS |= {
+    "categories",
+    "numbers",
+    "hour",
+    "split",
+    "train",
+    "valid",
+    "test",
+    "column",
+    "id",
+    "submission",
+    "token_separator",
+}
 
 
 class SpecTable:

@@ -37,6 +37,8 @@ A_DATE = "a date such as 2024-05-31 18:00:00"
 # A number is in a unit if it is between these years in it; the ranges of two units are a factor of 150 apart.
 YEARS = (1990, 2100)
 _EPOCH = [float(np.datetime64(f"{year}", "s").astype(np.int64)) for year in YEARS]
+# Times are counters if more of them are no time in any unit.
+COUNTERS_SHARE = 0.05
 UNITS = ("", "seconds", "milliseconds", "microseconds", "nanoseconds", "YYYYMMDD", "YYYYMMDDhhmm", "YYYYMMDDhhmmss")
 
 
@@ -109,9 +111,13 @@ def form_of(column: Column, name: str) -> TimeForm:
     if kind in ("date", "zoned") or not len(array):
         return TimeForm(kind)
     values = _numbers(array if rows is None else array.take(pa.array(rows, pa.int64())), name, kind)
-    units = np.bincount(units_of(values), minlength=len(UNITS))
+    found = units_of(values)
+    units = np.bincount(found, minlength=len(UNITS))
     most = int(units.argmax())
-    return TimeForm(kind, UNITS[most] if 2 * units[most] > len(values) else "")
+    # Anonymised times are counters: they run through the numbers that are no time in any unit, so none of them shows
+    # a unit. A few of them are 0 where a time is missing.
+    counters = np.count_nonzero((found == 0) & (values != 0)) > COUNTERS_SHARE * len(values)
+    return TimeForm(kind, UNITS[most] if 2 * units[most] > len(values) and not counters else "")
 
 
 def _kind_or_mistake(array: pa.Array, name: str) -> str | BadLine:
@@ -148,9 +154,8 @@ def common_form(forms: Sequence[tuple[Path, TimeForm]], name: str) -> TimeForm:
         numbers = {common.kind, form.kind} == {"whole", "number"}
         if (common.kind != form.kind and not numbers) or (common.unit and form.unit and common.unit != form.unit):
             raise UserError(f"{path}: column {name}: {form}, but {first} has {common}; use the same form in all files")
-        if form.unit and not common.unit:
-            first = path
-        common = TimeForm("number" if numbers else common.kind, common.unit or form.unit)
+        # Numbers that show no unit in one file have none in the others either: anonymised times start at any number.
+        common = TimeForm("number" if numbers else common.kind, common.unit if form.unit else "")
     return common
 
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.datasets.array_files import array_chunks, array_file, checked_ids, vector_file
+from mma4ctr.datasets.array_files import vector_file
 from mma4ctr.datasets.arrow import is_list, is_text, plain_array
 from mma4ctr.datasets.base import (
     GIVEN,
@@ -24,15 +23,16 @@ from mma4ctr.datasets.base import (
     hash_rows,
 )
 from mma4ctr.datasets.codes import Codes
-from mma4ctr.datasets.columns import Ids, NameTable, concatenate_ids, ids_of
+from mma4ctr.datasets.columns import Ids, NameTable, ids_of
 from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
-from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, TestLabels, log_parts, read_labels
+from mma4ctr.datasets.log_parts import NO_LABEL, LogPart, ParsedRows, TestLabels, log_parts, read_labels
 from mma4ctr.datasets.roles import Role, roles_of
 from mma4ctr.datasets.table_readers import BATCH_ROWS, VECTOR_ROWS, Source, first_table, read_tables
 from mma4ctr.datasets.times import TimeForm, common_form, form_of
 from mma4ctr.datasets.toml_spec import DEFAULT_WIDTH, Description, ModalitySource
+from mma4ctr.datasets.vector_sources import vectors_by_file
 from mma4ctr.datasets.vectors import vectors_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.storage.bad_lines import BadLines
@@ -46,35 +46,6 @@ EXAMPLES, REMEMBERED = 3, 1000
 LOW_COVERAGE = 0.5
 # Maximum length of a vector; its covariance matrix is kept in memory (2 GB).
 WIDEST = 1 << 14
-
-
-@dataclass(frozen=True)
-class ParsedRows:
-    """Interactions of the kept users in one block, before device codes and positions in the log are known.
-
-    Attributes:
-        user: int32 positions among the kept users.
-        user_ids: ids of the users.
-        item: ids of the items.
-        device: ids of the devices; None if there is no such column.
-        time: int64; None if the position in the log is the time.
-        labels: uint8 0/1 by target.
-        row_hash: uint64, as in `InteractionChunk`.
-        categories: context columns that are categories.
-        numbers: context columns that are numbers.
-        part: as in `InteractionChunk`.
-    """
-
-    user: np.ndarray
-    user_ids: Ids
-    item: Ids
-    device: Ids | None
-    time: np.ndarray | None
-    labels: dict[str, np.ndarray]
-    row_hash: np.ndarray
-    categories: dict[str, Ids]
-    numbers: dict[str, np.ndarray]
-    part: np.ndarray | None = None
 
 
 class DescribedDataset(RawDataset):
@@ -106,7 +77,7 @@ class DescribedDataset(RawDataset):
         columns = self.description.interactions
         # Check all columns now, so columns of later passes are refused before a large log is counted.
         for part in self.parts:
-            part.source.require_columns(part.columns(self.description))
+            part.source.require_columns(part.required(self.description))
         user_ids = next(role.read for role in roles_of(self.description, self.time_form) if role.kind == "user")
 
         def parse(table: pa.Table, _block: Block) -> tuple[np.ndarray, np.ndarray]:
@@ -295,7 +266,7 @@ class DescribedDataset(RawDataset):
         """Return the length of a vector; raises `UserError` if the first rows have no vector."""
         path = source.source.with_rows()[0]
         if source.encoding == "vectors":
-            return vector_file(path).shape[1]
+            return vector_file(path, with_ids=source.ids is None).shape[1]
         columns = expanded(source, path)
         if len(columns) > 1:
             return len(columns)
@@ -333,7 +304,11 @@ class DescribedDataset(RawDataset):
         source = self._sources[modality]
         width = self.modality_of(source).raw_width
         seen = self._feature_ids.setdefault(modality, [])
-        by_file = self._arrays(source, width) if source.encoding == "vectors" else self._rows(source, width, bad)
+        by_file: Iterator[Iterator[DenseChunk | BagChunk]]
+        if source.encoding == "vectors":
+            by_file = vectors_by_file(source, width, self.name, self.workers)
+        else:
+            by_file = self._rows(source, width, bad)
         items_read = 0
         for chunks in by_file:
             for chunk in chunks:
@@ -363,51 +338,6 @@ class DescribedDataset(RawDataset):
 
             one = source.source.only(path, VECTOR_ROWS if source.kind == "dense" else BATCH_ROWS)
             yield self._tables(one, [id_column, *columns], parse, bad, source.name)
-
-    def _arrays(self, source: ModalitySource, width: int) -> Iterator[Iterator[DenseChunk]]:
-        """Yield the rows of each file of vectors."""
-        files = source.source.files()
-        first = 0
-        for number, path in enumerate(files):
-            file = vector_file(path)
-            if file.shape[1] != width:
-                raise UserError(f"{path}: rows of {file.shape[1]} numbers where {width} are expected, as in {files[0]}")
-            if isinstance(source.ids, int):
-                ids = ids_of(pa.array(np.arange(first, first + file.shape[0]) + source.ids), "ids")
-                first += file.shape[0]
-            elif source.ids is not None:
-                ids = self._ids_of_array(source, source.ids, files, number)
-            else:
-                if file.key is None:
-                    raise UserError(f"{path}: has no ids; name their file with ids = ...")
-                ids = checked_ids(path, file.key)
-            if len(ids.values) != file.shape[0]:
-                raise UserError(
-                    f"{path}: {file.shape[0]:,} rows but {len(ids.values):,} ids; give each row one id, in order"
-                )
-            yield array_chunks(file, ids)
-
-    def _ids_of_array(self, source: ModalitySource, given: Source, files: Sequence[Path], number: int) -> Ids:
-        """Return the item ids of the rows of one file of vectors."""
-        paths = given.files()
-        if len(paths) != len(files):
-            raise UserError(
-                f"{given.where}: {len(files)} files of vectors and {len(paths)} of ids; give one file of ids per array"
-            )
-        path = paths[number]
-        if path.suffix in (".npy", ".npz"):
-            return checked_ids(path, array_file(path, dimensions=1))
-        if source.item is None:
-            if given.format or path.suffix != ".txt":
-                raise UserError(f"{given.where}: {path.name} is a table; name its column of ids with item = ...")
-            given, column = Source(given.where, given.folder, given.patterns, "tsv", None, ("id",)), "id"
-        else:
-            column = source.item
-        # No line may be skipped, because the following vectors would get wrong ids.
-        bad = BadLines(option="")
-        return concatenate_ids(
-            list(self._tables(given.only(path), [column], lambda table, _: ids_of(table[column], column), bad, "ids"))
-        )
 
     def _tables(
         self,

@@ -29,12 +29,15 @@ A description (keys are required unless marked optional):
     train = "train.csv"
     valid = "valid.csv"                 # optional: else the last tenth of the training rows; "test": the test rows
     test = "test.csv"                   # or column = "part", and train, valid and test are its values
+    id = "ID"                           # optional: column that names the test rows in a submission; else their number
+    submission = ["ID", "click"]        # optional: header of a submission; default: the column of id, and probability
 
     [modalities.text]                   # any number of modalities
     files = "items.csv"
     item = "id"
     text = ["title", "genre"]           # plain words (TF-IDF and SVD); or tokens = ..., used unchanged
     width = 64                          # optional: maximum number of columns; default 128
+    token_separator = "^"               # optional: between the tokens of a cell such as 12^7^9; default: spaces
 
     [modalities.picture]
     files = "pictures.parquet"
@@ -46,7 +49,7 @@ A description (keys are required unless marked optional):
     ids = "sound_ids.txt"               # one per line; or .npy; or a table and item = "id"; or the id of the first row
 
     [modalities.motion]
-    vectors = "motion.h5"               # or .npz, .safetensors: `key` has the ids and `value` the vectors
+    vectors = "motion.h5"               # or .npz, .safetensors: `key` has the ids and `value` the vectors; or with ids
 
     [columns.item]                      # optional: columns beside content, for features plus
     files = "items.csv"
@@ -108,6 +111,7 @@ class ModalitySource:
         columns: names or patterns of the encoded columns.
         width: maximum number of columns after reduction; None: the default.
         ids: for arrays: the files of item ids, or the id of the first row; None: the files of vectors have them.
+        token_separator: between the tokens of a cell; None: spaces.
     """
 
     name: str
@@ -117,6 +121,7 @@ class ModalitySource:
     columns: tuple[str, ...]
     width: int | None
     ids: Source | int | None
+    token_separator: str | None = None
 
     @property
     def kind(self) -> str:
@@ -348,8 +353,11 @@ def _modality(name: str, part: SpecTable, folder: Path) -> ModalitySource:
         columns = part.texts(encoding)
         item = part.text("item", required=bool(given))
         source = part.source(part.texts("files", required=bool(given)), folder)
+    between = part.text("token_separator")
+    if between and encoding != "tokens":
+        part.add_mistake("token_separator: only for tokens")
     part.check_unknown(ENCODINGS)
-    return ModalitySource(name, source, item, encoding, columns, width, ids)
+    return ModalitySource(name, source, item, encoding, columns, width, ids, between)
 
 
 def _are_ids(value: Any) -> bool:

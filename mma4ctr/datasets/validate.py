@@ -93,7 +93,7 @@ def _check_interactions(report: CheckReport, raw: DescribedDataset, rows: int) -
     for part in report.attempt(lambda: raw.parts) or []:
         for path in part.source.with_rows(BadLines()):
             names = part.source.columns(path)
-            for column in part.columns(raw.description):
+            for column in part.required(raw.description):
                 report.attempt(partial(require_columns, str(path), names, [column]))
     if report.mistakes:
         return None
@@ -137,6 +137,7 @@ def _report_settings(report: CheckReport, raw: DescribedDataset) -> None:
         where = f"the column {split.column}" if split.column else "the files"
         without = any(part.lacking for part in raw.parts)
         report.rows.append(["split", f"by {where}; validation rows: {valid}{'; test rows have no labels' * without}"])
+        report.rows.append(["submission", f"{' and '.join(split.submission)}; {split.id or 'the number of the row'}"])
     if raw.description.interactions.time is None:
         report.rows.append(["time", "no column; the rows are in time order"])
     for target, rule in raw.description.rules.items():

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 # Raise it with every change of the columns or fields that models with `columns` get: runs on others do not count.
 COLUMNS_VERSION = 1
 
+# Where a model runs: in this environment, or in one that `make` makes for its framework.
+OWN, RECBOLE, FUXICTR = "own", "recbole", "fuxictr"
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -23,7 +26,7 @@ class Baseline:
             features plus and the stored columns it gets the paper's features too.
         columns: The model gets the columns that step 1 has stored: trees all of them, and rates; RecBole's models those
             of users and items as fields.
-        recbole: The model is RecBole's and runs in the environment of `make baseline`.
+        framework: OWN, RECBOLE or FUXICTR. FuxiCTR's models take data sets of BARS only.
         by_epoch: The model is trained in epochs.
     """
 
@@ -34,8 +37,18 @@ class Baseline:
     ranking: bool = False
     features: str = ""
     columns: bool = False
-    recbole: bool = True
+    framework: str = RECBOLE
     by_epoch: bool = True
+
+    @property
+    def name_in_framework(self) -> str:
+        """The name that the framework has for the model: `DIN` for `FuxiCTR DIN`."""
+        return self.name.removeprefix("FuxiCTR ")
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether the number of epochs is a limit, and only the best epoch gives a result."""
+        return self.framework == FUXICTR
 
     @property
     def matrices(self) -> tuple[str, ...]:
@@ -71,10 +84,14 @@ BASELINES: dict[str, Baseline] = {
         Baseline("DIN", "bce", 0.015, 0.004, columns=True),
         Baseline("DIEN", "bce", 0.025, 0.007, columns=True),
         Baseline("DCNV2", "bce", 0.06, 0.02, features="paper", columns=True),
-        Baseline("LightGBM", "bce", 0.003, 0.006, features="paper", columns=True, recbole=False),
-        Baseline("LightGBM plus", "bce", 0.003, 0.006, features="plus", columns=True, recbole=False),
-        Baseline("CatBoost", "bce", 0.01, 0.006, features="paper", columns=True, recbole=False),
-        Baseline("CatBoost plus", "bce", 0.01, 0.006, features="plus", columns=True, recbole=False),
-        Baseline("bias model", "none", 0.001, 0.001, recbole=False, by_epoch=False),
+        Baseline("LightGBM", "bce", 0.003, 0.006, features="paper", columns=True, framework=OWN),
+        Baseline("LightGBM plus", "bce", 0.003, 0.006, features="plus", columns=True, framework=OWN),
+        Baseline("CatBoost", "bce", 0.01, 0.006, features="paper", columns=True, framework=OWN),
+        Baseline("CatBoost plus", "bce", 0.01, 0.006, features="plus", columns=True, framework=OWN),
+        Baseline("bias model", "none", 0.001, 0.001, framework=OWN, by_epoch=False),
+        Baseline("FuxiCTR DIN", "bce", 5.0, 1.5, framework=FUXICTR),
+        Baseline("FuxiCTR DIEN", "bce", 5.0, 1.5, framework=FUXICTR),
+        Baseline("FuxiCTR DCNv2", "bce", 0.3, 0.1, framework=FUXICTR),
+        Baseline("FuxiCTR xDeepFM", "bce", 0.5, 0.2, framework=FUXICTR),
     )
 }

@@ -61,9 +61,11 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
 def seconds_of_a_pass(run: Result) -> float:
     """Mean seconds of one pass over the training rows.
 
-    MMa4CTR may stop early and repeats rejected epochs, so its passes are counted by rows, not by epochs.
+    MMa4CTR may stop early and repeats rejected epochs, and FuxiCTR's models stop early, so their passes are counted by
+    rows, not by epochs.
     """
-    by_rows = run.model == MODEL and run.rows_per_second
+    early = run.model in BASELINES and BASELINES[run.model].stops_early
+    by_rows = (run.model == MODEL or early) and run.rows_per_second
     return run.rows["train"] / run.rows_per_second if by_rows else run.train_seconds / run.epochs
 
 

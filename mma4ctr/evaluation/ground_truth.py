@@ -8,14 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mma4ctr.data.interactions import TEST, load_interactions
+from mma4ctr.data.interactions import TEST, has_test_labels, interactions_artifact, load_interactions
 from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.runtime.errors import UserError
-from mma4ctr.simulation.rows import FILE_NAME, TRUTH
+from mma4ctr.simulation.bars import SHAPES
+from mma4ctr.simulation.rows import FILE_NAME, MARK, TRUTH
 from mma4ctr.storage.paths import Paths
 
 
@@ -57,20 +59,34 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
     return found
 
 
+def truth_folder(paths: Paths, task: str) -> Path | None:
+    """The `truth/` folder of a task, or None if its data are not simulated."""
+    dataset, target = split_task(task)
+    data = interactions_artifact(paths, dataset)
+    folder = Path(data.manifest["sources"]["file"]).parent / TRUTH
+    if dataset in BUILT_IN:
+        return folder if folder.is_dir() else None
+    # A described data set can have a folder of this name, or read simulated files in another way than they were made.
+    try:
+        world = orjson.loads((folder / MARK).read_bytes())
+        simulated = world["dataset"] in SHAPES and target in world["ratios"]
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return folder if simulated and has_test_labels(data) else None
+
+
 @lru_cache(maxsize=8)
 def true_test_probabilities(paths: Paths, task: str) -> np.ndarray | None:
     """The true probabilities of a task's test rows in their order, float64 (test rows,).
 
     Returns:
-        None if the data are not simulated.
+        None if the data are not simulated, or the test rows have no labels.
     """
+    folder = truth_folder(paths, task)
+    if folder is None:
+        return None
     dataset, target = split_task(task)
-    if dataset not in BUILT_IN:  # only the data sets of the study are simulated
-        return None
     data = load_interactions(paths, dataset)
-    folder = Path(data.artifact.manifest["sources"]["file"]).parent / TRUTH
-    if not folder.is_dir():
-        return None
     rows = np.flatnonzero(data.split == TEST)
     user, item = data.user_ids[data.user[rows]], data.item_ids[data.item[rows]]
     return true_probabilities(folder, target, user, item, np.floor(data.time[rows]).astype(np.int64))

@@ -15,6 +15,7 @@ import orjson
 
 from mma4ctr.datasets.base import GIVEN_SPLITS
 from mma4ctr.datasets.toml_spec import READY, read_descriptions
+from mma4ctr.evaluation.ground_truth import truth_folder
 from mma4ctr.evaluation.layouts import Layout, write_layout
 from mma4ctr.evaluation.run_records import SELECTED_ON_TEST, Result, newest_of_each, read_results
 from mma4ctr.evaluation.run_table import score_text
@@ -43,13 +44,14 @@ def boards_of(paths: Paths) -> dict[str, str]:
     return found
 
 
-def leaderboard(name: str, task: str, results: Sequence[Result]) -> Layout:
+def leaderboard(name: str, task: str, results: Sequence[Result], *, simulated: bool) -> Layout:
     """A published leaderboard with our runs in it, by AUC.
 
     Args:
         name: Name of the leaderboard.
         task: The task of our runs.
         results: All finished runs.
+        simulated: The data of our runs are simulated.
 
     Returns:
         The table; our rows are bold. The caption says if our rows are not the published ones.
@@ -70,7 +72,9 @@ def leaderboard(name: str, task: str, results: Sequence[Result]) -> Layout:
         rows.append((result.auc or 0.0, [label, "", *scores, selected], True))
     sizes = {(result.rows["test"], result.protocol["split"]) for result in ours}
     other = [size for size, split in sizes if size != board["test_rows"] or split not in GIVEN_SPLITS]
-    if other:
+    if simulated:
+        caption += " NOT COMPARABLE: the data of ours are simulated."
+    elif other:
         caption += (
             f" NOT COMPARABLE: the published test rows are {board['test_rows']:,}, ours {other[0]:,}; the files or the "
             "split are others."
@@ -83,7 +87,11 @@ def leaderboard(name: str, task: str, results: Sequence[Result]) -> Layout:
 def leaderboards(paths: Paths, results: Sequence[Result]) -> dict[str, Layout]:
     """The leaderboards of the tasks that have runs, by task."""
     run_tasks = {result.task for result in results}
-    return {task: leaderboard(name, task, results) for task, name in boards_of(paths).items() if task in run_tasks}
+    return {
+        task: leaderboard(name, task, results, simulated=truth_folder(paths, task) is not None)
+        for task, name in boards_of(paths).items()
+        if task in run_tasks
+    }
 
 
 def main() -> None:

@@ -64,6 +64,8 @@ class Result:
         auc_error: Standard error of `auc`.
         networks: Number of networks that are averaged.
         schedule: Learning rate schedule, `halving` or `cosine`; `no-gain` in results of before.
+        processor_seconds: Processor seconds of the passes over the training rows; None in results of before.
+        peak_memory_mb: Peak resident memory of the process that trained, in MB (10^6 bytes); likewise.
     """
 
     run_id: str
@@ -98,6 +100,8 @@ class Result:
     auc_error: float | None = None
     networks: int = 1
     schedule: str = "halving"
+    processor_seconds: float | None = None
+    peak_memory_mb: float | None = None
 
     @property
     def auc_interval(self) -> tuple[float, float] | None:

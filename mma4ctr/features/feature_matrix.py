@@ -43,11 +43,10 @@ class RowGroup:
     """The training, validation or test rows.
 
     Attributes:
-        rows: int64 (rows,), positions among the kept interactions.
-        user_row: int64 (rows,), table rows of the user part.
-        item_row: int64 (rows,), table rows of the item part; equal to `item` if the item part has one block.
-        item: int64 (rows,), items.
-        label: float32 (rows,).
+        rows: int32 (rows,), positions among the kept interactions.
+        user_row: int32 (rows,), table rows of the user part.
+        item_row: int32 (rows,), table rows of the item part: the item, in an item part of one block.
+        label: uint8 (rows,) of 0 and 1.
         codes: Integers (rows,), the code of each row for each lookup of the matrix.
         recency: float16 (rows, r), scaled; None without recency.
     """
@@ -55,7 +54,6 @@ class RowGroup:
     rows: np.ndarray
     user_row: torch.Tensor
     item_row: torch.Tensor
-    item: torch.Tensor
     label: torch.Tensor
     codes: tuple[torch.Tensor, ...] = ()
     recency: torch.Tensor | None = None
@@ -221,7 +219,7 @@ class FactorMatrix:
         block = rows.user_row // self.users if self.users and self.lookups else 0
         for lookup, codes in zip(self.lookups, rows.codes, strict=True):
             first, last = last, last + lookup.width
-            torch.index_select(lookup.table, 0, codes.long() + block * lookup.size, out=out[:, first:last])
+            torch.index_select(lookup.table, 0, codes.int() + block * lookup.size, out=out[:, first:last])
         if rows.recency is not None:
             first, last = last, last + self.recency
             out[:, first:last] = rows.recency
@@ -239,9 +237,9 @@ def rows_in_blocks(index: np.ndarray, block: np.ndarray, size: int) -> np.ndarra
         size: Number of users or items.
 
     Returns:
-        int64 (rows,).
+        int32 (rows,).
     """
-    rows: np.ndarray = block.astype(np.int64) * size + index
+    rows: np.ndarray = block.astype(np.int32) * np.int32(size) + index
     return rows
 
 
@@ -329,9 +327,9 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     )
     label = data.label(target)
     block = inputs.embedding.array("block")
-    user_row = rows_in_blocks(data.user, block, len(data.user_ids))
+    users, items = len(data.user_ids), len(data.item_ids)
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
-    blocks_of_items = len(item_part) > len(data.item_ids)
+    blocks_of_items = len(item_part) > items
     if not column_version(variant).items() <= artifact.settings.items():
         raise UserError(
             f"{artifact.folder}: made by an earlier version, with other columns; "
@@ -344,20 +342,17 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     recency_width = 0 if recency is None else recency.shape[1]
 
     def group(split: int, name: str) -> RowGroup:
-        rows = np.flatnonzero(data.split == split)
+        rows = np.flatnonzero(data.split == split).astype(np.int32)
         labels = label[rows]
         if labels.min() == labels.max() and split != TEST:
             raise UserError(f"{task}: every {name} row has label {labels[0]}; training needs both labels")
-        item = torch.from_numpy(data.item[rows].astype(np.int64)).to(device)
-        item_row = item
-        if blocks_of_items:
-            item_row = torch.from_numpy(rows_in_blocks(data.item[rows], block[rows], len(data.item_ids))).to(device)
+        user_row = rows_in_blocks(data.user[rows], block[rows], users)
+        item_row = rows_in_blocks(data.item[rows], block[rows], items) if blocks_of_items else data.item[rows]
         return RowGroup(
             rows,
-            torch.from_numpy(user_row[rows]).to(device),
-            item_row,
-            item,
-            torch.from_numpy(labels.astype(np.float32)).to(device),
+            torch.from_numpy(user_row).to(device),
+            torch.from_numpy(item_row).to(device),
+            torch.from_numpy(labels).to(device),
             tuple(torch.from_numpy(one[rows]).to(device) for one in codes),
             None if recency is None else torch.from_numpy(recency[rows]).to(device),
         )
@@ -375,6 +370,6 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         pairs=load_pairs(artifact, recency_width + sum(one.width for one in lookups), device),
         lookups=lookups,
         recency=recency_width,
-        users=len(data.user_ids),
+        users=users,
         test_labels=has_test_labels(data.artifact),
     )

@@ -106,9 +106,9 @@ def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], block: np.ndarr
     data = inputs.data
     train = np.flatnonzero(data.split == TRAIN)
     rows = TrainingRows(
-        user=data.user[train].astype(np.int64),
-        item=data.item[train].astype(np.int64),
-        fold=block[train].astype(np.int64),
+        user=data.user[train],
+        item=data.item[train],
+        fold=block[train],
         users=len(data.user_ids),
         items=len(data.item_ids),
         folds=int(inputs.embedding.settings["folds"]),

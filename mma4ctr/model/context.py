@@ -13,7 +13,7 @@ from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.datasets.log_columns import amounts_of
 from mma4ctr.datasets.spec_columns import OF_TIME
-from mma4ctr.features.behavioral.inputs import BINS, bins_of, quantile_edges
+from mma4ctr.features.behavioral.inputs import BINS, bins_of, clock_code, quantile_edges
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
 from mma4ctr.features.feature_matrix import RowGroup
 from mma4ctr.runtime.errors import BadLine
@@ -70,13 +70,41 @@ class ContextLookups:
                 found |= read(pc.utf8_trim_whitespace(table[name].combine_chunks()))
         return found
 
+    def of_rows(self, values: Mapping[str, np.ndarray], seconds: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Codes by category, int64 (n,), of rows that step 1 could have read.
+
+        Args:
+            values: Context columns (n,) by name, coded as step 1 codes its own.
+            seconds: float64 (n,) times; None if they are not in seconds.
+        """
+        found: dict[str, np.ndarray] = {}
+        for name, column in self.columns.items():
+            if column is None:
+                found |= {} if seconds is None else {name: clock_code(name, seconds).astype(np.int64)}
+            elif column.is_category:
+                found[name] = values[name].astype(np.int64)
+            else:
+                found |= _binned(name, values[name], self._edges[name])
+        return found
+
+    @cached_property
+    def _edges(self) -> dict[str, np.ndarray]:
+        """By column of numbers, its quantiles."""
+        numbers = {name: one for name, one in self.columns.items() if one and not one.is_category}
+        return {name: quantile_edges(column.values) for name, column in numbers.items()}
+
     @cached_property
     def _readers(self) -> dict[str, Reader]:
         """By column, the function that codes its texts."""
-        return {name: _reader(name, column) for name, column in self.columns.items()}
+        return {name: _reader(name, column, self._edges.get(name)) for name, column in self.columns.items()}
 
 
-def _reader(name: str, column: StoredColumn | None) -> Reader:
+def _binned(name: str, values: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """The codes of the bins of float32 numbers (n,)."""
+    return {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
+
+
+def _reader(name: str, column: StoredColumn | None, edges: np.ndarray | None) -> Reader:
     """The function that codes the texts of a context column; `column` is None for hour and weekday."""
     if column is None:
         return partial(_read_time, name)
@@ -88,12 +116,11 @@ def _reader(name: str, column: StoredColumn | None) -> Reader:
             return {name: place.astype(np.int64) + 1}  # 0, missing, for a category that no row has
 
         return read_category
-    edges = quantile_edges(column.values)
+    assert edges is not None
 
     def read_number(text: pa.Array) -> dict[str, np.ndarray]:
         # As step 1 stores them: a missing number is NaN, and a value on the edge of a bin stays in its bin.
-        values = amounts_of(text, name).astype(np.float32)
-        return {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
+        return _binned(name, amounts_of(text, name).astype(np.float32), edges)
 
     return read_number
 

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pyarrow import csv
 from safetensors.torch import load_file
 from torch.nn import functional
 
@@ -29,6 +28,7 @@ from mma4ctr.features.variants import split_variant
 from mma4ctr.model.cold_start import load_new_items
 from mma4ctr.model.context import ContextLookups, context_lookups
 from mma4ctr.model.mlp import Network, torch_threads
+from mma4ctr.model.score_files import HEADER, score_table, text_lines
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import in_order
@@ -41,7 +41,6 @@ from mma4ctr.storage.unchanged import unchanged
 SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
 # Pairs that `top_items` scores at a time.
 PAIRS_AT_A_TIME = 1 << 20
-HEADER = b"user\titem\tscore\n"
 
 
 @torch.no_grad()
@@ -160,7 +159,11 @@ class Scorer:
     context: ContextLookups
 
     def score(
-        self, user: np.ndarray, item: np.ndarray, context: Mapping[str, np.ndarray] = MappingProxyType({})
+        self,
+        user: np.ndarray,
+        item: np.ndarray,
+        context: Mapping[str, np.ndarray] = MappingProxyType({}),
+        recency: np.ndarray | None = None,
     ) -> np.ndarray:
         """Predict the probabilities of pairs.
 
@@ -168,6 +171,7 @@ class Scorer:
             user: int64 (pairs,), positions.
             item: int64 (pairs,), positions.
             context: By category, int64 (pairs,) codes as `ContextLookups.read` returns them.
+            recency: float16 (pairs, r), as the matrix has it; None if it is not known.
 
         Returns:
             float32 (pairs,).
@@ -176,9 +180,11 @@ class Scorer:
         users, order = torch.from_numpy(user).sort()
         items = torch.from_numpy(item)[order]
         codes = tuple(torch.from_numpy(one)[order] for one in self.context.codes(user, item, context))
-        # Recency is scaled to mean 0; of a row without a time it is not known.
-        recency = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16) if self.matrix.recency else None
-        rows = RowGroup(order.numpy(), users, items, items, torch.empty(len(user)), codes, recency)
+        given = None
+        if self.matrix.recency:  # scaled to mean 0
+            given = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16)
+            given = given if recency is None else torch.from_numpy(recency)[order]
+        rows = RowGroup(order.numpy(), users, items, torch.empty(len(user), dtype=torch.uint8), codes, given)
         probability = torch.empty(len(user))
         probability[order] = torch.sigmoid(predict(self.network, self.matrix, rows)[0])
         return probability.numpy()
@@ -277,13 +283,13 @@ def score_pairs(scorer: Scorer, pairs: Path, file: BinaryIO) -> tuple[int, int]:
     def scored() -> Iterator[tuple[pa.Table, int]]:
         for user, item, codes in read_tsv(pairs, ("user", "item", *context), read, description="scoring"):
             missing = int(((user.place == len(scorer.users)) | (item.place == len(scorer.items))).sum())
-            yield _scores(user.text, item.text, scorer.score(user.place, item.place, codes)), missing
+            yield score_table(user.text, item.text, scorer.score(user.place, item.place, codes)), missing
 
     count = unknown = 0
     with unchanged(lambda: [pairs]) as check:
         file.write(HEADER)
         # A chunk is formatted while the next one is scored.
-        for (table, missing), text in in_order(lambda chunk: _text(chunk[0]), scored()):
+        for (table, missing), text in in_order(lambda chunk: text_lines(chunk[0]), scored()):
             file.write(text.result())
             count += len(table)
             unknown += missing
@@ -327,30 +333,6 @@ def id_column(column: pa.ChunkedArray, known: pa.Array, name: str) -> IdColumn:
     return IdColumn(text, place)
 
 
-def _scores(user: pa.Array, item: pa.Array, score: np.ndarray) -> pa.Table:
-    return pa.table({"user": user, "item": item, "score": score})
-
-
-def _text(table: pa.Table) -> pa.Buffer:
-    """Format a table as TSV lines.
-
-    A quote within an id is written unchanged. An id that starts with a quote is quoted, because readers would take the
-    quote for the start of a quoted cell.
-    """
-    texts = [column for column in table.columns if pa.types.is_string(column.type)]
-    if any(pc.any(pc.match_substring(column, '"')).as_py() for column in texts):
-        columns = [pc.cast(column, pa.string()).to_pylist() for column in table.columns]
-        lines = ("\t".join(map(_cell, row)) + "\n" for row in zip(*columns, strict=True))
-        return pa.py_buffer("".join(lines).encode())
-    text = pa.BufferOutputStream()
-    csv.write_csv(table, text, csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none"))
-    return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
-
-
 def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[int, int]:
     """Find the best items for each user of a TSV, best first, and write them as `score_pairs` does.
 
@@ -389,7 +371,7 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
             best = np.argsort(-score, axis=1, kind="stable")[:, :count]
             item = scorer.items.take(pa.array(best.ravel()))
             user = names[chosen.start : chosen.stop].take(pa.array(np.repeat(np.arange(len(one)), count)))
-            file.write(_text(_scores(user, item, np.take_along_axis(score, best, axis=1).ravel())))
+            file.write(text_lines(score_table(user, item, np.take_along_axis(score, best, axis=1).ravel())))
             advance(len(one))
     return len(place), int((place == len(scorer.users)).sum())
 

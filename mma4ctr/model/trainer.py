@@ -6,7 +6,8 @@ discarded and tried again at half the learning rate. Test rows are not used here
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +27,8 @@ SCHEDULES = ("halving", "cosine")
 # products. At batches of 256 and 512 two were 0.8 to 1.2 times as fast as one, and ten times slower beside other work;
 # at 8192 they are 1.5 times as fast.
 ROWS_OF_A_THREAD = 1024
+# Rows that are permuted at once, and rows of a run where there are more; see `batches`.
+SHUFFLED_AT_ONCE, RUN = 1 << 24, 1 << 12
 
 
 # From labels and logits of the validation rows to their AUC; None if they have one class.
@@ -78,6 +81,37 @@ class Learner:
     adam: Adam
 
 
+def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """Draw the batches of an epoch.
+
+    Up to `SHUFFLED_AT_ONCE` rows are permuted as a whole. More rows are cut into runs of `RUN` rows that follow each
+    other; the runs are drawn in random order, and the rows of as many runs as fit are permuted together. So memory does
+    not grow with the rows, and a batch still holds rows of thousands of runs.
+
+    Args:
+        rows: Number of rows.
+        batch_size: Rows of a batch; the last has what remains.
+        generator: Of the order; its device holds the batches.
+
+    Yields:
+        int64 (batch,) positions of rows.
+    """
+    device = generator.device
+    if rows <= SHUFFLED_AT_ONCE:
+        yield from torch.randperm(rows, generator=generator, device=device).split(batch_size)
+        return
+    runs = torch.randperm(-(-rows // RUN), generator=generator, device=device)
+    left = runs.new_empty(0)
+    within = torch.arange(RUN, device=device)
+    for drawn in runs.split(SHUFFLED_AT_ONCE // RUN):
+        found = (drawn[:, None] * RUN + within).flatten()
+        found = torch.cat([left, found[found < rows]])
+        mixed = found[torch.randperm(len(found), generator=generator, device=device)]
+        *whole, left = mixed.split(batch_size)
+        yield from whole
+    yield left
+
+
 @torch.no_grad()
 def train_epoch(
     learner: Learner,
@@ -103,20 +137,21 @@ def train_epoch(
     rows, network = matrix.train, learner.network
     device = rows.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
-    order = torch.randperm(len(rows), generator=generator, device=device)
     total = torch.zeros((), device=device)
     buffer = matrix.user_part.new_empty(min(settings.batch_size, len(rows)), matrix.in_features)
-    for start in range(0, len(rows), settings.batch_size):
-        stop = min(start + settings.batch_size, len(rows))
-        batch = order[processes.share(start, stop)]
+    start = 0
+    for whole in batches(len(rows), settings.batch_size, generator):
+        stop = start + len(whole)
+        batch = whole[processes.share(0, len(whole))]
         features = rows.features(matrix, batch, buffer)
         if len(features):
-            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), rows.label[batch])
+            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), rows.label[batch].float())
             network.backward(features, gradient.mul_(len(features) / (stop - start)))
             total += loss * len(features)
         else:
             network.gradient.zero_()
         rate = learning_rate_at(epoch + start / len(rows), settings, interrupts)
+        start = stop
         learner.adam.step(network.parameters, processes.sum_(network.gradient), rate)
     return float(processes.sum_(total)) / len(rows)
 
@@ -145,6 +180,7 @@ class Outcome:
         seconds: Wall-clock of the passes over the training rows.
         rows_per_second: Of these passes, discarded epochs included.
         ended: Why training stopped before its last epoch; empty if it did not.
+        processor_seconds: Of these passes, of all cores.
     """
 
     settings: TrainSettings
@@ -155,6 +191,7 @@ class Outcome:
     seconds: float
     rows_per_second: float
     ended: str = ""
+    processor_seconds: float = 0.0
 
 
 @dataclass
@@ -171,6 +208,7 @@ class TrainingState:
     best: Epoch | None = None
     best_weights: dict[str, torch.Tensor] | None = None
     epoch_seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self._start()
@@ -178,7 +216,8 @@ class TrainingState:
     def _start(self) -> None:
         label = self.matrix.train.label
         seed = self.settings.seed + self.fresh_starts
-        weights = initial_weights(self.matrix.in_features, float(label.mean()), seed, self.settings.networks)
+        share = float(label.sum()) / len(label)
+        weights = initial_weights(self.matrix.in_features, share, seed, self.settings.networks)
         network = Network({name: values.to(label.device) for name, values in weights.items()})
         self.learner = Learner(network, Adam(network.parameters))
         self._good: tuple[torch.Tensor, Adam] | None = None
@@ -187,10 +226,11 @@ class TrainingState:
         """Train the next epoch; False if the validation interrupt discarded it."""
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
-        watch = Stopwatch()
+        watch, before = Stopwatch(), time.process_time()
         with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD):
             train_loss = train_epoch(self.learner, self.matrix, self.settings, epoch, self.interrupts, self.processes)
         self.epoch_seconds += watch.seconds
+        self.processor_seconds += time.process_time() - before
         found = self._validate(train_loss) if self.processes.first else (0.0, 0.0)
         valid_loss, valid_auc = self.processes.broadcast(found, self.matrix.valid.label.device)
         if self.settings.max_interrupts and valid_auc <= 0.5:
@@ -207,7 +247,7 @@ class TrainingState:
         """Mean loss and AUC of the validation rows; AUC 0.5 if a loss is not finite."""
         valid = self.matrix.valid
         logits, _ = predict(self.learner.network, self.matrix, valid)
-        valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label))
+        valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label.float()))
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             return valid_loss, 0.5
         return valid_loss, self.auc(valid.label.cpu().numpy(), logits.cpu().numpy()) or 0.5
@@ -283,6 +323,7 @@ def _trained(
                 seconds=seconds,
                 rows_per_second=seen / seconds if seconds else 0.0,
                 ended=training.ended,
+                processor_seconds=training.processor_seconds,
             )
         )
     return outcomes

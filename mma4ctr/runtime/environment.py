@@ -69,7 +69,7 @@ def fall_back_to_temporary_caches(environ: MutableMapping[str, str], sources: It
 
 
 def _compiled_sources() -> list[Path]:
-    found = [Path(__file__).parents[1] / "storage"]
+    found = [Path(__file__).parents[1] / room for room in ("storage", "simulation", "features/behavioral")]
     for name in ("umap", "pynndescent"):
         with suppress(ImportError, ValueError):
             if (spec := find_spec(name)) and spec.origin:

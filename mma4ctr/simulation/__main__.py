@@ -1,18 +1,23 @@
-"""Write a simulated world: raw WeChat and TikTok files, and a path.json that points at them.
+"""Write a simulated world: raw files of WeChat, TikTok or two data sets of BARS, and a path.json that points at them.
 
     python -m mma4ctr.simulation demo --dataset tiktok --rows 400000 --users 1200 --items 8000 --seed 1
 
-writes demo/dataset/TikTok2019ICME/track1/ and demo/path.json. The files have the formats and the quirks of the real
-ones; see law.py and log_law.py in mma4ctr/simulation/ for the laws behind them. The true probabilities are written to
-truth/ beside the raw files. No step reads them. They give the best AUC that any model could reach, the oracle AUC.
+writes demo/dataset/TikTok2019ICME/track1/ and demo/path.json. `--dataset kuaivideo-x1` and `microvideo-1.7m-x1` write
+demo/dataset/<name>/ with the columns of BARS's files, which path.json describes by the ready description of that name.
+
+The files have the formats and the quirks of the real ones; see law.py and log_law.py in mma4ctr/simulation/ for the
+laws behind them. The true probabilities are written to truth/ beside the raw files. No step reads them. They give the
+best AUC that any model could reach, the oracle AUC.
 
 Rows are streamed, so memory does not grow with their number.
 """
 
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -20,14 +25,17 @@ from mma4ctr.runtime.console import Stopwatch, note, parser, run, seed_number, w
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.simulation import tiktok, wechat
+from mma4ctr.simulation.bars import SHAPES, BarsWorld
 from mma4ctr.simulation.law import LAWS, make_world
-from mma4ctr.simulation.rows import TRUTH, write_rows
+from mma4ctr.simulation.rows import MARK, TRUTH, write_rows
 from mma4ctr.storage.files import write_file
 from mma4ctr.storage.folders import UNDER_CONSTRUCTION, abandon_building, finish_building, start_building
 from mma4ctr.storage.locks import locked
 
-MARK = "world.json"
-PATHS = {
+BUILT_IN = {"wechat": wechat, "tiktok": tiktok}
+DATASETS = (*BUILT_IN, *SHAPES)
+USERS, ITEMS = 1200, 8000
+PATHS: dict[str, Any] = {
     "parent_folder": ".",
     "dataset_path": "dataset",
     "wechat_dataset_path": wechat.FOLDER,
@@ -42,13 +50,16 @@ PATHS = {
     "temp_path": "temp",
 }
 
+BUILT_IN_KEYS = ("wechat_dataset_path", "tiktok_dataset_path", "feed_embedding")
+SimulatedWorld: TypeAlias = wechat.WeChatWorld | tiktok.TikTokWorld | BarsWorld
+
 
 @dataclass(frozen=True)
 class WorldSettings:
     """What is to be simulated.
 
     Attributes:
-        dataset: `wechat` or `tiktok`.
+        dataset: One of `DATASETS`.
         rows: Number of interactions.
         users: Number of users.
         items: Number of items that are shown.
@@ -56,7 +67,7 @@ class WorldSettings:
         real_rates: Make WeChat actions as rare as in the real data, instead of five times as frequent.
         track: TikTok's `track1`, or `track2` with faces.
         features: Write feature files too.
-        law: `log` or `content`.
+        law: `log` or `content`; the data sets of BARS have `log` only.
     """
 
     dataset: str
@@ -87,17 +98,15 @@ def write_world(settings: WorldSettings, folder: Path) -> int:
     """
     dataset, users, items, seed = settings.dataset, settings.users, settings.items, settings.seed
     check_simulated(folder)
-    module = wechat if dataset == "wechat" else tiktok
-    ratios = module.REAL_NEGATIVES_PER_POSITIVE if settings.real_rates else module.NEGATIVES_PER_POSITIVE
-    drawn = make_world(ratios, users=users, items=items, seed=seed)
-    world = wechat.WeChatWorld(drawn, seed) if dataset == "wechat" else tiktok.TikTokWorld(drawn, seed, settings.track)
-    if settings.law == "log":
-        world.use_log_law(ratios)
+    world, ratios = _draw_world(settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         building = start_building(folder, remove_simulated)
         try:
-            write_rows(world, building, settings.rows, "," if dataset == "wechat" else "\t")
+            if isinstance(world, BarsWorld):
+                world.write_rows(building)
+            else:
+                write_rows(world, building, settings.rows, "," if dataset == "wechat" else "\t")
             with_features = world.write_features(building) if settings.features else 0
             made = {"dataset": dataset, "rows": settings.rows, "users": users, "items": items, "seed": seed}
             made |= {} if settings.law == "content" else {"law": settings.law}
@@ -108,6 +117,25 @@ def write_world(settings: WorldSettings, folder: Path) -> int:
         finally:
             abandon_building(folder)
     return with_features
+
+
+def _draw_world(settings: WorldSettings) -> tuple[SimulatedWorld, Mapping[str, float]]:
+    """Draw the world of one data set; return it with the negatives per positive of its targets."""
+    users, items, seed = settings.users, settings.items, settings.seed
+    if settings.dataset in SHAPES:
+        shape = SHAPES[settings.dataset]
+        return BarsWorld(shape, settings.rows, users, items, seed), shape.negatives_per_positive
+    module = BUILT_IN[settings.dataset]
+    ratios = module.REAL_NEGATIVES_PER_POSITIVE if settings.real_rates else module.NEGATIVES_PER_POSITIVE
+    drawn = make_world(ratios, users=users, items=items, seed=seed)
+    world: wechat.WeChatWorld | tiktok.TikTokWorld = (
+        wechat.WeChatWorld(drawn, seed)
+        if settings.dataset == "wechat"
+        else tiktok.TikTokWorld(drawn, seed, settings.track)
+    )
+    if settings.law == "log":
+        world.use_log_law(ratios)
+    return world, ratios
 
 
 def _files_in(folder: Path) -> set[str]:
@@ -140,16 +168,49 @@ def remove_simulated(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def folder_of(dataset: str, track: str) -> Path:
+    """Return the folder of a data set's files, relative to that of all data sets."""
+    if dataset in SHAPES:
+        return Path(dataset)
+    return Path(wechat.FOLDER) if dataset == "wechat" else Path(tiktok.FOLDER) / track
+
+
+def write_paths(file: Path, datasets: Sequence[str]) -> None:
+    """Write path.json if there is none, and add data sets of BARS that it does not name."""
+    described = {
+        name: {"description": name, "folder": f"{PATHS['dataset_path']}/{name}"} for name in datasets if name in SHAPES
+    }
+    if file.exists() and not described:
+        return
+    content: Any = PATHS
+    if file.exists():
+        try:
+            content = orjson.loads(file.read_bytes())
+        except orjson.JSONDecodeError as error:
+            raise UserError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); correct or remove it") from None
+    elif len(described) == len(datasets):
+        content = {key: value for key, value in PATHS.items() if key not in BUILT_IN_KEYS}
+    named = content.get("datasets", {}) if isinstance(content, dict) else None
+    if not isinstance(named, dict):
+        raise UserError(f"{file}: must be one JSON object, and its key 'datasets' too; correct or remove it")
+    if file.exists() and described.keys() <= named.keys():
+        return
+    if described:
+        content = content | {"datasets": described | named}
+    write_file(file, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
+
+
 def main() -> None:
     """Run the command."""
     options = parser(__doc__, paths=False)
     options.add_argument("folder", type=Path, help="where to write; created if missing")
-    options.add_argument(
-        "--dataset", nargs="+", choices=("wechat", "tiktok"), default=["wechat", "tiktok"], help="data sets to simulate"
-    )
+    options.add_argument("--dataset", nargs="+", choices=DATASETS, default=list(BUILT_IN), help="data sets to simulate")
     options.add_argument("--rows", type=whole_number(1000), default=400_000, help="number of interactions")
-    options.add_argument("--users", type=whole_number(10), default=1200, help="number of users")
-    options.add_argument("--items", type=whole_number(50), default=8000, help="number of items that are shown")
+    default = "(default: {:,}; as many rows each as published for the data sets of BARS)"
+    options.add_argument("--users", type=whole_number(10), help=f"number of users {default.format(USERS)}")
+    options.add_argument(
+        "--items", type=whole_number(50), help=f"number of items that are shown {default.format(ITEMS)}"
+    )
     options.add_argument("--seed", type=seed_number, default=0, help="seed of the simulated world")
     options.add_argument(
         "--real-rates",
@@ -170,27 +231,28 @@ def main() -> None:
 
     if arguments.law not in LAWS:
         raise UserError(f"--law {arguments.law}: there is no such law; choose one of {', '.join(LAWS)}")
+    if arguments.law != LAWS[0] and (others := SHAPES.keys() & set(arguments.dataset)):
+        raise UserError(f"--law {arguments.law}: {min(others)} has the law {LAWS[0]} only; leave out --law")
     watch = Stopwatch()
     folder: Path = arguments.folder
-    if not (folder / "path.json").exists():
-        write_file(folder / "path.json", orjson.dumps(PATHS, option=orjson.OPT_INDENT_2) + b"\n")
+    write_paths(folder / "path.json", arguments.dataset)
     for dataset in arguments.dataset:
-        where = folder / PATHS["dataset_path"]
-        where = where / wechat.FOLDER if dataset == "wechat" else where / tiktok.FOLDER / arguments.track
+        users, items = SHAPES[dataset].sizes(arguments.rows) if dataset in SHAPES else (USERS, ITEMS)
         settings = WorldSettings(
             dataset,
             rows=arguments.rows,
-            users=arguments.users,
-            items=arguments.items,
+            users=arguments.users or users,
+            items=arguments.items or items,
             seed=arguments.seed,
             real_rates=arguments.real_rates,
             track=arguments.track,
             features=not arguments.no_features,
             law=arguments.law,
         )
-        items = write_world(settings, where)
+        where = folder / PATHS["dataset_path"] / folder_of(dataset, arguments.track)
+        with_features = write_world(settings, where)
         note(
-            f"simulated {where}: {arguments.rows:,} rows, features of {items:,} items, {watch.seconds:.1f} s, "
+            f"simulated {where}: {arguments.rows:,} rows, features of {with_features:,} items, {watch.seconds:.1f} s, "
             f"peak memory {peak_memory_mb():,.0f} MB"
         )
 

@@ -110,7 +110,15 @@ def drawing_table(weights: np.ndarray) -> np.ndarray:
     return np.searchsorted(bounds / bounds[-1], (np.arange(size) + 0.5) / size).astype(np.int32)
 
 
-def make_world(negatives_per_positive: Mapping[str, float], *, users: int, items: int, seed: int) -> World:
+def make_world(
+    negatives_per_positive: Mapping[str, float],
+    *,
+    users: int,
+    items: int,
+    seed: int,
+    late_share: float = LATE,
+    zipf: float = ZIPF,
+) -> World:
     """Draw users and items, and find the offset that gives each target its negatives per positive.
 
     Args:
@@ -118,6 +126,8 @@ def make_world(negatives_per_positive: Mapping[str, float], *, users: int, items
         users: Number of users.
         items: Number of items.
         seed: Seed of the world.
+        late_share: Share of the items that stand at the end of the item table.
+        zipf: Exponent of the popularity; 0 makes all items equally popular.
 
     Returns:
         The world.
@@ -129,8 +139,8 @@ def make_world(negatives_per_positive: Mapping[str, float], *, users: int, items
     liked = centres[rng.integers(TOPICS, size=(users, 3))].mean(axis=1) * np.sqrt(3)
     user_factors = 0.5 * (0.8 * liked + 0.6 * rng.standard_normal((users, FACTORS_WIDTH)))
     late = np.zeros(items, bool)
-    late[rng.permutation(items)[: round(LATE * items)]] = True
-    popularity = rng.permutation(1.0 / np.arange(1, items + 1) ** ZIPF)
+    late[rng.permutation(items)[: round(late_share * items)]] = True
+    popularity = rng.permutation(1.0 / np.arange(1, items + 1) ** zipf)
     order = np.argsort(late, kind="stable")  # late items at the end of the table
     item_table = order[drawing_table(popularity[order])].astype(np.int32)
     base = BIAS_SPREAD * rng.standard_normal(users)

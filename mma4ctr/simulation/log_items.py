@@ -51,12 +51,16 @@ class ItemRates:
         log_seconds_spread: Its standard deviation.
         shortest: Lower limit of the duration in seconds.
         without_song: Share of the items whose song is unknown.
+        authors: About how many authors there are; None: one for every ten items.
+        late_from: When the late items are first shown, as a share of the log's time.
     """
 
     log_seconds: float
     log_seconds_spread: float
     shortest: int
     without_song: float
+    authors: int | None = None
+    late_from: float = 1 - LATE
 
     def draw_seconds(self, items: int, rng: np.random.Generator) -> np.ndarray:
         """Draw the durations of items: int64 (items,), in seconds."""
@@ -76,7 +80,7 @@ def draw_log_items(world: World, rates: ItemRates, rng: np.random.Generator) -> 
         The columns.
     """
     items = len(world.topic)
-    author, authors = _of_topics(world.topic, items // ITEMS_OF_AUTHOR, rng)
+    author, authors = _of_topics(world.topic, rates.authors or items // ITEMS_OF_AUTHOR, rng)
     song, songs = _of_topics(world.topic, items // ITEMS_OF_SONG, rng)
     song[rng.random(items) < rates.without_song] = UNKNOWN
     seconds = rates.draw_seconds(items, rng)
@@ -87,7 +91,7 @@ def draw_log_items(world: World, rates: ItemRates, rng: np.random.Generator) -> 
         song=song,
         songs=songs,
         seconds=seconds,
-        first_shown=np.where(world.late, 1 - LATE, before).astype(np.float32),
+        first_shown=np.where(world.late, rates.late_from, before).astype(np.float32),
     )
 
 

@@ -1,6 +1,7 @@
 """Write interaction files and the true probabilities, in chunks that several threads draw."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +21,7 @@ COPIED = 0.001  # share of rows that are exact copies of the row before
 # Folder of the true probabilities, beside the raw files. No step reads it.
 TRUTH = "truth"
 FILE_NAME = "probabilities.parquet"
+MARK = "world.json"  # what was simulated; written last
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,28 @@ def copy_some_rows(
             values[copies] = values[copies - 1]
 
 
+@contextmanager
+def truth_file(folder: Path) -> Iterator[Callable[[Chunk], None]]:
+    """Open `truth/probabilities.parquet` in a new folder, and give a function that appends the rows of a chunk."""
+    (folder / TRUTH).mkdir()
+    writer: pq.ParquetWriter | None = None
+
+    def write(chunk: Chunk) -> None:
+        nonlocal writer
+        table = pa.table({**chunk.keys, **chunk.probability})
+        if writer is None:
+            # Random numbers do not compress, and dictionaries of ids cost more time than they save space.
+            path = folder / TRUTH / FILE_NAME
+            writer = pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
+        writer.write_table(table)
+
+    try:
+        yield write
+    finally:
+        if writer:
+            writer.close()
+
+
 def write_rows(simulated: SimulatedLog, folder: Path, rows: int, delimiter: str) -> None:
     """Write the interaction file and `truth/probabilities.parquet`."""
     bounds = range(0, rows, CHUNK_ROWS)
@@ -76,21 +100,14 @@ def write_rows(simulated: SimulatedLog, folder: Path, rows: int, delimiter: str)
         for _, future in in_order(draw, bounds):
             yield future.result()
 
-    (folder / TRUTH).mkdir()
-    truth: pq.ParquetWriter | None = None
-    try:
-        with (folder / simulated.file_name()).open("wb") as file, progress("interactions", rows) as advance:
-            if simulated.header:
-                file.write(delimiter.join(simulated.header).encode() + b"\n")
-            for chunk, text in chunks():
-                file.write(text)
-                table = pa.table({**chunk.keys, **chunk.probability})
-                if truth is None:
-                    # Random numbers do not compress, and dictionaries of ids cost more time than they save space.
-                    path = folder / TRUTH / FILE_NAME
-                    truth = pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=False)
-                truth.write_table(table)
-                advance(table.num_rows)
-    finally:
-        if truth:
-            truth.close()
+    with (
+        truth_file(folder) as write_truth,
+        (folder / simulated.file_name()).open("wb") as file,
+        progress("interactions", rows) as advance,
+    ):
+        if simulated.header:
+            file.write(delimiter.join(simulated.header).encode() + b"\n")
+        for chunk, text in chunks():
+            file.write(text)
+            write_truth(chunk)
+            advance(len(chunk.keys["user"]))

@@ -30,6 +30,7 @@ from mma4ctr.runtime.console import (
     warn,
 )
 from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.storage.paths import Paths
 
@@ -218,6 +219,8 @@ def _result_of(
         commit=commit_of(Path(__file__).parents[2]),
         networks=settings.networks,
         schedule=settings.schedule,
+        processor_seconds=outcome.processor_seconds,
+        peak_memory_mb=peak_memory_mb(),
     )
 
 
@@ -282,7 +285,11 @@ def log_run(result: Result, outcome: Outcome) -> None:
         if result.test_labels:
             warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
         else:
-            note(f"{name}: no test AUC, because the test rows have no labels; run {result.run_id} has the predictions")
+            valid = "" if result.valid_auc is None else f"validation AUC {result.valid_auc:.4f}, "
+            note(
+                f"{name}: {valid}epoch {result.best_epoch} of {len(outcome.history)}; no test AUC, because the test "
+                f"rows have no labels; for a submission: mlp.py --run {result.run_id} --predict test"
+            )
         return
     note(
         f"{name}: test AUC {result.auc:.4f}, LogLoss {result.logloss:.4f}, epoch {result.best_epoch} of "

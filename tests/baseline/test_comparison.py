@@ -27,7 +27,7 @@ import cross_matrix
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.base import SPLIT_NAMES
-from mma4ctr.evaluation.baselines import BASELINES
+from mma4ctr.evaluation.baselines import BASELINES, FUXICTR, RECBOLE
 from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell
 from mma4ctr.evaluation.ground_truth import true_test_probabilities
 from mma4ctr.evaluation.layouts import Layout
@@ -45,7 +45,8 @@ from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare, reseal
 
-RECBOLE = [model for model in BASELINES.values() if model.recbole]
+RECBOLE_MODELS = [model for model in BASELINES.values() if model.framework == RECBOLE]
+GENERAL = [name for name, model in BASELINES.items() if model.framework != FUXICTR]
 TASK = "tiktok_like"
 
 
@@ -57,6 +58,12 @@ def compared(tmp_path_factory):
     prepare(folder / "path.json")
     assert call(cross_matrix.main, "--paths", folder / "path.json", "--task", TASK, "--features", "plus") == 0
     return load_paths(folder / "path.json")
+
+
+def run_recbole_in(monkeypatch, environment):
+    """Use another environment for RecBole's models."""
+    place = processes.PLACES[RECBOLE]._replace(environment=environment)
+    monkeypatch.setitem(processes.PLACES, RECBOLE, place)
 
 
 def train(paths, model, folder, checkpoint_epochs=(1,)):
@@ -110,7 +117,7 @@ def check_model(paths, model, tmp_path):
 
 
 @pytest.mark.recbole
-@pytest.mark.parametrize("model", RECBOLE, ids=lambda model: model.name)
+@pytest.mark.parametrize("model", RECBOLE_MODELS, ids=lambda model: model.name)
 def test_recbole_scores_our_rows_and_sees_training_labels_only(compared, tmp_path, model):
     check_model(compared, model, tmp_path)
 
@@ -126,13 +133,13 @@ def test_everything_at_once(compared, capsys):
     options = ("--paths", compared.file, "--task", TASK, "--epochs", 1)
     assert call(comp.main, *options) == 0
     results = read_results(compared.results)
-    for model in BASELINES:
+    for model in GENERAL:
         assert sum(result.model == model for result in results) == 1, model
     for result in results:
         assert result.auc is not None and result.valid_auc is not None and result.logloss < 1
         assert result.parameters > 0 and result.test_seconds > 0
     text = (compared.saved / "tables/comparison.md").read_text()
-    assert all(f"| {model} |" in text for model in ("MMa4CTR", *BASELINES))
+    assert all(f"| {model} |" in text for model in ("MMa4CTR", *GENERAL))
     capsys.readouterr()
     assert call(comp.main, *options) == 0
     assert "Comparison: 0 runs" in capsys.readouterr().out
@@ -169,7 +176,9 @@ assert len(set(drawn[:, 2].tolist())) > 10, "user 6 was shown nothing: any item"
 @pytest.mark.recbole
 def test_histories_hold_what_came_before_the_row():
     code = CHECK_HISTORIES.format(folder=str(comp.HERE))
-    done = subprocess.run([processes.ENVIRONMENT / "bin/python", "-c", code], capture_output=True, text=True)
+    done = subprocess.run(
+        [processes.PLACES[RECBOLE].environment / "bin/python", "-c", code], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -250,7 +259,7 @@ def fake_environment(folder: Path, script: str) -> Path:
 
 def test_a_failing_model_is_reported_and_the_others_go_on(compared, tmp_path, monkeypatch, capsys):
     script = "import sys\nsys.exit('the first line\\nCUDA is made of cheese')"
-    monkeypatch.setattr(processes, "ENVIRONMENT", fake_environment(tmp_path, script))
+    run_recbole_in(monkeypatch, fake_environment(tmp_path, script))
     options = ("--paths", compared.file, "--task", TASK, "--models", "BPR", "LightGBM", "--epochs", 3)
     assert call(comp.main, *options) == 1
     said = capsys.readouterr()
@@ -276,14 +285,14 @@ print(json.dumps({"checkpoint": 1}))
 
 
 def test_scores_of_other_rows_are_refused(compared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "ENVIRONMENT", fake_environment(tmp_path, OTHER_ORDER))
+    run_recbole_in(monkeypatch, fake_environment(tmp_path, OTHER_ORDER))
     assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "BPR", "--epochs", 1) == 1
     assert "rows are not those of step 1" in capsys.readouterr().err
     assert not any(result.model == "BPR" and result.epochs == 1 for result in read_results(compared.results))
 
 
 def test_bad_input(compared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "ENVIRONMENT", tmp_path / "nowhere")
+    run_recbole_in(monkeypatch, tmp_path / "nowhere")
     options = ("--paths", compared.file, "--task", TASK)
     assert call(comp.main, *options, "--models", "BPR") == 2
     assert "`make baseline` makes it" in capsys.readouterr().err

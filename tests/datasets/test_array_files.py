@@ -77,7 +77,7 @@ def test_chunks_are_read_in_slices(tmp_path, monkeypatch):
 
 ONES, KEYS = np.ones((4, 2), np.float32), np.arange(4)
 WRONG = {
-    "no key": ({"value": ONES}, "has no array 'key' (its arrays: value)"),
+    "no key": ({"value": ONES}, "has no array 'key' (its arrays: value); write the ids as key"),
     "no value": ({"key": KEYS, "values": ONES}, "has no array 'value' (its arrays: key, values)"),
     "rows": ({"key": KEYS[:3], "value": ONES}, "key has 3 ids and value 4 rows"),
     "flat": ({"key": KEYS, "value": ONES[:, 0].copy()}, "value: must contain numbers, one row per item"),
@@ -142,6 +142,68 @@ def test_step_2_is_the_same_from_every_format(folder):
     write(folder / "part2.h5", key=ids[5:], value=values[5:])
     code, made = step_2(folder, 'vectors = "part*.h5"\n')
     assert code == 0 and np.allclose(read_artifact(made, "").array("motion"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("name", ["value", "embeddings"])
+def test_ids_can_stand_in_another_file(folder, suffix, name):
+    values, ids = np.load(folder / "array.npy"), np.load(folder / "ids.npy")
+    code, made = step_2(folder, 'vectors = "array.npy"\nids = "ids.npy"\n')
+    expected = read_artifact(made, "").array("motion").tobytes()
+    write(folder / f"motion.{suffix}", **{name: values})
+    (folder / "ids.txt").write_text("".join(f"{one}\n" for one in ids))
+    (folder / "table.csv").write_text("name,id\n" + "".join(f"x,{one}\n" for one in ids))
+    given = ['"ids.npy"', '"ids.txt"', '"table.csv"\nitem = "id"']
+    for other in SUFFIXES:
+        write(folder / f"ids_{other}.{other}", **{"key" if name == "value" else "numbers": ids})
+        given.append(f'"ids_{other}.{other}"')
+    for one in given:
+        code, made = step_2(folder, f'vectors = "motion.{suffix}"\nids = {one}\n')
+        assert code == 0 and read_artifact(made, "").array("motion").tobytes() == expected, one
+    # The id of the first row; and ids that are named replace those inside.
+    write(folder / f"motion.{suffix}", **{name: values[::-1].copy()})
+    code, made = step_2(folder, f'vectors = "motion.{suffix}"\nids = 0\n')
+    assert code == 0 and read_artifact(made, "").array("motion").tobytes() == expected
+    write(folder / f"motion.{suffix}", value=values, key=ids[::-1].copy())
+    code, made = step_2(folder, f'vectors = "motion.{suffix}"\nids = "ids.npy"\n')
+    assert code == 0 and read_artifact(made, "").array("motion").tobytes() == expected
+
+
+ELSEWHERE = {
+    "rows": ({"value": np.ones((5, 2))}, KEYS, "5 rows but 4 ids; give each row one id, in order"),
+    "twice": ({"value": np.arange(8.0).reshape(4, 2)}, np.array([1, 2, 3, 2]), "2"),
+    "flat": ({"value": ONES[:, 0].copy()}, KEYS, "value: must contain numbers, one row per item"),
+    "two arrays": (
+        {"one": ONES, "two": ONES},
+        KEYS,
+        "has no array 'value' (its arrays: one, two); write the vectors as",
+    ),
+    "flat ids": ({"value": ONES}, ONES, "must contain ids, one per item"),
+}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("mistake", ELSEWHERE)
+def test_ids_elsewhere_are_checked(folder, capsys, suffix, mistake):
+    arrays, ids, message = ELSEWHERE[mistake]
+    write(folder / f"motion.{suffix}", **arrays)
+    for kind in ("npy", suffix):
+        np.save(folder / "others.npy", ids)
+        write(folder / f"others.{suffix}", **({"key": ids} if kind == suffix else {"x": ids}))
+        capsys.readouterr()
+        code, _ = step_2(folder, f'vectors = "motion.{suffix}"\nids = "others.{kind}"\n')
+        (line,) = [one for one in capsys.readouterr().err.split("error:")[1:]]
+        assert (
+            code == 2 and message in " ".join(line.split()) and "motion" in line + ("motion" * (mistake == "flat ids"))
+        )
+    for content in (b"", b"user,item\n1,2\n"):
+        for name in (f"motion.{suffix}", f"others.{suffix}"):
+            write(folder / f"motion.{suffix}", value=ONES)
+            write(folder / f"others.{suffix}", key=KEYS)
+            (folder / name).write_bytes(content)
+            code, _ = step_2(folder, f'vectors = "motion.{suffix}"\nids = "others.{suffix}"\n')
+            (line,) = [one for one in capsys.readouterr().err.split("error:")[1:]]
+            assert code == 2 and name in line and "cannot be read as" in " ".join(line.split())
 
 
 def test_a_key_that_stands_twice_is_an_error(folder, capsys):

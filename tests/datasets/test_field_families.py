@@ -402,7 +402,11 @@ def test_an_archive_of_arrays(tmp_path, capsys, arrays, key):
     text = HEAD.format(files='"log.csv"', more="", rule="rating >= 4")
     paths = described(tmp_path, text + f'[modalities.vec]\n{key} = "x.npz"\n{other} = "x.npy"\n')
     output_of(capsys, paths, preprocess_inter)
+    alone = arrays is not None and len(arrays) == 1
+    if alone and key == "vectors":  # the only array has the vectors
+        output_of(capsys, paths, preprocess_multimodal)
+        return
     found = output_of(capsys, paths, preprocess_multimodal, code=2)
     assert "x.npz: " in found and not found.strip().endswith("is")
-    advice = "write the ids as key, the vectors as value" if key == "vectors" else "save one array as .npy"
-    assert advice in found or arrays is None
+    advice = "write the ids as key" if key == "ids" else "write the vectors as value"
+    assert ("must contain ids, one per item" if alone else advice) in found or arrays is None

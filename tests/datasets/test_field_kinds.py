@@ -209,6 +209,21 @@ def test_units_follow_from_size_only_where_that_is_certain():
     assert time_of(pa.array([10**12, 5, 10**9]), "t", TimeForm("whole")).tolist() == [10**12, 5, 10**9]
 
 
+@few
+@given(st.integers(10**8, 10**13), st.integers(0, 2**32))
+def test_anonymised_times_have_no_unit(largest, seed):
+    """Counters from 0 pass by the numbers that seconds, milliseconds and dates have."""
+    rng = np.random.default_rng(seed)
+    train, test = np.sort(rng.integers(0, largest, 3000)), rng.integers(largest // 2, largest, 600)
+    train[:5] = 19_900_323, 20_240_531, 1_500_000_000 % largest, 0, 1
+    files = {
+        f"{name}.csv": csv_of(log_of([str(time) for time in times])) for name, times in (("1", train), ("2", test))
+    }
+    with world(files, "*.csv", 'time = "time"') as paths:
+        found, mistakes = read_log(paths), mistakes_of(paths)
+    assert not mistakes and sorted(joined(found, "time")) == sorted([*train, *test])
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_times_of_any_year_are_read_and_shown_or_refused(unit):
     scale = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]

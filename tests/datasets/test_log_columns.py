@@ -530,7 +530,7 @@ def test_new_items_have_the_columns_of_the_table_of_items(own):
 def test_a_category_called_hour_is_read_as_the_log_has_it(own):
     renamed_columns(own, {"channel": "hour"})
     data = load_interactions(step_1(own), "own")
-    train = RowGroup(*[None] * 5, codes=(torch.from_numpy(log_inputs(data).context["hour"]),))
+    train = RowGroup(*[None] * 4, codes=(torch.from_numpy(log_inputs(data).context["hour"]),))
     manifest = {"lookups": [{"category": "hour", "side": "", "size": 4, "categories": 4}]}
     found = context_lookups(SimpleNamespace(manifest=manifest), data, train).read(pa.table({"hour": ["feed", "x"]}))
     feed = columns_in(data.artifact)["context"]["hour"].raw.tolist().index("feed") + 1

@@ -649,6 +649,11 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, without_um
     assert read_results(paths.results)[-1].task == f"own_{target}"
     given = paths.graph / "own"
     rows, split = read_artifact(given, "").manifest["rows"], read_artifact(given, "").settings["split"]
+    if name == "mm-ctr-2025":
+        assert call(mlp.main, "--paths", paths.file, "--run", "last", "--predict", "test") == 0
+        (submission,) = (paths.saved / "predictions").glob("*.csv")
+        header, *lines = submission.read_text().splitlines()
+        assert header == "ID,Task2" and [line.split(",")[0] for line in lines] == [str(n) for n in range(rows["test"])]
     if name in ("kuaivideo-x1", "microvideo-1.7m-x1"):
         assert split == "given" and rows["test"] == ROWS // 5
         for script in (gen_matrix, mlp):

@@ -27,17 +27,37 @@ def train(matrix, settings, **options):
     return training.train(matrix, settings, auc, **options)
 
 
+@pytest.mark.parametrize(("rows", "batch"), [(1, 8), (1000, 64), (1000, 1000), (4099, 48), (4096, 512)])
+def test_every_row_is_in_one_batch(monkeypatch, rows, batch):
+    for at_once in (rows, 256):  # as a whole, and in runs
+        monkeypatch.setattr(training, "SHUFFLED_AT_ONCE", at_once)
+        monkeypatch.setattr(training, "RUN", 16)
+        drawn = [list(training.batches(rows, batch, torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)]
+        assert all(sorted(torch.cat(one).tolist()) == list(range(rows)) for one in drawn)
+        sizes = [len(one) for one in drawn[0]]
+        assert set(sizes[:-1]) <= {batch} and 0 < sizes[-1] <= batch
+        assert torch.equal(torch.cat(drawn[0]), torch.cat(drawn[1]))
+        assert rows < 2 or not torch.equal(torch.cat(drawn[0]), torch.cat(drawn[2]))
+
+
+def test_a_batch_of_many_rows_has_rows_of_many_runs(monkeypatch):
+    monkeypatch.setattr(training, "SHUFFLED_AT_ONCE", 1 << 12)
+    monkeypatch.setattr(training, "RUN", 16)
+    for one in list(training.batches(100_000, 256, torch.Generator().manual_seed(0)))[:-1]:
+        assert len((one // 16).unique()) > 80
+
+
 def small_matrix(rows=1200, seed=0, signal=2.0):
     """Return a matrix where the label depends on user and item together."""
     rng = np.random.default_rng(seed)
     users, items = rng.standard_normal((40, 6)), rng.standard_normal((50, 5))
     user, item = rng.integers(0, 40, rows), rng.integers(0, 50, rows)
-    label = (signal * (users[user, 0] + items[item, 0]) + rng.logistic(size=rows) > 1).astype(np.float32)
+    label = (signal * (users[user, 0] + items[item, 0]) + rng.logistic(size=rows) > 1).astype(np.uint8)
     cuts = (0, int(0.8 * rows), int(0.9 * rows), rows)
 
     def group(part):
         here = np.arange(cuts[part], cuts[part + 1])
-        return RowGroup(here, *(torch.from_numpy(a[here]) for a in (user, item, item, label)))
+        return RowGroup(here, *(torch.from_numpy(a[here]) for a in (user, item, label)))
 
     return FactorMatrix(
         user_part=torch.from_numpy(users.astype(np.float32)),
@@ -97,7 +117,7 @@ def test_prediction_by_halves_equals_the_forward_pass():
     features = matrix.test.features(matrix, slice(None))
     assert torch.allclose(logits, model(features), atol=1e-6)
     assert torch.allclose(hidden, model[:-2](features), atol=1e-6)
-    few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item_row", "item", "label")))
+    few = RowGroup(*(getattr(matrix.test, name)[:3] for name in ("rows", "user_row", "item_row", "label")))
     assert torch.allclose(predict(network, matrix, few)[0], logits[:3], atol=1e-6)
 
 

@@ -611,7 +611,7 @@ rng = np.random.default_rng(0)
 
 def group(rows):
     draw = lambda high: torch.from_numpy(rng.integers(0, high, rows))
-    return RowGroup(np.arange(rows), draw(3000), item := draw(2000), item, draw(2).float())
+    return RowGroup(np.arange(rows), draw(3000), draw(2000), draw(2).byte())
 
 matrix = FactorMatrix(torch.randn(3000, 66), torch.randn(2000, 128), group(500_000), group(1000), group(1000), {}, "")
 before = resource.getrusage(resource.RUSAGE_SELF)

@@ -27,7 +27,7 @@ rng = np.random.default_rng(0)
 
 def group(rows):
     draw = lambda high: torch.from_numpy(rng.integers(0, high, rows))
-    return RowGroup(np.arange(rows), draw(3000), item := draw(2000), item, draw(2).float())
+    return RowGroup(np.arange(rows), draw(3000), draw(2000), draw(2).byte())
 
 parts = torch.randn(3000, 66), torch.randn(2000, 128)
 matrix = FactorMatrix(*parts, group(1_000_000), group(200_000), group(200_000), {}, "")

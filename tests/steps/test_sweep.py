@@ -8,7 +8,7 @@ import pytest
 
 import adjust_hyperparameter as sweep
 import mlp
-from mma4ctr.evaluation.baselines import BASELINES
+from mma4ctr.evaluation.baselines import BASELINES, RECBOLE
 from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import EARLY, MODEL, STUDIES, Inputs
@@ -162,7 +162,7 @@ def test_published_figures_stand_beside_ours():
         for case in STUDIES[name].cases:
             if case.features != "paper":
                 continue  # this project's own
-            known = case.model == MODEL or (BASELINES[case.model].recbole and case.model != "DCNV2")
+            known = case.model == MODEL or (BASELINES[case.model].framework == RECBOLE and case.model != "DCNV2")
             if known:
                 first = min(set(STUDIES[name].epochs) - set(EARLY))
                 assert published_figure("wechat_click", case, first, "auc") is not None, (

@@ -15,6 +15,7 @@ without the rows of fold f, and those of the last block from all training rows. 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,9 +28,11 @@ from mma4ctr.features.behavioral.rates import RowCodes, category_codes, pair_cod
 from mma4ctr.features.behavioral.residual_svd import exposure_factors, label_factors
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.reduction import PCA, Moments
+from mma4ctr.runtime.parallel import Threads
+from mma4ctr.runtime.system import cores
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 6
+FEATURE_VERSION = 7
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -236,56 +239,57 @@ class _Blocks:
         self.content = item_content(modalities)
         item = inputs.item.categories
         self.sides = Side(rows.users, inputs.user.categories), Side(rows.items, item, self.content)
-        self.context = {name: codes[rows.place] for name, codes in inputs.context.items()}
+        self.context = {name: _narrow(codes[rows.place]) for name, codes in inputs.context.items()}
         self.codes = row_codes(rows, inputs, rows.all_users, rows.all_items)
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         self.effects: dict[str, list[Effects]] = {target: [] for target in labels}
-        self.user_rates: list[np.ndarray] = []
-        self.item_rates: list[np.ndarray] = []
-        self.category_rates: dict[str, list[np.ndarray]] = {name: [] for name in self.rated}
-        self.looked_up: list[list[np.ndarray]] = [[] for _ in self.codes]
+        self.user_rates = self._rates(rows.user, rows.users)
+        self.item_rates = self._rates(rows.item, rows.items)
+        self.category_rates = [self._category_rates(item[name]) for name in self.rated]
+        self.context_effects: dict[str, list[np.ndarray]] = {name: [] for name in inputs.context}
         self.content_vectors: list[Vectors] = []
         self.label_vectors: list[Vectors] = []
         self.exposure_vectors: list[Vectors] = []
 
     def make(self, block: int) -> np.ndarray:
         """Make the tables of one block; returns how content determines its vectors, see `PairTable.of_content`."""
-        rows = self.rows
-        seen = rows.without(block)
-        pair = rows.user[seen], rows.item[seen]
-        context = {name: values[seen] for name, values in self.context.items()}
-        labels = {target: label[seen].astype(np.float64) for target, label in self.labels.items()}
-        logits: dict[str, np.ndarray] = {}
-        for target, label in labels.items():
-            found, logits[target] = fit_effects(pair, context, label, self.sides)
-            self.effects[target].append(found)
-        self._rates(seen, list(labels.values()), rows.folds / (rows.folds - 1) if block < rows.folds else 1.0)
-        signals = signals_of(rows, block, self.labels, logits)
-        self.exposure_vectors.append(exposure_factors(signals))
-        if not labels:
+        rows, included = self.rows, self.rows.included(block)
+        found = dict(zip(self.labels, self._effects(included), strict=True))
+        for target, effects in found.items():
+            self.effects[target].append(effects)
+        for name, tables in self.context_effects.items():
+            size = int(self.inputs.context[name].max(initial=0)) + 1
+            of_targets = [_padded(effects.context[name], size) for effects in found.values()]
+            tables.append(np.stack(of_targets, axis=1) if of_targets else np.zeros((size, 0)))
+        signals = signals_of(rows, block, self.context, [(self.labels[target], one) for target, one in found.items()])
+        if not found:
+            self.exposure_vectors.append(exposure_factors(signals))
             return np.zeros((0, 0))
-        fitted = ContentFactors(signals, self.content)
+        with ThreadPoolExecutor(cores()) as pool:
+            exposure = pool.submit(exposure_factors, signals)
+            labels = pool.submit(label_factors, signals)
+            fitted = pool.submit(ContentFactors, signals, self.content).result()
+        self.exposure_vectors.append(exposure.result())
         self.content_vectors.append((fitted.user[:, None], fitted.item))
-        self.label_vectors.append(label_factors(signals))
+        self.label_vectors.append(labels.result())
         return fitted.directions.of_content
 
-    def _rates(self, seen: np.ndarray, labels: list[np.ndarray], scale: float) -> None:
-        """Make the rates, and the effects that rows look up by context category."""
-        user, item = self.rows.user[seen], self.rows.item[seen]
-        self.user_rates.append(rates_and_counts(user, self.rows.users, labels, scale))
-        self.item_rates.append(rates_and_counts(item, self.rows.items, labels, scale))
-        for name in self.rated:
-            category = self.inputs.item.categories[name]
-            table = rates_and_counts(category[item], int(category.max()) + 1, labels, scale)
-            self.category_rates[name].append(table[category])
-        for one, tables in zip(self.codes, self.looked_up, strict=True):
-            if len(one.keys):
-                codes = one.codes[self.rows.place[seen]].astype(np.int64)
-                tables.append(rates_and_counts(codes, one.size, labels, scale))
-            else:
-                effects = [_padded(found[-1].context[one.name], one.size) for found in self.effects.values()]
-                made = np.stack(effects, axis=1) if effects else np.zeros((one.size, 0))
-                tables.append(made.astype(np.float32))
+    def _effects(self, included: np.ndarray) -> list[Effects]:
+        """The additive models of all targets, given bool (n,) rows that count; targets are fitted in parallel."""
+
+        def fit(label: np.ndarray) -> Effects:
+            return fit_effects((self.rows.user, self.rows.item), self.context, label, included, self.sides)
+
+        return [done.result() for _, done in Threads().in_order(fit, self.labels.values())]
+
+    def _rates(self, codes: np.ndarray, size: int) -> np.ndarray:
+        """The rates and counts of the training rows' codes, see `rates_and_counts`."""
+        return rates_and_counts(codes, size, list(self.labels.values()), self.rows.fold, self.rows.folds)
+
+    def _category_rates(self, category: np.ndarray) -> np.ndarray:
+        """The rates and counts of the items' categories (items,), looked up by item."""
+        codes = _narrow(category)
+        return self._rates(codes[self.rows.item], int(category.max(initial=0)) + 1)[:, category]
 
     def named(self, group: str) -> list[str]:
         """The names of a group with a column for each target."""
@@ -312,9 +316,13 @@ class _Blocks:
     def lookups(self) -> list[Lookup]:
         """The columns that rows look up."""
         found = []
-        for one, tables in zip(self.codes, self.looked_up, strict=True):
-            names = self.named_rates("pair-rates", one.name) if len(one.keys) else self.named(f"context:{one.name}")
-            found.append(Lookup(one, np.stack(tables), names))
+        for one in self.codes:
+            if len(one.keys):
+                table = self._rates(one.codes[self.rows.place], one.size)
+                found.append(Lookup(one, table, self.named_rates("pair-rates", one.name)))
+            else:
+                table = np.stack(self.context_effects[one.name]).astype(np.float32)
+                found.append(Lookup(one, table, self.named(f"context:{one.name}")))
         return found
 
 
@@ -327,7 +335,7 @@ def plus_tables(
 
     Args:
         rows: The training rows with their folds.
-        labels: 0/1 (n,) of the training rows for each target. Targets with few positives are left out.
+        labels: uint8 (n,) of 0 and 1, of the training rows for each target. Targets with few positives are left out.
         modalities: float32 (items, width) each.
         inputs: The columns beside content of all kept rows.
 
@@ -347,14 +355,14 @@ def plus_tables(
     user_columns = [
         *blocks.stacked(lambda one: one.user.total),
         *blocks.stacked(lambda one: one.user.own),
-        np.stack(blocks.user_rates),
+        blocks.user_rates,
         blocks.repeated(inputs.user.numbers),
     ]
     item_columns = [
         *blocks.stacked(lambda one: one.item.total - one.item.content),
         *blocks.stacked(lambda one: one.item.content),
-        np.stack(blocks.item_rates),
-        *(np.stack(blocks.category_rates[name]) for name in blocks.rated),
+        blocks.item_rates,
+        *blocks.category_rates,
         blocks.repeated(inputs.item.numbers),
     ]
     return PlusTables(
@@ -384,3 +392,8 @@ def plus_tables(
 def _padded(values: np.ndarray, size: int) -> np.ndarray:
     """Values with zeros for the codes that no row of the block has."""
     return np.pad(values, (0, size - len(values)))
+
+
+def _narrow(codes: np.ndarray) -> np.ndarray:
+    """Codes as uint16, or as int32 if they do not fit: the two types that the passes are compiled for."""
+    return codes.astype(np.uint16 if codes.max(initial=0) < 1 << 16 else np.int32)

@@ -11,21 +11,26 @@ the Hessian weights of an effect. It is a generalized linear mixed model with cr
 Laplace approximation (Breslow and Clayton 1993; MacKay 1992 for the variances, which EM reaches far more slowly).
 
 Effects of categories of a user only need the sums of a user's rows, so a pass over the rows is needed for each side and
-each context column, not for each effect.
+each context column, not for each effect. The passes are in row_passes.py.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.special import expit
+
+from mma4ctr.features.behavioral.row_passes import (
+    SMALLEST_HESSIAN_WEIGHT,
+    move_and_sum,
+    start_newton_step,
+    sums_by_code,
+)
 
 # Newton steps, and rounds of all effects within each of them.
 STEPS, ROUNDS = 5, 3
 # Largest change of an effect in one round, in units of the logit.
 LARGEST_CHANGE = 2.0
 FIRST_VARIANCE, SMALLEST_VARIANCE, LARGEST_VARIANCE = 0.1, 1e-4, 4.0
-SMALLEST_HESSIAN_WEIGHT = 1e-6
 # Items whose content is held in float64 at a time.
 ITEMS_AT_A_TIME = 1 << 16
 
@@ -138,8 +143,8 @@ class _SideFit:
         self.content = np.zeros(side.size)
 
     def start_step(self, weight: np.ndarray) -> None:
-        """Take the Hessian weights of the rows, float64 (n,)."""
-        self.own.weight = np.bincount(self.index, weight, self.side.size).astype(np.float64)
+        """Take the Hessian weights of the rows, float32 (n,)."""
+        self.own.weight = sums_by_code(self.index, weight, self.side.size)
         for name, effect in self.effects.items():
             effect.weight = np.bincount(self.codes[name], self.own.weight, len(effect.value))
         if self.side.content is not None:
@@ -147,10 +152,9 @@ class _SideFit:
             self.trust = self.own.weight / (1 + self.own.weight * self.own.variance)
             self.products = weighted_products(self.side.content, self.trust) + np.eye(len(self.coefficients))
 
-    def change(self, gradient: np.ndarray) -> np.ndarray:
-        """One round over the side's effects, given the rows' gradient float64 (n,); returns each total's change."""
-        # Sums over no rows are integers in numpy.
-        sums: np.ndarray = np.bincount(self.index, gradient, self.side.size).astype(np.float64)
+    def change(self, sums: np.ndarray) -> np.ndarray:
+        """One round over the side's effects, given the gradient summed over its rows; returns each total's change."""
+        sums = sums.copy()
         total = np.zeros(self.side.size)
 
         def moved(change: np.ndarray) -> None:
@@ -181,58 +185,59 @@ class _SideFit:
         return SideEffects(self.own.value, values, self.content, self.coefficients, total)
 
 
-class _Rows:
-    """Logit, Hessian weight and gradient of the rows while effects move."""
+@dataclass
+class _Group:
+    """The rows of one side or context column: their codes, the number of codes, and a round over its effects."""
 
-    def __init__(self, label: np.ndarray, base: float) -> None:
-        self.label = label
-        self.logit = np.full(len(label), base)
-
-    def start_step(self) -> None:
-        """Take weight and gradient at the present logits."""
-        probability = expit(self.logit)
-        self.weight = np.maximum(probability * (1 - probability), SMALLEST_HESSIAN_WEIGHT)
-        self.gradient = self.label - probability
-
-    def move(self, change: np.ndarray | float) -> None:
-        """Change the logits; the gradient follows to first order."""
-        self.logit += change
-        self.gradient -= self.weight * change
+    codes: np.ndarray
+    size: int
+    change: Callable[[np.ndarray], np.ndarray]
 
 
 def fit_effects(
-    index: tuple[np.ndarray, np.ndarray], context: Mapping[str, np.ndarray], label: np.ndarray, sides: Sequence[Side]
-) -> tuple[Effects, np.ndarray]:
+    index: tuple[np.ndarray, np.ndarray],
+    context: Mapping[str, np.ndarray],
+    label: np.ndarray,
+    included: np.ndarray,
+    sides: Sequence[Side],
+) -> Effects:
     """Fit all effects.
 
     Args:
-        index: int (n,) users and int (n,) items of the rows.
+        index: int32 (n,) users and int32 (n,) items of the rows.
         context: By name, int (n,) codes from 0.
-        label: 0/1 (n,).
+        label: uint8 (n,) of 0 and 1.
+        included: bool (n,), the rows that count.
         sides: The users and the items.
 
     Returns:
-        The effects, 0 for users, items and categories without rows; and float64 (n,) the logits of the rows.
+        The effects, 0 for users, items and categories without rows.
     """
-    share = (label.sum() + 0.5) / (len(label) + 1)
+    share = (float(np.count_nonzero(label & included)) + 0.5) / (np.count_nonzero(included) + 1)
     base = float(np.log(share / (1 - share)))
-    rows = _Rows(label, base)
+    # Logits, Hessian weights and gradients of the rows.
+    state = np.zeros((3, len(label)), np.float32)
+    state[0] = base
     fits = [_SideFit(side, of_side) for side, of_side in zip(sides, index, strict=True)]
     of_context = {name: _Effect(int(codes.max(initial=0)) + 1) for name, codes in context.items()}
+    groups = [_Group(fit.index, fit.side.size, fit.change) for fit in fits]
+    groups += [_Group(context[name], len(effect.value), effect.change) for name, effect in of_context.items()]
+    users = fits[0].own
     for _ in range(STEPS):
-        rows.start_step()
+        start_newton_step(label, included, state)
         for fit in fits:
-            fit.start_step(rows.weight)
+            fit.start_step(state[1])
         for name, effect in of_context.items():
-            effect.weight = np.bincount(context[name], rows.weight, len(effect.value))
+            effect.weight = sums_by_code(context[name], state[1], len(effect.value))
+        sums = sums_by_code(groups[0].codes, state[2], groups[0].size)
         for _ in range(ROUNDS):
-            step = float(rows.gradient.sum()) / max(float(rows.weight.sum()), SMALLEST_HESSIAN_WEIGHT)
-            base += step
-            rows.move(step)
-            for fit in fits:
-                rows.move(fit.change(rows.gradient)[fit.index])
-            for name, effect in of_context.items():
-                sums = np.bincount(context[name], rows.gradient, len(effect.value))
-                rows.move(effect.change(sums)[context[name]])
+            shift = float(sums.sum()) / max(float(users.weight.sum()), SMALLEST_HESSIAN_WEIGHT)
+            base += shift
+            sums -= shift * users.weight
+            # Each pass moves the rows by the change of one group and sums their gradients for the next.
+            for group, following in zip(groups, [*groups[1:], groups[0]], strict=True):
+                change = group.change(sums) + shift
+                sums = move_and_sum(change, group.codes, following.codes, following.size, state)
+                shift = 0.0
     user, item = (fit.result() for fit in fits)
-    return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()}), rows.logit
+    return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()})

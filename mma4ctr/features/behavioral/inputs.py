@@ -4,7 +4,7 @@ Numbers enter twice: as quantile bins of two widths, whose effects sum to a smoo
 network. Recency describes the user's earlier rows by their times alone, so it contains no label.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,10 @@ from mma4ctr.data.log_columns import StoredColumn, stored_columns
 # Quantile bins of a number: coarse ones for few rows, fine ones for many.
 BINS = (8, 32)
 QUANTILES = 1000
+# The quantiles of gaps are taken from at least so many of them, if there are more.
+GAPS_OF_QUANTILES = 1 << 22
+# Rows whose recency is computed at a time.
+ROWS_AT_A_TIME = 1 << 20
 HOUR, DAY = 3600.0, 86_400.0
 RECENCY = ("recency:gap", "recency:last-hour", "recency:last-day")
 # Weekdays are used if the log spans at least so many days.
@@ -123,19 +127,38 @@ def recency_of(user: np.ndarray, time: np.ndarray, ticks_per_second: float | Non
         float32 (rows, 3) or (rows, 1): normal scores of the gap (that of the longest for a user's first row), and
         log(1 + rows).
     """
-    rows = len(user)
-    first = np.ones(rows, bool)
-    first[1:] = user[1:] != user[:-1]
-    gap = np.diff(time.astype(np.float64), prepend=time[0] if rows else 0.0)
-    gap[first] = np.nan
-    edges = quantile_edges(gap)
-    gap[first] = edges[-1]
-    columns = [normal_scores(gap, edges)]
-    if ticks_per_second is not None:
-        start = np.maximum.accumulate(np.where(first, np.arange(rows), 0))
-        for window in (HOUR, DAY):
-            columns.append(np.log1p(_rows_within(user, time, start, window * ticks_per_second)).astype(np.float32))
-    return np.stack(columns, axis=1)
+    scales = [] if ticks_per_second is None else [HOUR * ticks_per_second, DAY * ticks_per_second]
+    made = np.empty((len(user), 1 + len(scales)), np.float32)
+    some = np.arange(0, len(user), max(1, len(user) // GAPS_OF_QUANTILES))
+    edges = quantile_edges(_gaps(user, time, some))
+    for part in _parts_of_users(user):
+        of_user, of_row = user[part], time[part]
+        gap = _gaps(of_user, of_row, np.arange(len(of_user)))
+        first = np.isnan(gap)
+        gap[first] = edges[-1]
+        made[part, 0] = normal_scores(gap, edges)
+        start = np.maximum.accumulate(np.where(first, np.arange(len(gap)), 0))
+        for place, window in enumerate(scales, 1):
+            made[part, place] = np.log1p(_rows_within(of_user, of_row, start, window))
+    return made
+
+
+def _gaps(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """float64: the time since the row before, of some rows, int (n,); NaN for a user's first row."""
+    before = np.maximum(rows - 1, 0)
+    gap = time[rows].astype(np.float64) - time[before].astype(np.float64)
+    gap[(user[rows] != user[before]) | (rows == 0)] = np.nan
+    return gap
+
+
+def _parts_of_users(user: np.ndarray) -> Iterator[slice]:
+    """Slices of about `ROWS_AT_A_TIME` rows, each with all rows of its users; `user` is sorted."""
+    start = 0
+    while start < len(user):
+        last = user[min(start + ROWS_AT_A_TIME, len(user)) - 1]
+        stop = int(np.searchsorted(user, last, side="right"))
+        yield slice(start, stop)
+        start = stop
 
 
 def _rows_within(user: np.ndarray, time: np.ndarray, start: np.ndarray, window: float) -> np.ndarray:
@@ -163,10 +186,16 @@ def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
     if not (manifest.get("hour") and ticks):
         return {}
     seconds = data.time / ticks
-    found = {"hour": (seconds // HOUR % 24).astype(np.uint8)}
+    found = {"hour": clock_code("hour", seconds)}
     if len(seconds) and (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
-        found["weekday"] = (seconds // DAY % 7).astype(np.uint8)
+        found["weekday"] = clock_code("weekday", seconds)
     return found
+
+
+def clock_code(name: str, seconds: np.ndarray) -> np.ndarray:
+    """uint8 (n,): the `hour` or `weekday` of times in seconds, float64 (n,)."""
+    code = seconds // HOUR % 24 if name == "hour" else seconds // DAY % 7
+    return code.astype(np.uint8)
 
 
 def log_inputs(data: Interactions, without: str = "") -> LogInputs:

@@ -3,81 +3,95 @@
 The residuals of the labels after the biases form a sparse matrix of users and items. Its leading singular vectors, each
 shrunk by how far its singular value exceeds the noise, give the inner product of a user and an item. The matrix of
 exposures, which user was shown which item, is decomposed in the same way.
+
+The vectors are found by randomized subspace iteration (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1): a few
+passes over the rows, each with all vectors at once. The sparse matrix is not stored: the rows are its entries.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.linalg import svds
 
-from mma4ctr.features.behavioral.signals import Signals, logistic_residuals
+from mma4ctr.features.behavioral.row_passes import sums_by_code, sums_of_item_vectors, sums_of_user_vectors
+from mma4ctr.features.behavioral.signals import Signals, TrainingRows
 
 # Number of singular vectors, and the pseudo-count that shrinks users and items with few rows. Of widths 8 to 64 and
 # pseudo-counts 1 to 30 these were near the best validation AUC on all tasks measured.
 FACTORS = 16
 FACTORS_PRIOR = 10.0
+# Vectors of the random start beyond those wanted, and passes over the matrix.
+OVERSAMPLING, PASSES = 7, 8
+
+Product = Callable[[np.ndarray], np.ndarray]
 
 
-def principal_items(table: sparse.csr_matrix, skipped: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The leading right singular vectors of a sparse matrix, with their shrinkage.
+def principal_items(
+    shape: tuple[int, int], times: Product, transposed_times: Product, skipped: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The leading right singular vectors of a matrix, with their shrinkage.
 
     Args:
-        table: (rows, items).
+        shape: Rows and items of the matrix.
+        times: The product of the matrix with float64 (items, k).
+        transposed_times: The product of its transpose with float64 (rows, k).
         skipped: Leave out the first so many vectors.
 
     Returns:
         float64 (items, k) with at most `FACTORS` vectors, and float64 (k,) shrinkage 1 - (s' / s)^2 where s is the
         vector's singular value and s' the largest one that is left out.
     """
-    width = min(skipped + FACTORS + 1, min(table.shape) - 1)
-    if width <= skipped + 1 or not table.data.any():
-        return np.zeros((table.shape[1], 1)), np.zeros(1)
-    start = np.random.default_rng(0).normal(size=min(table.shape))
-    _, values, vectors = svds(table, width, v0=start)
-    order = np.argsort(-values)
-    chosen, noise = order[skipped:-1], values[order[-1]]
-    shares = 1 - np.square(np.divide(noise, values[chosen], out=np.ones(len(chosen)), where=values[chosen] > noise))
-    return np.nan_to_num(vectors[chosen].T), shares
-
-
-# Computes float64 values (n,) of rows and their weights. It is called again whenever they are needed, so that only the
-# arrays of one target are in memory: with many targets they are the largest here.
-ValuesAndWeights = Callable[[], tuple[np.ndarray, np.ndarray]]
+    items = shape[1]
+    width = min(skipped + FACTORS + 1, min(shape) - 1)
+    nothing = np.zeros((items, 1)), np.zeros(1)
+    if width <= skipped + 1:
+        return nothing
+    basis = np.random.default_rng(0).normal(size=(items, min(width + OVERSAMPLING, min(shape))))
+    for _ in range(PASSES):
+        basis = transposed_times(times(np.linalg.qr(basis).Q))
+    basis = np.linalg.qr(basis).Q
+    projected = times(basis)
+    squares, turned = np.linalg.eigh(projected.T @ projected)
+    order = np.argsort(-squares)[:width]
+    values, vectors = np.sqrt(np.maximum(squares[order], 0)), basis @ turned[:, order]
+    if values[0] == 0:
+        return nothing
+    noise, chosen = values[-1], values[skipped:-1]
+    shares = 1 - np.square(np.divide(noise, chosen, out=np.ones(len(chosen)), where=chosen > noise))
+    return vectors[:, skipped:-1], shares
 
 
 def _factors(
-    targets: Sequence[ValuesAndWeights], user: np.ndarray, item: np.ndarray, size: tuple[int, int], skipped: int = 0
+    rows: TrainingRows, values: np.ndarray, user_weight: np.ndarray, item_weight: np.ndarray, skipped: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute user and item vectors whose inner products approximate the values of rows.
 
     Args:
-        targets: Values and weights of the rows for each target.
-        user: int64 (n,).
-        item: int64 (n,).
-        size: Numbers of users and items.
+        rows: The training rows.
+        values: float32 (n, targets), 0 for rows that do not count.
+        user_weight: float64 (targets, users), summed weights of the rows of each user.
+        item_weight: float64 (items,), summed weights of the rows of each item, the mean over the targets.
         skipped: Number of leading singular vectors to leave out.
 
     Returns:
         float32 (users, targets, k), and float32 (items, k).
     """
-    users, items = size
-    of_item: np.ndarray = FACTORS_PRIOR + np.mean([np.bincount(item, target()[1], items) for target in targets], axis=0)
-    tables, of_users = [], []
-    for target in targets:
-        value, weight = target()
-        of_user = FACTORS_PRIOR + np.bincount(user, weight, users)
-        tables.append(sparse.csr_matrix((value / np.sqrt(of_user[user] * of_item[item]), (user, item)), shape=size))
-        of_users.append(of_user)
-    stacked = sparse.vstack(tables, format="csr")
-    del tables, value, weight
-    vectors, shares = principal_items(stacked, skipped)
-    of_pairs = [
-        stacked[place * users : (place + 1) * users] @ (vectors * shares) / np.sqrt(of_user)[:, None]
-        for place, of_user in enumerate(of_users)
-    ]
-    return np.stack(of_pairs, axis=1).astype(np.float32), (vectors / np.sqrt(of_item)[:, None]).astype(np.float32)
+    targets, starts = values.shape[1], rows.by_user[0]
+    of_user = 1 / np.sqrt(FACTORS_PRIOR + user_weight.T)[:, :, None]
+    of_item = 1 / np.sqrt(FACTORS_PRIOR + item_weight)[:, None]
+
+    def of_users(vectors: np.ndarray) -> np.ndarray:
+        scaled = (of_item * vectors).astype(np.float32)
+        return of_user * sums_of_item_vectors(starts, rows.item, values, scaled)
+
+    def times(vectors: np.ndarray) -> np.ndarray:
+        return of_users(vectors).reshape(rows.users * targets, -1)
+
+    def transposed_times(vectors: np.ndarray) -> np.ndarray:
+        scaled = (of_user * vectors.reshape(rows.users, targets, -1)).astype(np.float32)
+        return of_item * sums_of_user_vectors(starts, rows.item, values, scaled, rows.items)
+
+    vectors, shares = principal_items((rows.users * targets, rows.items), times, transposed_times, skipped)
+    return (of_user * of_users(vectors * shares)).astype(np.float32), (of_item * vectors).astype(np.float32)
 
 
 def label_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
@@ -86,10 +100,10 @@ def label_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 (users, targets, k), and float32 (items, k), which the targets share.
     """
-    targets = [
-        partial(logistic_residuals, label, logit) for label, logit in zip(signals.labels, signals.logits, strict=True)
-    ]
-    return _factors(targets, signals.user, signals.item, (signals.users, signals.items))
+    rows = signals.rows
+    scale = signals.overdispersion / signals.residuals.shape[1]
+    item_weight = scale * sums_by_code(rows.item, signals.hessian_weight, rows.items)
+    return _factors(rows, signals.residuals, signals.user_weight, item_weight)
 
 
 def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
@@ -98,6 +112,6 @@ def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 (users, 1, k), and float32 (items, k).
     """
-    once = np.ones(len(signals.user))
-    size = signals.users, signals.items
-    return _factors([lambda: (once, once)], signals.user, signals.item, size, skipped=1)
+    rows, once = signals.rows, signals.included.astype(np.float32)
+    user_weight = sums_by_code(rows.user, once, rows.users)
+    return _factors(rows, once[:, None], user_weight[None], sums_by_code(rows.item, once, rows.items), skipped=1)

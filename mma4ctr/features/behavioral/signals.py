@@ -1,11 +1,16 @@
 """The training rows of a task and the residuals of their labels after the additive model (effects.py)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy import sparse
-from scipy.special import expit
+
+from mma4ctr.features.behavioral.effects import Effects
+from mma4ctr.features.behavioral.row_passes import add_residuals, rows_in_order, sums_by_code
+
+# Rows whose logits are in memory at a time.
+ROWS_AT_A_TIME = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -13,13 +18,13 @@ class TrainingRows:
     """The training rows of a task.
 
     Attributes:
-        user: int64 (n,), in order.
-        item: int64 (n,).
-        fold: int64 (n,), 0 ... folds - 1.
+        user: int32 (n,), in order.
+        item: int32 (n,).
+        fold: uint8 (n,), 0 ... folds - 1.
         users: Number of users.
         items: Number of items.
         folds: Number of folds.
-        place: int64 (n,), positions of the training rows among all kept rows.
+        place: int (n,), positions of the training rows among all kept rows.
         all_users: int (rows,), of all kept rows.
         all_items: int (rows,), of all kept rows.
     """
@@ -34,81 +39,109 @@ class TrainingRows:
     all_users: np.ndarray
     all_items: np.ndarray
 
-    def without(self, block: int) -> np.ndarray:
-        """int64 positions of the rows that the tables of a block are made from: all rows outside its fold."""
-        return np.flatnonzero(self.fold != block)
+    def included(self, block: int) -> np.ndarray:
+        """Bool (n,), the rows that the tables of a block are made from: all rows outside its fold."""
+        return self.fold != block
+
+    @cached_property
+    def by_user(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 (users + 1,), where the rows of each user begin, and int32 (n,) positions of the rows."""
+        return rows_in_order(self.user, self.users)
+
+    @cached_property
+    def by_item(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same in order of items: int64 (items + 1,) and int32 (n,)."""
+        return rows_in_order(self.item, self.items)
+
+    def parts(self) -> Iterator[slice]:
+        """Slices of at most `ROWS_AT_A_TIME` rows that cover all rows."""
+        for start in range(0, len(self.user), ROWS_AT_A_TIME):
+            yield slice(start, start + ROWS_AT_A_TIME)
 
 
-def logistic_residuals(label: np.ndarray, logit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient and the Hessian weight of the log-likelihood by the logit, for each row.
+def target_residuals(
+    rows: TrainingRows,
+    included: np.ndarray,
+    context: Mapping[str, np.ndarray],
+    target: tuple[np.ndarray, Effects],
+    into: tuple[np.ndarray, np.ndarray],
+    scores: np.ndarray | None = None,
+) -> None:
+    """Add label - p and p (1 - p) of a target to the residuals and Hessian weights of the rows that are included.
 
     Args:
-        label: 0/1 (n,).
-        logit: float64 (n,).
-
-    Returns:
-        float64 (n,) label - p, and float64 (n,) p (1 - p).
+        rows: The training rows.
+        included: bool (n,).
+        context: By name, int (n,) codes of context columns.
+        target: uint8 (n,) labels, and the additive model of the target.
+        into: float32 (n,) residuals and float32 (n,) Hessian weights.
+        scores: float (n,), added to the logits of the model.
     """
-    probability = expit(logit)
-    return label - probability, probability * (1 - probability)
+    label, effects = target
+    residual, weight = into
+    for part in rows.parts():
+        codes = {name: values[part] for name, values in context.items()}
+        logit = effects.logit(rows.user[part], rows.item[part], codes)
+        if scores is not None:
+            logit += scores[part]
+        add_residuals(label[part], included[part], logit, residual[part], weight[part])
 
 
 @dataclass(frozen=True)
 class Signals:
-    """The rows of a block, ordered by user, with the residuals of their labels.
+    """The rows that a block is made from, with the residuals of their labels; those of other rows are 0.
 
     Attributes:
-        user: int64 (n,).
-        item: int64 (n,).
-        users: Number of users.
-        items: Number of items.
-        labels: 0/1 (n,) of each target.
-        logits: float64 (n,) of each target, by the biases.
-        residual: float64 (n,), label - p summed over the targets, divided by `overdispersion`.
-        hessian_weight: float64 (n,), p (1 - p) summed over the targets, divided by `overdispersion`.
+        rows: The training rows.
+        included: bool (n,), the rows of the block.
+        context: By name, int (n,) codes of context columns.
+        targets: For each target uint8 (n,) labels and the additive model.
+        residuals: float32 (n, targets), label - p of each target.
+        user_weight: float64 (targets, users), p (1 - p) summed over the rows of a user.
+        residual: float32 (n,), the sum of `residuals` over the targets, divided by `overdispersion`.
+        hessian_weight: float32 (n,), p (1 - p) summed over the targets, divided by `overdispersion`.
         overdispersion: Variance of the summed residuals over that of independent targets: 1 where targets are
             independent given the biases, 2 where one target is given twice.
     """
 
-    user: np.ndarray
-    item: np.ndarray
-    users: int
-    items: int
-    labels: list[np.ndarray]
-    logits: list[np.ndarray]
+    rows: TrainingRows
+    included: np.ndarray
+    context: Mapping[str, np.ndarray]
+    targets: list[tuple[np.ndarray, Effects]]
+    residuals: np.ndarray
+    user_weight: np.ndarray
     residual: np.ndarray
     hessian_weight: np.ndarray
     overdispersion: float
 
-    def table(self, values: np.ndarray) -> sparse.csr_matrix:
-        """Values (n,) of the rows as a sparse matrix (users, items)."""
-        return sparse.csr_matrix((values, (self.user, self.item)), shape=(self.users, self.items))
-
 
 def signals_of(
-    rows: TrainingRows, block: int, labels: Mapping[str, np.ndarray], logits: Mapping[str, np.ndarray]
+    rows: TrainingRows, block: int, context: Mapping[str, np.ndarray], targets: Sequence[tuple[np.ndarray, Effects]]
 ) -> Signals:
-    """The rows that a block is made from, with their residuals.
+    """Compute the residuals of a block.
 
     Args:
         rows: The training rows.
         block: Number of the block.
-        labels: 0/1 (n,) of all training rows for each target.
-        logits: float64 logits of the block's rows by the additive model, for each target.
+        context: By name, int (n,) codes of context columns.
+        targets: For each target uint8 (n,) labels and the additive model of the block.
 
     Returns:
-        The rows and residuals.
+        Rows and residuals.
     """
-    seen = rows.without(block)
-    residual, weight = np.zeros(len(seen)), np.zeros(len(seen))
-    for target, label in labels.items():
-        of_target, weight_of_target = logistic_residuals(label[seen], logits[target])
-        residual += of_target
-        weight += weight_of_target
-    excess = max(float(residual @ residual) / max(float(weight.sum()), 1e-12), 1e-3)
-    seen_labels = [label[seen] for label in labels.values()]
-    seen_logits = [logits[target] for target in labels]
-    user, item = rows.user[seen], rows.item[seen]
-    return Signals(
-        user, item, rows.users, rows.items, seen_labels, seen_logits, residual / excess, weight / excess, excess
-    )
+    included = rows.included(block)
+    residuals = np.zeros((len(rows.user), len(targets)), np.float32)
+    user_weight = np.zeros((len(targets), rows.users))
+    hessian_weight = np.zeros(len(rows.user), np.float32)
+    for place, target in enumerate(targets):
+        residual, weight = np.zeros((2, len(rows.user)), np.float32)
+        target_residuals(rows, included, context, target, (residual, weight))
+        residuals[:, place] = residual
+        user_weight[place] = sums_by_code(rows.user, weight, rows.users)
+        hessian_weight += weight
+    total = residuals.sum(axis=1)
+    squares = sum(float(np.square(total[part], dtype=np.float64).sum()) for part in rows.parts())
+    excess = max(squares / max(float(user_weight.sum()), 1e-12), 1e-3)
+    total /= np.float32(excess)
+    hessian_weight /= np.float32(excess)
+    return Signals(rows, included, context, list(targets), residuals, user_weight, total, hessian_weight, excess)

@@ -1,6 +1,7 @@
 """The columns of features plus other than content against slow twins: effects, rates, pairs, bins, recency; leakage."""
 
 import csv
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,7 +53,13 @@ class SmallLog:
     sides: tuple
 
     def fit(self):
-        return fit_effects((self.user, self.item), self.context, self.label, self.sides)
+        index = self.user.astype(np.int32), self.item.astype(np.int32)
+        context = {name: codes.astype(np.uint16) for name, codes in self.context.items()}
+        included = np.ones(len(self.user), bool)
+        return fit_effects(index, context, self.label.astype(np.uint8), included, self.sides)
+
+    def logits(self, found):
+        return found.logit(self.user, self.item, self.context)
 
     def part(self, rows):
         context = {name: codes[rows] for name, codes in self.context.items()}
@@ -114,21 +121,21 @@ def fixed_variance(monkeypatch):
 
 def test_effects_are_the_modes_of_the_penalised_likelihood(fixed_variance):
     log = small_log()
-    found, rows = log.fit()
+    found = log.fit()
     base, expected, row_logits = dense_modes(log, dict.fromkeys(blocks_of(log), 0.3))
-    assert np.allclose(rows, row_logits, atol=1e-4)
+    assert np.allclose(log.logits(found), row_logits, atol=1e-4)
     assert found.base == pytest.approx(base, abs=1e-3)
     assert np.allclose(found.user.own, expected["user"], atol=1e-3)
     assert np.allclose(found.item.own, expected["item"], atol=1e-3)
     assert np.allclose(found.user.categories["city"], expected["city"], atol=1e-3)
     assert np.allclose(found.item.categories["author"], expected["author"], atol=1e-3)
     assert np.allclose(found.context["channel"], expected["channel"], atol=1e-3)
-    assert np.allclose(found.logit(log.user, log.item, log.context), rows, atol=1e-9)
 
 
 def test_effects_of_content_are_the_modes_too(fixed_variance):
     log = small_log(content=3)
-    found, rows = log.fit()
+    found = log.fit()
+    rows = log.logits(found)
     _, _, row_logits = dense_modes(log, dict.fromkeys(blocks_of(log), 0.3))
     # The steps of content and own effect alternate, so they come near to the mode more slowly.
     assert np.allclose(rows, row_logits, atol=0.02)
@@ -141,10 +148,12 @@ def test_effects_of_content_are_the_modes_too(fixed_variance):
 def test_few_steps_come_near_to_the_modes(monkeypatch):
     """The default numbers of steps, with the variances that they estimate."""
     log = small_log(4000)
-    found, rows = log.fit()
+    found = log.fit()
+    rows = log.logits(found)
     monkeypatch.setattr(effects, "STEPS", 40)
     monkeypatch.setattr(effects, "ROUNDS", 20)
-    slow, slow_rows = log.fit()
+    slow = log.fit()
+    slow_rows = log.logits(slow)
     assert np.corrcoef(rows, slow_rows)[0, 1] > 0.998
     assert np.sqrt(np.mean((expit(rows) - expit(slow_rows)) ** 2)) < 0.02
     assert np.allclose(found.user.total, slow.user.total, atol=0.15)
@@ -153,7 +162,7 @@ def test_few_steps_come_near_to_the_modes(monkeypatch):
 def test_effects_shrink_to_0_without_differences_of_labels():
     log = small_log(6000)
     log.label = (np.random.default_rng(4).random(6000) < 0.3).astype(float)
-    found, _ = log.fit()
+    found = log.fit()
     assert found.base == pytest.approx(logit(log.label.mean()), abs=0.1)
     for effect in (found.user.total, found.item.total, found.context["channel"]):
         assert np.abs(effect).max() < 0.2
@@ -164,7 +173,7 @@ def test_the_fewer_rows_the_nearer_to_0(fixed_variance):
     rows_of = np.repeat(np.arange(6), [1, 2, 4, 8, 16, 400])
     label = np.where(rows_of == 5, np.arange(len(rows_of)) % 2, 1).astype(float)
     log = SmallLog(rows_of, np.zeros(len(rows_of), int), {}, label, (Side(7), Side(1)))
-    own = log.fit()[0].user.own
+    own = log.fit().user.own
     assert (np.diff(own[:5]) > 0.02).all() and own[0] > 0 and own[6] == 0
 
 
@@ -172,7 +181,7 @@ def test_who_has_no_rows_has_the_effects_of_the_category():
     log = small_log(5000, content=2)
     log = log.part((log.user != 7) & (log.item != 9) & (log.context["channel"] != 2))
     log.context["channel"] = np.where(log.context["channel"] == 1, 3, 0)
-    found, _ = log.fit()
+    found = log.fit()
     user, item = found.user, found.item
     city, author = log.sides[0].categories["city"], log.sides[1].categories["author"]
     assert user.own[7] == 0 and user.total[7] == user.categories["city"][city[7]] != 0
@@ -180,7 +189,7 @@ def test_who_has_no_rows_has_the_effects_of_the_category():
     assert item.total[9] == pytest.approx(item.categories["author"][author[9]] + item.content[9])
     assert found.context["channel"][1] == found.context["channel"][2] == 0 != found.context["channel"][3]
     unseen = log.part(~np.isin(author[log.item], [author[9]]))
-    assert unseen.fit()[0].item.categories["author"][author[9]] == 0
+    assert unseen.fit().item.categories["author"][author[9]] == 0
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
@@ -188,8 +197,8 @@ def test_one_class_or_no_row_has_finite_effects(label):
     log = small_log(200, content=2)
     log.label[:] = label
     for one in (log, log.part(np.zeros(200, bool))):
-        found, rows = one.fit()
-        parts = (found.base, found.user.total, found.item.total, found.context["channel"], rows)
+        found = one.fit()
+        parts = (found.base, found.user.total, found.item.total, found.context["channel"])
         assert all(np.isfinite(part).all() for part in parts)
 
 
@@ -198,20 +207,22 @@ def test_one_class_or_no_row_has_finite_effects(label):
 coded = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=40)
 
 
-@given(coded, st.floats(1, 2))
-def test_rates_and_counts_equal_a_loop(rows, scale):
-    codes, *labels = (np.array(column) for column in zip(*rows, strict=True))
-    found = rates_and_counts(codes, 6, labels, scale)
-    assert found.shape == (6, 3) and found.dtype == np.float32
-    for code in range(6):
-        own = [row for row in rows if row[0] == code]
+@given(coded, st.integers(2, 4))
+def test_rates_and_counts_equal_a_loop(rows, folds):
+    codes, *labels = (np.array(column, np.uint8) for column in zip(*rows, strict=True))
+    fold = (np.arange(len(rows)) % folds).astype(np.uint8)
+    found = rates_and_counts(codes.astype(np.int32), 6, labels, fold, folds)
+    assert found.shape == (folds + 1, 6, 3) and found.dtype == np.float32
+    for block, code in itertools.product(range(folds + 1), range(6)):
+        seen = [row for row, of_row in zip(rows, fold, strict=True) if of_row != block]
+        own = [row for row in seen if row[0] == code]
         for target in (0, 1):
-            share = (sum(row[1 + target] for row in rows) + 0.5) / (len(rows) + 1)
+            share = (sum(row[1 + target] for row in seen) + 0.5) / (len(seen) + 1)
             rate = (sum(row[1 + target] for row in own) + PRIOR * share) / (len(own) + PRIOR)
-            assert found[code, target] == pytest.approx(
-                np.log(rate / (1 - rate)) - np.log(share / (1 - share)), abs=1e-5
-            )
-        assert found[code, 2] == pytest.approx(np.log(1 + scale * len(own)), abs=1e-5)
+            expected = np.log(rate / (1 - rate)) - np.log(share / (1 - share))
+            assert found[block, code, target] == pytest.approx(expected, abs=1e-5)
+        scale = folds / (folds - 1) if block < folds else 1
+        assert found[block, code, 2] == pytest.approx(np.log(1 + scale * len(own)), abs=1e-5)
 
 
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40)
@@ -313,6 +324,17 @@ def test_recency_equals_a_loop(rows):
             earlier = sum(other == one and moment - then <= window for other, then in rows[:row])
             assert found[row, place] == pytest.approx(np.log1p(earlier), abs=1e-6)
     assert recency_of(user, time, None).shape == (len(rows), 1)
+
+
+@pytest.mark.parametrize("at_a_time", [1, 7, 1000])
+def test_recency_is_the_same_in_parts(monkeypatch, at_a_time):
+    rng = np.random.default_rng(at_a_time)
+    user = np.sort(rng.integers(0, 40, 900))
+    time = rng.integers(0, 10**6, 900)[np.argsort(user, kind="stable")]
+    time = time[np.lexsort((time, user))]
+    whole = recency_of(user, time, 1.0)
+    monkeypatch.setattr("mma4ctr.features.behavioral.inputs.ROWS_AT_A_TIME", at_a_time)
+    assert (recency_of(user, time, 1.0) == whole).all()
 
 
 def test_recency_of_nothing_is_nothing():
@@ -554,7 +576,5 @@ def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task):
         assert torch.allclose(predict(several, matrix, group)[0], torch.stack(expected).mean(dim=0), atol=1e-5)
         # Rows of blocks far apart, whose users are not a range.
         few = np.random.default_rng(0).choice(len(group), 7, replace=False)
-        chosen = replace(
-            group, rows=group.rows[few], label=group.label[few], item=group.item[few], **vars(group.chosen(few))
-        )
+        chosen = replace(group, rows=group.rows[few], label=group.label[few], **vars(group.chosen(few)))
         assert torch.allclose(predict(Network(states[0]), matrix, chosen)[0], expected[0][few], atol=1e-5)
