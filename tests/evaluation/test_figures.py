@@ -16,18 +16,21 @@ from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, page, table_html
 from mma4ctr.evaluation.run_figures import balanced_sample, roc_points
-from tests.conftest import call
+from tests.conftest import call, first_columns
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def drawn(made):
-    """Figures and report of the tiny world."""
+    """Figures and report of the tiny world, with columns in place of UMAP."""
     more = ("--task", "wechat_click", "--variant", "textual", "--epochs", 2)
     assert call(mlp.main, "--paths", made.file, *more) == 0
     assert call(statis_and_draw.main, "--paths", made.file) == 0
-    assert call(viewer.main, "--paths", made.file, "--task", "wechat_click", "tiktok_like", "--points", 60) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(viewer, "embed", first_columns)
+        options = ("--task", "wechat_click", "tiktok_like", "--points", 60)
+        assert call(viewer.main, "--paths", made.file, *options) == 0
     return made
 
 

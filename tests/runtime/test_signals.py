@@ -37,7 +37,6 @@ from pathlib import Path
 from mma4ctr.runtime.console import run
 from mma4ctr.runtime.parallel import Processes
 from mma4ctr.storage.scratch import scratch_folder
-from tests.conftest import ROOT
 
 def work(seconds):
     time.sleep(seconds)
@@ -251,7 +250,6 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(number, place, capsy
 INTERRUPTED_CONSTRUCTOR = """
 import os, signal, sys, time
 from mma4ctr.runtime.console import run
-from tests.conftest import ROOT
 
 class Handle:
     def __init__(self):

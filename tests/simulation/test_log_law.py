@@ -178,9 +178,9 @@ def test_rows_with_the_same_keys_have_the_same_probability():
     for dataset in ("tiktok", "wechat"):
         _, chunk = drawn(dataset)
         keys = np.stack(list(chunk.keys.values()))
+        _, which, sizes = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
+        assert sizes.max() > 1
         for values in chunk.probability.values():
-            _, which, sizes = np.unique(keys, axis=1, return_inverse=True, return_counts=True)
-            assert sizes.max() > 1
             lowest, highest = np.full(len(sizes), 2.0), np.full(len(sizes), -1.0)
             np.minimum.at(lowest, which.ravel(), values)
             np.maximum.at(highest, which.ravel(), values)

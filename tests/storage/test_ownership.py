@@ -266,9 +266,9 @@ def test_output_to_files_and_devices(trained, tmp_path):
 
 
 def test_a_foreign_file_with_the_name_of_a_figure_or_table(trained, capsys):
-    assert call(statis_and_draw.main, "--paths", trained.file) == 0
-    assert call(statis_and_draw.main, "--paths", trained.file) == 0, "its own files are replaced"
     path = trained.saved / "tables/statistics.md"
+    if not path.exists():
+        assert call(statis_and_draw.main, "--paths", trained.file) == 0
     names = own_files(path.parent)
     assert "statistics.md" in names
     (path.parent / ".mma4ctr.json").write_text(json.dumps(sorted(names - {"statistics.md"})))
@@ -277,7 +277,8 @@ def test_a_foreign_file_with_the_name_of_a_figure_or_table(trained, capsys):
     assert "was not written by this project" in capsys.readouterr().err
     assert path.read_text() == "my own statistics"
     path.unlink()
-    assert call(statis_and_draw.main, "--paths", trained.file) == 0
+    assert call(statis_and_draw.main, "--paths", trained.file) == 0, "its own files are replaced"
+    assert names <= own_files(path.parent)
 
 
 def test_own_files_survive_a_damaged_list(tmp_path):
