@@ -41,7 +41,8 @@ from mma4ctr.features.item_features import dense_features
 from mma4ctr.features.user_embedding import UserEmbedder
 from mma4ctr.model.inference import load_scorer, predict, score_pairs
 from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes
-from mma4ctr.model.trainer import Learner, TrainSettings, train_epoch
+from mma4ctr.model.trainer import Learner, train_epoch
+from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.files import write_file

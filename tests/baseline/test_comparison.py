@@ -22,6 +22,7 @@ import trees
 from raw_columns import FOLD_SEED, FOLDS, RivalInputs
 from recbole_fields import write_atomic_files
 from sklearn.linear_model import LogisticRegression
+from trainings import HERE
 
 import cross_matrix
 from mma4ctr.data.interactions import TEST, load_interactions
@@ -175,7 +176,7 @@ assert len(set(drawn[:, 2].tolist())) > 10, "user 6 was shown nothing: any item"
 
 @pytest.mark.recbole
 def test_histories_hold_what_came_before_the_row():
-    code = CHECK_HISTORIES.format(folder=str(comp.HERE))
+    code = CHECK_HISTORIES.format(folder=str(HERE))
     done = subprocess.run(
         [processes.PLACES[RECBOLE].environment / "bin/python", "-c", code], capture_output=True, text=True
     )
