@@ -12,9 +12,8 @@ continues.
 """
 
 import argparse
-from dataclasses import dataclass, field
-
-import mma4ctr.runtime.environment
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cross_matrix
 import gen_matrix
@@ -27,9 +26,6 @@ from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
 from mma4ctr.evaluation.study_cells import prepared_inputs
-from mma4ctr.evaluation.tables import write_tables
-from mma4ctr.features.feature_matrix import column_version
-from mma4ctr.features.matrix_writer import PlusCache
 from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind, variants_for
 from mma4ctr.runtime.console import (
     Stopwatch,
@@ -41,9 +37,7 @@ from mma4ctr.runtime.console import (
 )
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.ray_cluster import add_ray_option
-from mma4ctr.steps.matrices import MatrixOptions
 from mma4ctr.steps.options import add_device_option, add_runs_options, add_task_options, chosen_tasks
-from mma4ctr.steps.sweep import sweep, sweep_on_ray
 from mma4ctr.steps.sweep_plan import (
     PlannedTraining,
     expected_seconds,
@@ -53,10 +47,12 @@ from mma4ctr.steps.sweep_plan import (
     show_plan,
     undamaged,
 )
-from mma4ctr.steps.training_run import choose_device
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
 from mma4ctr.storage.paths import Paths, load_paths
 from mma4ctr.storage.writable import demand_room_for_results
+
+if TYPE_CHECKING:
+    from mma4ctr.features.matrix_writer import PlusCache
 
 
 def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Paths:
@@ -95,7 +91,9 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
     return own
 
 
-def make_matrix(own: Paths, task: str, variant: str, scaling: str, cache: PlusCache, *, ours: bool = False) -> Artifact:
+def make_matrix(
+    own: Paths, task: str, variant: str, scaling: str, cache: "PlusCache", *, ours: bool = False
+) -> Artifact:
     """Return the matrix of a variant; make it if there is none with these settings and inputs.
 
     Args:
@@ -112,6 +110,9 @@ def make_matrix(own: Paths, task: str, variant: str, scaling: str, cache: PlusCa
     Raises:
         UserError: An input is missing or outdated, or the variant cannot be made.
     """
+    from mma4ctr.features.feature_matrix import column_version
+    from mma4ctr.steps.matrices import MatrixOptions
+
     dataset, _ = split_task(task)
     inputs = {
         "interactions": interactions_artifact(own, dataset).fingerprint,
@@ -151,7 +152,7 @@ class SweepOptions:
     seeds: int
     done: set[str]
     make_inputs: bool
-    cache: PlusCache = field(default_factory=PlusCache)
+    cache: "PlusCache"
 
 
 def plan_task(paths: Paths, task: str, options: SweepOptions) -> list[PlannedTraining]:
@@ -205,6 +206,13 @@ def read_options() -> argparse.Namespace:
 def main() -> int:
     """Run the command; returns exit code 1 if a training failed."""
     arguments = read_options()
+
+    # They load torch, which would keep `--help` waiting.
+    from mma4ctr.evaluation.tables import write_tables
+    from mma4ctr.features.matrix_writer import PlusCache
+    from mma4ctr.steps.sweep import sweep, sweep_on_ray
+    from mma4ctr.steps.training_run import choose_device
+
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     studies = chosen_studies(arguments.study)
@@ -216,7 +224,7 @@ def main() -> int:
     results = read_results(paths.results) if paths.results.exists() else []
     done = {result.run_id for result in results}
 
-    options = SweepOptions(studies, arguments.seeds, done, make_inputs=not arguments.dry_run)
+    options = SweepOptions(studies, arguments.seeds, done, not arguments.dry_run, PlusCache())
     planned = [training for task in tasks for training in plan_task(paths, task, options)]
     cost = expected_seconds(paths, tasks, results)
     if arguments.dry_run:

@@ -16,16 +16,20 @@ includes optional modalities.
     python cross_matrix.py --task wechat_click --variant vat_concat at_cross
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from mma4ctr.features.reduction import concat, cross
 from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, variants_for
 from mma4ctr.runtime.console import run
-from mma4ctr.steps.matrices import MatrixOptions, matrices_main, write_variants
+from mma4ctr.steps.options import parse_matrix_options
 from mma4ctr.storage.paths import Paths
 
+if TYPE_CHECKING:
+    from mma4ctr.steps.matrices import MatrixOptions
 
-def write_mixed(paths: Paths, task: str, asked: list[str], options: MatrixOptions) -> list[str]:
+
+def write_mixed(paths: Paths, task: str, asked: list[str], options: "MatrixOptions") -> list[str]:
     """Write the concat and cross matrices of a task.
 
     Args:
@@ -40,6 +44,9 @@ def write_mixed(paths: Paths, task: str, asked: list[str], options: MatrixOption
     Raises:
         UserError: An input is missing or outdated, or a variant cannot be made.
     """
+    from mma4ctr.features.reduction import concat, cross
+    from mma4ctr.steps.matrices import write_variants
+
     known = variants_for(paths, task)
 
     def item_part(variant: str, values: list[np.ndarray]) -> np.ndarray:
@@ -50,7 +57,12 @@ def write_mixed(paths: Paths, task: str, asked: list[str], options: MatrixOption
 
 def main() -> None:
     """Run the command."""
-    matrices_main(__doc__, STUDY.mixed, DEFAULT_VARIANT, write_mixed)
+    arguments = parse_matrix_options(__doc__, STUDY.mixed, DEFAULT_VARIANT)
+
+    # It loads torch, which would keep `--help` waiting.
+    from mma4ctr.steps.matrices import write_matrices
+
+    write_matrices(arguments, write_mixed)
 
 
 if __name__ == "__main__":

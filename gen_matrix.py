@@ -9,16 +9,20 @@ embedding of the same modality. cross_matrix.py makes the variants of several mo
     python gen_matrix.py --task tiktok_like --variant visual acoustic
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most
 from mma4ctr.features.variants import SINGLE
 from mma4ctr.runtime.console import run
-from mma4ctr.steps.matrices import MatrixOptions, matrices_main, write_variants
+from mma4ctr.steps.options import parse_matrix_options
 from mma4ctr.storage.paths import Paths
 
+if TYPE_CHECKING:
+    from mma4ctr.steps.matrices import MatrixOptions
 
-def write_single(paths: Paths, task: str, asked: list[str], options: MatrixOptions) -> list[str]:
+
+def write_single(paths: Paths, task: str, asked: list[str], options: "MatrixOptions") -> list[str]:
     """Write the single-modality matrices of a task.
 
     Args:
@@ -33,6 +37,8 @@ def write_single(paths: Paths, task: str, asked: list[str], options: MatrixOptio
     Raises:
         UserError: An input is missing or outdated, or a variant cannot be made.
     """
+    from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most
+    from mma4ctr.steps.matrices import write_variants
 
     def item_part(_variant: str, values: list[np.ndarray]) -> np.ndarray:
         return at_most(values[0], WIDEST_ITEM_PART)
@@ -42,7 +48,12 @@ def write_single(paths: Paths, task: str, asked: list[str], options: MatrixOptio
 
 def main() -> None:
     """Run the command."""
-    matrices_main(__doc__, SINGLE, "all", write_single)
+    arguments = parse_matrix_options(__doc__, SINGLE, "all")
+
+    # It loads torch, which would keep `--help` waiting.
+    from mma4ctr.steps.matrices import write_matrices
+
+    write_matrices(arguments, write_single)
 
 
 if __name__ == "__main__":

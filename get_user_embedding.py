@@ -20,9 +20,8 @@ label, test labels included. This is the published evaluation, and it leaks.
 
 import numpy as np
 
-from mma4ctr.data.interactions import TRAIN, features_artifact, load_interactions
+from mma4ctr.data.interactions import EVIDENCE, TRAIN, features_artifact, load_interactions
 from mma4ctr.datasets import split_task
-from mma4ctr.features.user_embedding import EVIDENCE, UserEmbedder, draw_folds
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.steps.options import add_task_options, chosen_tasks
@@ -49,6 +48,9 @@ def write_user_embedding(
     Raises:
         UserError: An input is missing or outdated, or the training rows have one class only.
     """
+    # It loads scipy, which would keep `--help` waiting.
+    from mma4ctr.features.user_embedding import UserEmbedder, draw_folds
+
     dataset, target = split_task(task)
     data = load_interactions(paths, dataset)
     modal = features_artifact(paths, dataset)

@@ -24,8 +24,6 @@ from mma4ctr.data.interactions import id_names, interactions_artifact
 from mma4ctr.datasets import BUILT_IN, Kind, chosen_datasets, find_datasets, open_dataset
 from mma4ctr.datasets.base import RawDataset
 from mma4ctr.datasets.id_index import IdIndex
-from mma4ctr.features.item_features import FeatureSource, feature_files, modality_features
-from mma4ctr.features.new_items import new_items_folder, write_new_features
 from mma4ctr.runtime.console import Stopwatch, closing_line, parser, run, unknown_name, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option, workers_at
@@ -52,6 +50,8 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
     Raises:
         UserError: The input is unusable, or a file changed while it was read.
     """
+    from mma4ctr.features.item_features import FeatureSource, feature_files, modality_features
+
     items = IdIndex(interactions.array("item_ids"))
     names = id_names(interactions, "item")
     chosen = {modality.name: widths.get(modality.name, modality.width) for modality in raw.modalities}
@@ -152,6 +152,9 @@ def main() -> None:
     add_bad_lines_option(options)
     add_ray_option(options, "the reading of the raw files")
     arguments = options.parse_args()
+
+    # They load scipy, which would keep `--help` waiting.
+    from mma4ctr.features.new_items import new_items_folder, write_new_features
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)

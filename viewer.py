@@ -10,30 +10,19 @@ UMAP shows as many positive as negative test rows: their feature rows, and the f
 """
 
 from pathlib import Path
-
-import mma4ctr.runtime.environment
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mma4ctr.evaluation.run_figures import (
-    LABELS,
-    Predicted,
-    balanced_sample,
-    draw_reliability,
-    draw_roc,
-    draw_umap,
-    embed,
-    feature_rows,
-    hover_texts,
-    load_predicted,
-)
 from mma4ctr.evaluation.run_records import Result, read_results
-from mma4ctr.evaluation.run_report import write_report
 from mma4ctr.features.variants import variants_for
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.steps.options import add_task_options, chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths
+
+if TYPE_CHECKING:
+    from mma4ctr.evaluation.run_figures import Predicted
 
 # UMAP needs a few rows of each class.
 FEWEST_POINTS = 6
@@ -42,7 +31,7 @@ FEWEST_POINTS = 6
 Clouds = dict[str, tuple[np.ndarray, list[str], list[str]]]
 
 
-def predicted_runs(paths: Paths, results: list[Result], tasks: list[str]) -> dict[str, list[Predicted]]:
+def predicted_runs(paths: Paths, results: list[Result], tasks: list[str]) -> "dict[str, list[Predicted]]":
     """Load the predictions of each task, the default variant first.
 
     Args:
@@ -56,6 +45,8 @@ def predicted_runs(paths: Paths, results: list[Result], tasks: list[str]) -> dic
     Raises:
         UserError: No task has predictions.
     """
+    from mma4ctr.evaluation.run_figures import load_predicted
+
     predicted: dict[str, list[Predicted]] = {}
     for task in tasks:
         if (paths.matrix / task).is_dir() and (runs := load_predicted(paths, results, task)):
@@ -68,7 +59,7 @@ def predicted_runs(paths: Paths, results: list[Result], tasks: list[str]) -> dic
     return predicted
 
 
-def draw_clouds(paths: Paths, run: Predicted, chosen: np.ndarray, seed: int) -> tuple[list[Path], Clouds]:
+def draw_clouds(paths: Paths, run: "Predicted", chosen: np.ndarray, seed: int) -> tuple[list[Path], Clouds]:
     """Draw the UMAP pictures of a run.
 
     Args:
@@ -80,6 +71,8 @@ def draw_clouds(paths: Paths, run: Predicted, chosen: np.ndarray, seed: int) -> 
     Returns:
         The files, and the points for the report.
     """
+    from mma4ctr.evaluation.run_figures import LABELS, draw_umap, embed, feature_rows, hover_texts
+
     written: list[Path] = []
     clouds: Clouds = {}
     label, hover = run.label[chosen], hover_texts(run, chosen)
@@ -99,6 +92,10 @@ def main() -> None:
     )
     options.add_argument("--seed", type=seed_number, default=0, help="seed of the sample and of UMAP")
     arguments = options.parse_args()
+
+    # They load torch, sklearn and matplotlib, which would keep `--help` waiting.
+    from mma4ctr.evaluation.run_figures import balanced_sample, draw_reliability, draw_roc
+    from mma4ctr.evaluation.run_report import write_report
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)

@@ -25,19 +25,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-
-import mma4ctr.runtime.environment
-
-import torch
-from processes import PLACES
-from schedule import expected_seconds, plan, train_all
-from trainings import HERE, prepare
+from pathlib import Path
 
 from mma4ctr.evaluation.baselines import BASELINES, FUXICTR, OWN, Baseline
-from mma4ctr.evaluation.comparison_tables import comparison_layout
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import COMPARISON, COMPARISON_BY_EPOCH, MODEL, STUDIES
-from mma4ctr.evaluation.tables import study_tables, write_tables
 from mma4ctr.runtime.console import (
     Stopwatch,
     note,
@@ -67,7 +59,8 @@ def train_ours(paths: Paths, tasks: Sequence[str], seeds: int, jobs: int) -> int
     Returns:
         The exit code of the sweep.
     """
-    command = [sys.executable, str(HERE.parent / "adjust_hyperparameter.py"), "--paths", str(paths.file)]
+    script = Path(__file__).parents[1] / "adjust_hyperparameter.py"
+    command = [sys.executable, str(script), "--paths", str(paths.file)]
     command += ["--study", COMPARISON, COMPARISON_BY_EPOCH, "--task", *tasks]
     command += ["--seeds", str(seeds), "--jobs", str(jobs)]
     with subprocess.Popen(command, env=os.environ | {FOLLOW: "1"}) as process:
@@ -100,6 +93,8 @@ def chosen_models(names: Sequence[str]) -> list[str]:
 
 def refuse_missing_environments(models: Sequence[Baseline]) -> None:
     """Raise `UserError` if the environment of a model's framework is not there."""
+    from processes import PLACES
+
     for framework, place in PLACES.items():
         needed = any(model.framework == framework for model in models)
         if needed and place.environment and not (place.environment / "bin/python").exists():
@@ -126,6 +121,14 @@ def main() -> int:
     )
     add_runs_options(options, "model", seeds=1)
     arguments = options.parse_args()
+
+    # These load torch, which would keep `--help` waiting.
+    import torch
+    from schedule import expected_seconds, plan, train_all
+    from trainings import prepare
+
+    from mma4ctr.evaluation.comparison_tables import comparison_layout
+    from mma4ctr.evaluation.tables import study_tables, write_tables
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)

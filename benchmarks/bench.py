@@ -28,8 +28,8 @@ import pyarrow as pa
 import torch
 from pyarrow import csv
 
-from benchmarks import reference, training_step
-from benchmarks.measuring import Cost, Measure, command, in_process, median_seconds
+from benchmarks import reference, training_step, waiting
+from benchmarks.measuring import Cost, Measure, command, head_of, in_process, median_seconds
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS, TikTok
@@ -41,7 +41,8 @@ from mma4ctr.features.item_features import dense_features
 from mma4ctr.features.user_embedding import UserEmbedder
 from mma4ctr.model.inference import load_scorer, predict, score_pairs
 from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes
-from mma4ctr.model.trainer import Learner, TrainSettings, train_epoch
+from mma4ctr.model.trainer import Learner, train_epoch
+from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.files import write_file
@@ -86,13 +87,6 @@ def scan(path: Path) -> int:
     convert = csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.int64()))
     rows: int = csv.read_csv(path, read, parse, convert).num_rows
     return rows
-
-
-def head_of(path: Path, rows: int, out: Path) -> Path:
-    """Copy the first lines of a file; returns the copy."""
-    with path.open() as file:
-        out.write_text("".join(islice(file, rows)))
-    return out
 
 
 def step_1(paths: Paths) -> Cost:
@@ -373,6 +367,7 @@ def main() -> int:
             lambda: bench_use(paths, folder),
             lambda: bench_step_4(paths),
             lambda: bench_step_5(paths),
+            lambda: [one.measure for one in waiting.measured()],
         ]
         with progress("measuring", len(stages)) as advance:
             for stage in stages:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,6 +94,13 @@ def in_process(work: Callable[..., T], *arguments: Any) -> tuple[T, Cost, float]
     """Call a function in a new process; returns its result, its cost, and the MB in use before the call."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, work, arguments).result()
+
+
+def head_of(path: Path, rows: int, out: Path) -> Path:
+    """Copy the first lines of a file; returns the copy."""
+    with path.open() as file:
+        out.write_text("".join(islice(file, rows)))
+    return out
 
 
 def median_seconds(work: Callable[[], Any], times: int) -> float:

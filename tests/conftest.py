@@ -81,7 +81,7 @@ def first_columns(values: np.ndarray, seed: int) -> dict[int, np.ndarray]:
 @pytest.fixture
 def without_umap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the report show columns in place of UMAP; tests/evaluation/test_umap.py draws the real one."""
-    monkeypatch.setattr("viewer.embed", first_columns)
+    monkeypatch.setattr("mma4ctr.evaluation.run_figures.embed", first_columns)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from mma4ctr.storage.artifacts import Artifact, read_artifact
 from mma4ctr.storage.paths import Paths
 
 TRAIN, VALID, TEST = range(len(SPLIT_NAMES))
+# The labelled rows that the user embedding may use: the training rows, or those of every split.
+EVIDENCE = ("train", "all")
 
 
 def id_names(artifact: Artifact, kind: str) -> np.ndarray:

@@ -6,8 +6,7 @@ from typing import Any
 
 from mma4ctr.evaluation.studies import BASE_TRAINING, COMPARISON, MODEL, Case, Inputs, Study, cases_of
 from mma4ctr.features.variants import STUDY, Variants, split_variant
-from mma4ctr.model.trainer import TrainSettings
-from mma4ctr.model.training_defaults import default_batch_size
+from mma4ctr.model.training_defaults import TrainSettings, default_batch_size
 from mma4ctr.runtime.console import note
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 
 from mma4ctr.datasets.base import GIVEN_VALID_TEST, SPLIT_NAMES
+from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime.console import warn
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, fingerprint_of, read_artifact
@@ -136,6 +137,23 @@ RUN = re.compile("[0-9a-f]{12}")
 TASK = re.compile(r"[A-Za-z0-9][\w.-]*_[\w.-]+", re.ASCII)
 VARIANT = re.compile(r"[A-Za-z0-9][\w.+-]*", re.ASCII)
 FIELDS = tuple(Result.__dataclass_fields__)
+
+
+def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str, Any]:
+    """Return all settings that decide a result; the run id is made from them and from the input arrays.
+
+    Args:
+        features: Settings of the matrix: task, variant, embedding_length, split, evidence, folds and scaling.
+        settings: Settings of the training.
+
+    Returns:
+        The settings. Default values of newer settings are left out, so that run ids stay the same.
+    """
+    training = asdict(settings)
+    for name in ("networks", "schedule"):
+        if training[name] == getattr(TrainSettings, name):
+            del training[name]
+    return {"model": "MMa4CTR", **features, **training}
 
 
 def run_id_of(settings: dict[str, Any], inputs: str) -> str:

@@ -10,8 +10,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from mma4ctr.evaluation.baselines import BASELINES
-from mma4ctr.features.behavioral.columns import GROUPS
-from mma4ctr.features.variants import CONCAT, CROSS, SINGLE, STUDY, Variants, with_features
+from mma4ctr.features.variants import CONCAT, CROSS, GROUPS, SINGLE, STUDY, Variants, with_features
 from mma4ctr.model.training_defaults import EPOCHS, TRAINING
 
 MODEL = "MMa4CTR"

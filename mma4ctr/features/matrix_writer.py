@@ -11,13 +11,13 @@ import torch
 
 from mma4ctr.data.interactions import TRAIN
 from mma4ctr.datasets import split_task
-from mma4ctr.features.behavioral.columns import GROUPS, INPUT_GROUPS, Lookup, PairTable, PlusTables, plus_tables
+from mma4ctr.features.behavioral.columns import INPUT_GROUPS, Lookup, PairTable, PlusTables, plus_tables
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.features.behavioral.signals import TrainingRows
 from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
 from mma4ctr.features.scaling import Scaling, fit_scaling
-from mma4ctr.features.variants import MADE_BY, variant_kind
+from mma4ctr.features.variants import GROUPS, MADE_BY, variant_kind
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space

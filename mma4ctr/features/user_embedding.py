@@ -21,7 +21,6 @@ from mma4ctr.runtime.parallel import in_order
 
 R = TypeVar("R")
 
-EVIDENCE = ("train", "all")
 # Rows and items that are processed at a time: about 60 MB of memory.
 ROWS_AT_A_TIME, ITEMS_AT_A_TIME = 500_000, 16_384
 

@@ -158,6 +158,24 @@ def content_modalities(known: Variants, variant: str, available: Sequence[str]) 
 
 
 FEATURES = ("paper", "plus")
+# Groups of columns of features plus, which the study `plus` removes one at a time. `other-targets` are those of every
+# target but the task's own.
+GROUPS = (
+    "user-bias",
+    "item-bias",
+    "content-bias",
+    "content-factors",
+    "label-svd",
+    "exposure-svd",
+    "counts",
+    "user-columns",
+    "item-columns",
+    "context",
+    "rates",
+    "pair-rates",
+    "recency",
+    "other-targets",
+)
 MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
 
 

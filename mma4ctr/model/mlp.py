@@ -22,8 +22,6 @@ from torch.nn import functional
 
 # Widths of the hidden layers, as in the study.
 HIDDEN = (128, 32, 4)
-# The automatic batch size gives at least this many steps an epoch, as the study's 8192 did on its data.
-STEPS_PER_EPOCH = 500
 
 
 @contextmanager
@@ -42,11 +40,6 @@ def torch_threads(most: int) -> Iterator[int]:
         yield before
     finally:
         torch.set_num_threads(before)
-
-
-def automatic_batch_size(train_rows: int, smallest: int = 256) -> int:
-    """The largest power of two from `smallest` to 8192 that gives at least 500 steps an epoch."""
-    return min(8192, max(smallest, 1 << max(0, (train_rows // STEPS_PER_EPOCH).bit_length() - 1)))
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:

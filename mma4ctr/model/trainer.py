@@ -18,11 +18,9 @@ from mma4ctr.features.feature_matrix import FactorMatrix
 from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, torch_threads
+from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime.console import Stopwatch
 
-LOSSES = ("bce", "listwise")
-# `halving`: every few epochs, as published. `cosine`: from the initial rate to 0 over all epochs.
-SCHEDULES = ("halving", "cosine")
 # Rows of a batch for each thread. Threads wait for each other, spinning, after each of a batch's many small
 # products. At batches of 256 and 512 two were 0.8 to 1.2 times as fast as one, and ten times slower beside other work;
 # at 8192 they are 1.5 times as fast.
@@ -33,36 +31,6 @@ SHUFFLED_AT_ONCE, RUN = 1 << 24, 1 << 12
 
 # From labels and logits of the validation rows to their AUC; None if they have one class.
 Metric = Callable[[np.ndarray, np.ndarray], float | None]
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """How one run is trained.
-
-    Attributes:
-        epochs: Largest number of epochs.
-        batch_size: Rows of a batch.
-        learning_rate: Adam's initial learning rate.
-        schedule: One of `SCHEDULES`.
-        halve_every: Epochs after which schedule `halving` halves the rate; 0 never.
-        patience: Stop after this many epochs without a better validation AUC, and keep the weights of the best epoch; 0
-            trains all epochs and keeps the last weights.
-        max_interrupts: Stop after this many validation interrupts; 0 disables them.
-        loss: One of `LOSSES`.
-        seed: Of the first weights and the order of the rows.
-        networks: Number of networks that train on the same batches; the prediction is their mean logit.
-    """
-
-    epochs: int = 30
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    schedule: str = "halving"
-    halve_every: int = 5
-    patience: int = 5
-    max_interrupts: int = 10
-    loss: str = "bce"
-    seed: int = 0
-    networks: int = 1
 
 
 def learning_rate_at(progress: float, settings: TrainSettings, interrupts: int) -> float:

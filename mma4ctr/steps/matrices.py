@@ -1,5 +1,6 @@
-"""Step 4: what its two scripts share, from the command line to the matrices."""
+"""Step 4: what its two scripts share, from the parsed options to the matrices."""
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -7,10 +8,9 @@ import numpy as np
 
 from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.features.matrix_writer import Factors, PlusCache, plus_factors, user_part, write_matrix
-from mma4ctr.features.scaling import SCALINGS
 from mma4ctr.features.variants import chosen_variants, content_modalities, variants_for, with_features
-from mma4ctr.runtime.console import Stopwatch, closing_line, parser
-from mma4ctr.steps.options import add_features_option, add_task_options, add_variant_option, chosen_tasks
+from mma4ctr.runtime.console import Stopwatch, closing_line
+from mma4ctr.steps.options import chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths
 
 
@@ -72,26 +72,13 @@ def write_variants(
     return chosen
 
 
-def matrices_main(
-    description: str | None, variants: dict[str, tuple[str, ...]], default: str, write: Callable[..., list[str]]
-) -> None:
-    """Run the command of one of the two scripts of step 4.
+def write_matrices(arguments: argparse.Namespace, write: Callable[..., list[str]]) -> None:
+    """Write the matrices that the command line of one of the two scripts asks for.
 
     Args:
-        description: The docstring of the script, for its help.
-        variants: Variants of the published study that the script makes, for its help.
-        default: The default of `--variant`.
+        arguments: What `parse_matrix_options` returned.
         write: Maps paths, task, the variants asked for and the options to the names of the matrices written.
     """
-    options = parser(description)
-    add_task_options(options)
-    add_variant_option(options, variants, default)
-    add_features_option(options)
-    options.add_argument(
-        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
-    )
-    arguments = options.parse_args()
-
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     tasks = chosen_tasks(paths, arguments)

@@ -4,8 +4,9 @@ import argparse
 
 from mma4ctr.data.interactions import interactions_artifact
 from mma4ctr.datasets import BUILT_IN, TASKS, chosen_datasets, known_datasets, split_task, tasks_of
+from mma4ctr.features.scaling import SCALINGS
 from mma4ctr.features.variants import FEATURES
-from mma4ctr.runtime.console import unknown_name, whole_number
+from mma4ctr.runtime.console import parser, unknown_name, whole_number
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import Paths
 
@@ -71,6 +72,29 @@ def add_features_option(options: argparse.ArgumentParser) -> None:
         help="paper: the columns of the published study; plus: these and statistics of the training rows about the "
         "user, the item and the pair",
     )
+
+
+def parse_matrix_options(
+    description: str | None, variants: dict[str, tuple[str, ...]], default: str
+) -> argparse.Namespace:
+    """Parse the command line of one of the two scripts of step 4.
+
+    Args:
+        description: The docstring of the script, for its help.
+        variants: Variants of the published study that the script makes, for its help.
+        default: The default of `--variant`.
+
+    Returns:
+        The options.
+    """
+    options = parser(description)
+    add_task_options(options)
+    add_variant_option(options, variants, default)
+    add_features_option(options)
+    options.add_argument(
+        "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
+    )
+    return options.parse_args()
 
 
 def add_runs_options(options: argparse.ArgumentParser, kind: str, seeds: int) -> None:

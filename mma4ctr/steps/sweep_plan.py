@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mma4ctr.evaluation.plans import Group
-from mma4ctr.evaluation.run_records import Result, run_id_of
+from mma4ctr.evaluation.run_records import Result, run_id_of, run_settings
 from mma4ctr.evaluation.studies import MODEL, Inputs
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.runtime.console import note, print_table
 from mma4ctr.runtime.errors import UserError
-from mma4ctr.steps.training_run import run_settings
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, listed_files, read_artifact
 from mma4ctr.storage.paths import SWEEP, Paths
 

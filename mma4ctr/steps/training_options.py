@@ -3,8 +3,7 @@
 import argparse
 from typing import Any
 
-from mma4ctr.model.trainer import LOSSES, SCHEDULES, TrainSettings
-from mma4ctr.model.training_defaults import EPOCHS, PATIENCE, TRAINING
+from mma4ctr.model.training_defaults import EPOCHS, LOSSES, PATIENCE, SCHEDULES, TRAINING, TrainSettings
 from mma4ctr.runtime.console import positive_number, seed_number, whole_number
 from mma4ctr.steps.options import add_device_option
 

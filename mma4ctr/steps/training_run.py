@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +16,14 @@ from mma4ctr.evaluation.run_records import (
     now,
     run_folder,
     run_id_of,
+    run_settings,
 )
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix, load_step_inputs
 from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, parameter_count, save_weights
-from mma4ctr.model.trainer import Epoch, Outcome, TrainSettings, train
-from mma4ctr.model.training_defaults import default_batch_size
+from mma4ctr.model.trainer import Epoch, Outcome, train
+from mma4ctr.model.training_defaults import TrainSettings, default_batch_size
 from mma4ctr.runtime.console import (
     Stopwatch,
     note,
@@ -71,23 +71,6 @@ class _TestPredictions:
     probability: np.ndarray
     hidden: np.ndarray
     seconds: float
-
-
-def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str, Any]:
-    """Return all settings that decide a result; the run id is made from them and from the input arrays.
-
-    Args:
-        features: Settings of the matrix: task, variant, embedding_length, split, evidence, folds and scaling.
-        settings: Settings of the training.
-
-    Returns:
-        The settings. Default values of newer settings are left out, so that run ids stay the same.
-    """
-    training = asdict(settings)
-    for name in ("networks", "schedule"):
-        if training[name] == getattr(TrainSettings, name):
-            del training[name]
-    return {"model": "MMa4CTR", **features, **training}
 
 
 def _predictions_kept(names: Iterable[str]) -> int:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from contextlib import chdir, redirect_stdout
 
-import comp
 import numpy as np
 import own_model
 import processes
@@ -19,6 +18,7 @@ import trainings
 import trees
 from raw_columns import FOLD_SEED, FOLDS, RivalInputs
 from recbole_fields import write_atomic_files
+from trainings import HERE
 
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
@@ -139,7 +139,7 @@ assert len(set(drawn[:, 2].tolist())) > 10, "user 6 was shown nothing: any item"
 
 @pytest.mark.recbole
 def test_histories_hold_what_came_before_the_row():
-    code = CHECK_HISTORIES.format(folder=str(comp.HERE))
+    code = CHECK_HISTORIES.format(folder=str(HERE))
     done = subprocess.run(
         [processes.PLACES[RECBOLE].environment / "bin/python", "-c", code], capture_output=True, text=True
     )

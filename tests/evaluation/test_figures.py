@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 import mlp
 import statis_and_draw
 import viewer
+from mma4ctr.evaluation.data_figures import doubling_buckets
 from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, page, table_html
@@ -50,7 +51,7 @@ def test_figures_are_written_and_show_something(drawn):
 
 def test_buckets_count_everything_once():
     counts = np.array([1, 1, 2, 3, 4, 7, 8, 100])
-    labels, sizes = statis_and_draw.doubling_buckets(counts)
+    labels, sizes = doubling_buckets(counts)
     assert labels == ["1", "2-3", "4-7", "8-15", "16-31", "32-63", "64-127"]
     assert sizes.tolist() == [2, 2, 2, 1, 0, 0, 1]
 

@@ -18,6 +18,7 @@ from mma4ctr.evaluation import run_report
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES
 from mma4ctr.evaluation.study_cells import prepared_inputs
+from mma4ctr.evaluation.study_figures import draw_losses
 from mma4ctr.evaluation.tables import leakage_summary, study_tables, write_tables
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, first_columns, prepare
@@ -40,7 +41,7 @@ def made_with(raw_world, folder, evidence):
     with pytest.MonkeyPatch.context() as patch:
         for module in (sweep, statis_and_draw, run_report):
             patch.setattr(module, "STUDIES", SHORT)
-        patch.setattr(viewer, "embed", first_columns)
+        patch.setattr("mma4ctr.evaluation.run_figures.embed", first_columns)
         studies = ("--study", "embedding-length", "protocol")
         assert call(sweep.main, "--paths", paths.file, *TASK, *studies, "--seeds", 1) == 0
         assert call(statis_and_draw.main, "--paths", paths.file, *TASK) == 0
@@ -72,7 +73,7 @@ def test_the_loss_figure_names_what_it_shows(leaky, tmp_path):
     """The figure shows no leaky run, so the test marks one as honest."""
     (run,) = [result for result in read_results(leaky.results) if result.protocol["loss"] == "listwise"][:1]
     honest = replace(run, protocol=run.protocol | {"evidence": "train"})
-    assert statis_and_draw.draw_losses(leaky, [honest], ["tiktok_like"]) is not None
+    assert draw_losses(leaky, [honest], ["tiktok_like"]) is not None
     text = (leaky.saved / "figures/loss.svg").read_text()
     (leaky.saved / "figures/loss.svg").unlink()
     assert "user split, evidence train, loss listwise" in text and "LEAKY" not in text

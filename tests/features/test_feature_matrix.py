@@ -13,6 +13,7 @@ import get_user_embedding
 import mma4ctr
 from mma4ctr.data.interactions import TRAIN, load_interactions
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.reduction import concat, cross
 from mma4ctr.features.scaling import fit_scaling
 from mma4ctr.features.variants import CONCAT, CROSS, SINGLE
 from mma4ctr.storage.artifacts import read_artifact
@@ -26,18 +27,18 @@ def test_concat_of_narrow_modalities_equals_a_loop():
     rng = np.random.default_rng(0)
     parts = [rng.standard_normal((9, width)).astype(np.float32) for width in (4, 2, 3)]
     expected = [[*a, *b, *c] for a, b, c in zip(*(part.tolist() for part in parts), strict=True)]
-    assert cross_matrix.concat(parts).tolist() == expected
+    assert concat(parts).tolist() == expected
 
 
 def test_concat_of_wide_modalities_keeps_at_most_128():
     rng = np.random.default_rng(0)
-    assert cross_matrix.concat([rng.standard_normal((300, 200)), rng.standard_normal((300, 5))]).shape == (300, 128)
+    assert concat([rng.standard_normal((300, 200)), rng.standard_normal((300, 5))]).shape == (300, 128)
 
 
 def test_cross_equals_a_loop():
     rng = np.random.default_rng(0)
     parts = [rng.standard_normal((9, 3)).astype(np.float32) for _ in range(3)]
-    crossed = cross_matrix.cross(parts)
+    crossed = cross(parts)
     for item in range(9):
         for column in range(3):
             expected = np.float32(parts[0][item, column] * parts[1][item, column]) * parts[2][item, column]
@@ -50,7 +51,7 @@ def test_cross_reduces_the_longer_ones_to_the_shortest():
     centred = long - long.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     expected = np.abs(short) * np.abs(centred @ directions[:3].T)
-    assert np.abs(cross_matrix.cross([short, long])) == pytest.approx(expected, rel=1e-4)
+    assert np.abs(cross([short, long])) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["zscore", "minmax"])
@@ -111,7 +112,7 @@ def test_gathered_rows_equal_rows_put_together_by_hand(made):
     data, block = inputs.data, inputs.embedding.array("block")
     artifact = read_artifact(made.matrix / "wechat_click/vat_concat", "")
     users = [inputs.embedding.array(name) for name in ("visual", "acoustic", "textual")]
-    items = cross_matrix.concat([inputs.modal.array(name) for name in ("visual", "acoustic", "textual")])
+    items = concat([inputs.modal.array(name) for name in ("visual", "acoustic", "textual")])
     for place in (0, 7, len(matrix.train) - 1):
         row = matrix.train.rows[place]
         assert data.split[row] == TRAIN

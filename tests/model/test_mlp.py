@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.reference import mlp_module
 from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, tanh_, torch_threads
-from mma4ctr.model.trainer import LOSSES
+from mma4ctr.model.training_defaults import LOSSES
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 

@@ -15,7 +15,8 @@ from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup, load_matrix
 from mma4ctr.model import trainer as training
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Network, automatic_batch_size, initial_weights, parameter_count
+from mma4ctr.model.mlp import Network, initial_weights, parameter_count
+from mma4ctr.model.training_defaults import TrainSettings, automatic_batch_size
 from mma4ctr.steps.training_run import FEW_POSITIVES
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
@@ -70,7 +71,7 @@ def small_matrix(rows=1200, seed=0, signal=2.0):
     )
 
 
-SETTINGS = training.TrainSettings(epochs=6, batch_size=64, learning_rate=3e-3, halve_every=2, patience=0)
+SETTINGS = TrainSettings(epochs=6, batch_size=64, learning_rate=3e-3, halve_every=2, patience=0)
 
 
 @pytest.mark.parametrize(("width", "parameters"), [(194, 29_225), (169, 26_025)])

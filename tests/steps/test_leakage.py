@@ -22,7 +22,8 @@ from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_
 from mma4ctr.features.matrix_writer import user_part
 from mma4ctr.features.scaling import fit_scaling
 from mma4ctr.features.user_embedding import UserEmbedder
-from mma4ctr.model.trainer import TrainSettings, train
+from mma4ctr.model.trainer import train
+from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import prepare

@@ -38,7 +38,8 @@ from mma4ctr.features.feature_matrix import load_matrix
 from mma4ctr.features.user_embedding import draw_folds
 from mma4ctr.model import inference as scoring
 from mma4ctr.model.mlp import save_weights
-from mma4ctr.model.trainer import TrainSettings, train
+from mma4ctr.model.trainer import train
+from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime import environment
 from mma4ctr.runtime import ray_cluster as cluster
 from mma4ctr.runtime.errors import UserError
@@ -211,7 +212,7 @@ def swept_copy(made, tmp_path):
     options = ("--paths", folder / "path.json", "--task", "tiktok_like", "--seeds", 1, "--jobs", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(adjust_hyperparameter, "STUDIES", {study.name: study})
-        patch.setattr(adjust_hyperparameter, "sweep", train_here)
+        patch.setattr("mma4ctr.steps.sweep.sweep", train_here)
         assert call(adjust_hyperparameter.main, *options) == 0
         yield folder, options
 
@@ -606,7 +607,8 @@ import resource, sys
 import mma4ctr.runtime.environment
 import numpy as np, torch
 from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
-from mma4ctr.model.trainer import TrainSettings, train
+from mma4ctr.model.trainer import train
+from mma4ctr.model.training_defaults import TrainSettings
 rng = np.random.default_rng(0)
 
 def group(rows):

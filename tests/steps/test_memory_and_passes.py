@@ -22,7 +22,8 @@ from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.model.mlp import Network
 from mma4ctr.model.inference import predict
-from mma4ctr.model.trainer import TrainSettings, train
+from mma4ctr.model.trainer import train
+from mma4ctr.model.training_defaults import TrainSettings
 rng = np.random.default_rng(0)
 
 def group(rows):

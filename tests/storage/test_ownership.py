@@ -28,8 +28,7 @@ import preprocess_inter
 import preprocess_multimodal
 import statis_and_draw
 from mma4ctr.evaluation.run_records import read_history, read_results, read_run
-from mma4ctr.model.trainer import TrainSettings
-from mma4ctr.model.training_defaults import TRAINING
+from mma4ctr.model.training_defaults import TRAINING, TrainSettings
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.steps.training_run import Training, run_checkpoints

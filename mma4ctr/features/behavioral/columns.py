@@ -38,24 +38,6 @@ FEATURE_VERSION = 7
 CONTENT_WIDTH = 64
 # A target with fewer positives among the training rows is left out.
 FEW_POSITIVES = 20
-# Groups of columns that the study `plus` removes one at a time. `other-targets` are those of every target but the
-# task's own.
-GROUPS = (
-    "user-bias",
-    "item-bias",
-    "content-bias",
-    "content-factors",
-    "label-svd",
-    "exposure-svd",
-    "counts",
-    "user-columns",
-    "item-columns",
-    "context",
-    "rates",
-    "pair-rates",
-    "recency",
-    "other-targets",
-)
 # Groups whose columns are those of the task's own target only: with those of others no validation AUC was higher.
 OWN_TARGET_ONLY = ("rates", "pair-rates", "user-own-bias")
 # Item categories with at least so many values get rates.

@@ -16,7 +16,7 @@ from mma4ctr.data.interactions import TRAIN, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.features.behavioral.columns import FEATURE_VERSION, GROUPS, item_content, plus_tables
+from mma4ctr.features.behavioral.columns import FEATURE_VERSION, item_content, plus_tables
 from mma4ctr.features.behavioral.content_factors import (
     ContentFactors,
     Regression,
@@ -35,7 +35,7 @@ from mma4ctr.features.behavioral.row_passes import (
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
 from mma4ctr.features.matrix_writer import PlusCache, plus_factors, vectors_of
-from mma4ctr.features.variants import split_variant, with_features
+from mma4ctr.features.variants import GROUPS, split_variant, with_features
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
