@@ -29,7 +29,7 @@ def drawn(made):
     assert call(mlp.main, "--paths", made.file, *more) == 0
     assert call(statis_and_draw.main, "--paths", made.file) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(viewer, "embed", first_columns)
+        patch.setattr("mma4ctr.evaluation.run_figures.embed", first_columns)
         options = ("--task", "wechat_click", "tiktok_like", "--points", 60)
         assert call(viewer.main, "--paths", made.file, *options) == 0
     return made
