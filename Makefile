@@ -42,7 +42,7 @@ all: .venv/installed
 	$(call steps,$(PATHS),,)
 
 demo: .venv/installed
-	$(RUN) -m mma4ctr.simulation demo --dataset wechat --rows 130000
+	$(RUN) -m mma4ctr.simulation demo --dataset wechat --rows 250000
 	$(RUN) -m mma4ctr.simulation demo --dataset tiktok --rows 400000
 	$(call steps,demo/path.json,--min-interactions 20,--points 400)
 	@echo "Made: features, runs, tables, figures and a report of two simulated data sets."

@@ -44,7 +44,7 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
     header.append("epochs")
     for row, cell in zip(rows, chosen, strict=True):
         once = cell.case.model in BASELINES and not BASELINES[cell.case.model].by_epoch
-        row.append(("-" if once else str(cell.epochs), False))
+        row.append(("-" if once else str(cell.case.own_epochs or cell.epochs), False))
     for position, epochs in enumerate(study.epochs):
         if epochs not in EARLY:
             column = [cells_of_row[position] for cells_of_row in of_label.values()]
@@ -53,6 +53,8 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
     text = caption(study, table)
     text += " The first scores are those after the number of epochs with the best validation AUC, out of "
     text += f"{', '.join(map(str, study.epochs))}."
+    fixed = {f"{cell.case.label} trains for {cell.case.own_epochs}" for cell in table if cell.case.own_epochs}
+    text += "".join(f" {line}." for line in sorted(fixed))
     if scaled:
         text += f" Scores of {', '.join(scaled)} are Platt-scaled on the validation rows before LogLoss."
     return Layout(text, header, rows)

@@ -100,7 +100,9 @@ def plan(
             for seed in range(seeds):
                 settings = TrainSettings(epochs=0, seed=seed, **options)
                 group = Group(task, variant, case.inputs.within(base), settings, ())
-                checkpoint_epochs.setdefault(group, set()).update(study.epochs)
+                checkpoint_epochs.setdefault(group, set()).update(
+                    [case.own_epochs] if case.own_epochs else study.epochs
+                )
                 if study.name == COMPARISON:
                     compared.add(group)
     return [

@@ -12,7 +12,7 @@ from typing import Any
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.features.behavioral.columns import GROUPS
 from mma4ctr.features.variants import CONCAT, CROSS, SINGLE, STUDY, Variants, with_features
-from mma4ctr.model.training_defaults import TRAINING
+from mma4ctr.model.training_defaults import EPOCHS, TRAINING
 
 MODEL = "MMa4CTR"
 COMPARISON, COMPARISON_BY_EPOCH = "comparison", "comparison-by-epoch"
@@ -76,6 +76,11 @@ class Case:
     published: tuple[str, ...] = ()
     model: str = MODEL
     features: str = "paper"
+
+    @property
+    def own_epochs(self) -> int | None:
+        """The number of epochs of a case on a cosine schedule, which ends there; None if a study chooses it."""
+        return EPOCHS[self.features.partition("-")[0]] if self.training.get("schedule") == "cosine" else None
 
     def variant_name(self, default: str | None) -> str | None:
         """Name of the matrix that the case is trained on; `default` is used if it has no variant of its own."""
@@ -234,6 +239,7 @@ STUDIES: dict[str, Study] = {
                 ),
                 Case("paper"),
             ),
+            epochs=(EPOCHS["plus"],),
         ),
         Study(
             "interrupt-halving",

@@ -166,6 +166,7 @@ def cells(results: Sequence[Result], study: Study, task: str, base: Inputs, know
             once = case.model in BASELINES and not BASELINES[case.model].by_epoch  # its scores do not depend on epochs
             for epochs in study.epochs:
                 # The last run of each seed.
-                runs = {result.seed: result for result in own if once or result.epochs == epochs}
+                wanted = case.own_epochs or epochs
+                runs = {result.seed: result for result in own if once or result.epochs == wanted}
                 table.append(Cell(task, case, epochs, list(runs.values())))
     return table

@@ -16,6 +16,7 @@ from mma4ctr.evaluation.study_cells import cells, prepared_inputs, published_fig
 from mma4ctr.evaluation.study_layouts import best_of, layout
 from mma4ctr.evaluation.tables import leakage_summary
 from mma4ctr.features.feature_matrix import load_matrix
+from mma4ctr.model.training_defaults import EPOCHS
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -241,3 +242,12 @@ def test_studies_keep_the_users_folds(swept, tmp_path):
     assert {result.protocol["folds"] for result in results} == {3}
     table = cells(results, study, "tiktok_like", prepared_inputs(paths, "tiktok_like"))
     assert len(table) == 4 and all(cell.runs for cell in table)
+
+
+def test_a_case_on_a_cosine_schedule_trains_for_its_own_epochs_only():
+    """Each number of epochs would be a training of its own."""
+    base = Inputs(split="chronological", evidence="train", length=21, scaling="zscore", folds=5, train_rows=10_000)
+    groups = plan(STUDIES.values(), "tiktok_like", base, ("visual", "acoustic", "textual"), 1)
+    cosine = [group for group in groups if group.settings.schedule == "cosine"]
+    assert cosine and all(group.checkpoint_epochs == (EPOCHS["plus"],) for group in cosine)
+    assert any(len(group.checkpoint_epochs) > 10 for group in groups if group not in cosine)
