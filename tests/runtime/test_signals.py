@@ -130,7 +130,7 @@ def test_workers_end_with_their_parent_and_the_next_run_clears_its_folder(script
     process = started(script, tmp_path, tmp_path, ready=(tmp_path / "ready").exists, env=environment)
     assert len(in_session(process.pid)) >= 3
     process.kill()
-    process.communicate()
+    process.wait()  # not communicate(): workers that stay would hold its pipes
     assert not wait_for_end(process.pid)
     (left,) = tmp_path.glob("x-*")
     with scratch_folder(tmp_path, "x-") as own:
