@@ -25,6 +25,8 @@ from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
 from mma4ctr.storage.paths import Paths, load_paths
 
 ROOT = Path(__file__).parent.parent
+# What two equal runs differ in.
+MEASURED = ("train_seconds", "test_seconds", "rows_per_second", "processor_seconds", "peak_memory_mb", "started")
 OUTPUTS = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
 

@@ -19,7 +19,7 @@ import pytest
 
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import ROOT, call
+from tests.conftest import MEASURED, ROOT, call
 
 MOMENTS = int(os.environ.get("MOMENTS", "50"))
 # A step is interrupted so many times in a row, each time on top of what the interrupted runs before have left, until it
@@ -85,7 +85,7 @@ def results(folder):
     path = load_paths(folder / "path.json").results
     lines = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()] if path.exists() else []
     for line in lines:
-        for name in ("train_seconds", "test_seconds", "rows_per_second", "started", "commit"):
+        for name in (*MEASURED, "commit"):
             del line[name]
     return {json.dumps(line, sort_keys=True) for line in lines}
 

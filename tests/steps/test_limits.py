@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import schedule
 import torch
 from pyarrow import csv
 from safetensors.torch import load_file
@@ -33,7 +34,7 @@ from mma4ctr.datasets import arrow
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import balanced_sample
 from mma4ctr.evaluation.studies import STUDIES
-from mma4ctr.features import new_items
+from mma4ctr.features import item_features, new_items
 from mma4ctr.features.feature_matrix import load_matrix
 from mma4ctr.features.user_embedding import draw_folds
 from mma4ctr.model import inference as scoring
@@ -45,6 +46,7 @@ from mma4ctr.runtime import ray_cluster as cluster
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.system import cores
 from mma4ctr.simulation import __main__ as world
+from mma4ctr.steps import sweep, training_run
 from mma4ctr.steps.sweep import train_group
 from mma4ctr.storage import text_blocks as rawfiles
 from mma4ctr.storage.unchanged import unchanged
@@ -167,7 +169,7 @@ def test_features_that_change_while_they_are_read(own_copy, monkeypatch, capsys,
     assert call(preprocess_inter.main, *options, "--min-interactions", 20) == 0
     file = own_copy / FEATURES[dataset]
     with monkeypatch.context() as patch:
-        after_call(patch, preprocess_multimodal, "modality_features", lambda: grow(file))
+        after_call(patch, item_features, "modality_features", lambda: grow(file))
         assert call(preprocess_multimodal.main, *options) == 2
     one_error(capsys, file, "changed while it was read")
     assert not (own_copy / "modal").exists() or not list((own_copy / "modal").glob("*"))
@@ -281,9 +283,9 @@ def test_results_that_cannot_be_written_are_refused_before_training(made, tmp_pa
         raise AssertionError("training has started")
 
     for where, name in (
-        (mlp, "run_checkpoints"),
-        (adjust_hyperparameter, "sweep"),
-        (comp, "train_all"),
+        (training_run, "run_checkpoints"),
+        (sweep, "sweep"),
+        (schedule, "train_all"),
         (comp, "train_ours"),
     ):
         monkeypatch.setattr(where, name, trained)

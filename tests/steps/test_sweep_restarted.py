@@ -13,7 +13,7 @@ import time
 
 import adjust_hyperparameter as sweep
 from mma4ctr.simulation import __main__ as world
-from tests.conftest import ROOT, call, prepare
+from tests.conftest import MEASURED, ROOT, call, prepare
 
 OPTIONS = ("--task", "tiktok_like", "--seeds", 2, "--study", "interrupt-halving", "three-modal-cross", "--jobs", 2)
 
@@ -22,7 +22,7 @@ def comparable(path):
     """Return results.jsonl without times and order."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
-        for name in ("train_seconds", "test_seconds", "rows_per_second", "started", "commit"):
+        for name in (*MEASURED, "commit"):
             del line[name]
     return sorted(json.dumps(line, sort_keys=True) for line in lines)
 
