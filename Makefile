@@ -10,7 +10,7 @@
 #   make baseline-fuxictr    FuxiCTR's environment
 #   make compare-benchmarks  MMa4CTR, FuxiCTR's models and LightGBM on simulated files of two data sets of BARS: hours
 #   make test-baseline   the tests that need RecBole's or FuxiCTR's environment, if it is there
-#   make test-long       the tests that take long: every step killed at 50 moments
+#   make test-long       the tests that take long: every step killed at 50 moments, UMAP
 #   make fuzz            ten minutes of random bytes for the readers of raw files
 #   make bench           every step against the plain way and the limit, on 20 million simulated rows
 #
@@ -73,7 +73,7 @@ lint: .venv/installed
 	.venv/bin/lint-imports --no-logo
 
 test: lint
-	$(RUN) -m pytest --numprocesses auto --dist loadfile
+	$(RUN) -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 baseline: .venv/installed .venv-baseline/installed
 	$(RUN) -m mma4ctr.simulation demo/tiny --dataset tiktok --rows 8000 --users 60 --items 300
@@ -83,12 +83,12 @@ baseline: .venv/installed .venv-baseline/installed
 	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
 
-# Five seeds of the fast models, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
-EPOCHS := 1 2 3 5 10 20 30 50
+# Five seeds of MMa4CTR and of trees, one of RecBole's models; EPOCHS="1 2 3 5 10" for a shorter one.
+EPOCHS := 1 2 3 5 10 20 30
 # $(1): the path.json, $(2): its tasks.
 define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
-		--models MMa4CTR BPR FPMC LightGCN LightGBM "LightGBM plus" CatBoost "CatBoost plus" "bias model"
+		--models MMa4CTR LightGBM "LightGBM plus" CatBoost "CatBoost plus" "bias model"
 endef
 # $(1): the path.json, $(2): its tasks, $(3): results after so many epochs.
 define compared_once

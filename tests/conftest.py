@@ -20,6 +20,7 @@ import preprocess_multimodal
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.features.feature_matrix import StepInputs
 from mma4ctr.runtime.console import run
+from mma4ctr.runtime.parallel import cores
 from mma4ctr.simulation import __main__ as world
 from mma4ctr.storage.artifacts import MANIFEST, seal, sync_and_hash
 from mma4ctr.storage.paths import Paths, load_paths
@@ -29,6 +30,11 @@ ROOT = Path(__file__).parent.parent
 MEASURED = ("train_seconds", "test_seconds", "rows_per_second", "processor_seconds", "peak_memory_mb", "started")
 OUTPUTS = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores, because some tests wait for processes that they have started."""
+    return cores() + 1
 
 
 def reseal(folder: Path) -> None:

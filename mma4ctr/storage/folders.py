@@ -73,8 +73,12 @@ def abandon_building(folder: Path) -> None:
 def finish_building(folder: Path, remove: Callable[[Path], None]) -> None:
     """Rename the new folder to its final name and remove the old one; see `start_building` for `remove`."""
     building = building_of(folder)
-    (building / UNDER_CONSTRUCTION).unlink()
-    sync(building)
+    try:
+        (building / UNDER_CONSTRUCTION).unlink()
+        sync(building)
+    except BaseException:
+        (building / UNDER_CONSTRUCTION).touch()  # `abandon_building` needs it
+        raise
     if not folder.exists():
         building.rename(folder)
     elif exchange_folders(building, folder):

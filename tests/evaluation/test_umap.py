@@ -1,9 +1,12 @@
-"""UMAP keeps apart what lies apart. It compiles for 20 seconds, so no other test runs it: see `without_umap`."""
+"""UMAP keeps apart what lies apart. It compiles for 30 seconds, so `make test` does not run it: see `without_umap`."""
 
 import numpy as np
+import pytest
 
 from mma4ctr.evaluation.run_figures import embed
 from tests.conftest import first_columns
+
+pytestmark = pytest.mark.long
 
 
 def test_umap_keeps_groups_apart_and_depends_on_the_seed_alone():

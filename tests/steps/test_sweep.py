@@ -22,13 +22,13 @@ from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call, prepare
 
-# These have ten cases that differ in one number of the training.
-OF_ONE_NUMBER = ("learning-rate", "batch-size")
+# These have ten cases or more that differ in one number of the training or one group of columns.
+SIMILAR_CASES = ("learning-rate", "batch-size", "plus")
 # A tenth of the epochs and every third of such cases: every study in seconds, the same code.
 SHORT = {
     name: replace(
         study,
-        cases=study.cases[:: 3 if name in OF_ONE_NUMBER else 1],
+        cases=study.cases[:: 3 if name in SIMILAR_CASES else 1],
         epochs=tuple(sorted({max(1, e // 10) for e in study.epochs})),
     )
     for name, study in STUDIES.items()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import orjson
 import pytest
@@ -14,6 +15,7 @@ import statis_and_draw
 import viewer
 from mma4ctr.evaluation.run_records import newest_of_each, read_results
 from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.signals import Stopped
 from mma4ctr.storage import artifacts
 from mma4ctr.storage.artifacts import ArtifactWriter, fingerprint_of, read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -126,3 +128,21 @@ def test_a_lock_is_gone_when_nobody_writes(tmp_path):
         except UserError:
             assert failing
         assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_signal_while_a_finished_folder_is_synced_leaves_no_other_folder(tmp_path, monkeypatch, first):
+    def write(number):
+        with ArtifactWriter(tmp_path / "made", step=1, made_by="x.py", settings={}, inputs={}) as writer:
+            writer.json("one", [number])
+
+    def stopped(folder):
+        raise Stopped(signal.SIGTERM)
+
+    if not first:
+        write(1)
+    monkeypatch.setattr("mma4ctr.storage.folders.sync", stopped)
+    with pytest.raises(Stopped):
+        write(2)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if first else ["made"])
+    assert first or read_artifact(tmp_path / "made", "").json("one") == [1]
