@@ -10,7 +10,7 @@
 #   make baseline-fuxictr    FuxiCTR's environment
 #   make compare-benchmarks  MMa4CTR, FuxiCTR's models and LightGBM on simulated files of two data sets of BARS: hours
 #   make test-baseline   the tests that need RecBole's or FuxiCTR's environment, if it is there
-#   make test-long       the tests that take long: every step killed at 50 moments, UMAP
+#   make test-long       the tests that take long: every step killed at 50 moments, a Ray node killed, UMAP
 #   make fuzz            ten minutes of random bytes for the readers of raw files
 #   make bench           every step against the plain way and the limit, on 20 million simulated rows
 #
