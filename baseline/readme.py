@@ -35,7 +35,7 @@ from mma4ctr.storage.files import write_file
 from mma4ctr.storage.paths import Paths, load_paths
 
 ROOT = Path(__file__).parent.parent
-SUMMARY_MODELS = (f"{MODEL} plus", "LightGBM plus", "LightGBM", "DCNV2", "DIN")
+SUMMARY_MODELS = (f"{MODEL} plus", "LightGBM plus", "CatBoost plus", "LightGBM", "DIN")
 OVERVIEW_METRICS = ("AUC", "GAUC")
 MAX_COLUMNS = 9
 
@@ -61,8 +61,8 @@ class TaskTables:
 
     @property
     def title(self) -> str:
-        """The head of its column: `wechat_click (simulated)`, or the name of real data."""
-        return f"{self.task} (simulated)" if oracle_auc(self.paths, self.task) else self.name
+        """The head of its column: `wechat_click (simulated)`, or `tiktok_like (tiktok-real)` for real data."""
+        return f"{self.task} ({'simulated' if oracle_auc(self.paths, self.task) else self.name})"
 
 
 def columns_of(table: Layout, names: Sequence[str]) -> dict[str, list[TableCell]]:
@@ -191,9 +191,9 @@ def summary(titles: Sequence[str], columns: Sequence[Mapping[str, list[TableCell
 
 
 def ablation(compared: Sequence[TaskTables]) -> str:
-    """AUC of the study `plus` on every task after the first number of its epochs."""
+    """AUC of the study `plus` on every task."""
     study = STUDIES["plus"]
-    header = [f"test AUC after {study.epochs[0]} epochs", *(one.title for one in compared)]
+    header = ["test AUC", *(one.title for one in compared)]
     column = f"AUC at {study.epochs[0]}"
     parts = [columns_of(layout(study, one.cells, ("auc",)), [column]) for one in compared]
     labels = [case.label for case in study.cases if any(case.label in part for part in parts)]
@@ -272,7 +272,8 @@ def main() -> None:
     found: dict[str, list[TaskTables]] = {COMPARISON: [], COMPARISON_BY_EPOCH: [], "plus": []}
     for name, paths in map(named_paths, arguments.runs):
         results = read_results(paths.results)
-        tasks = tasks_with_results(paths, results)
+        rivals = [result for result in results if result.model != MODEL]
+        tasks = tasks_with_results(paths, rivals)
         for study, tables in found.items():
             of_study = study_tables(paths, results, STUDIES[study], tasks)
             tables += [TaskTables(name, paths, task, cells) for task, cells in of_study.items()]
