@@ -166,9 +166,10 @@ def _flush_output(code: int) -> int:
             sys.stdout.flush()
     except OSError as error:
         _discard(sys.stdout)
-        if not isinstance(error, BrokenPipeError):
+        # With a code, `main` has failed and said why, perhaps because of the same full disk.
+        if not code and not isinstance(error, BrokenPipeError):
             print_error(f"standard output: {error.strerror}")
-            return code or 2
+            return 2
     return code
 
 

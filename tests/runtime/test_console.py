@@ -1,6 +1,7 @@
 """Text is printed literally: no markup, no emoji and no control character of the data takes effect."""
 
 import argparse
+import errno
 import io
 import os
 import re
@@ -185,6 +186,23 @@ def test_standard_output_on_a_full_disk():
         process = started(stdout=full)
         _, error = process.communicate()
     assert process.returncode == 2 and error.count(b"error:") == 1 and b"No space left" in error
+
+
+class Full(io.StringIO):
+    """A stream to a full disk."""
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_full_disk_is_reported_once(monkeypatch, capsys, noticed):
+    """Whether a line of the script meets the full disk, or only the last flush."""
+    monkeypatch.setattr("sys.stdout", Full())
+    with pytest.raises(SystemExit) as end:
+        console.run(lambda: sys.stdout.flush() if noticed else None)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("error:") == 1
 
 
 def test_consoles_take_no_markup():
