@@ -83,26 +83,25 @@ baseline: .venv/installed .venv-baseline/installed
 	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
 
-# Five seeds of MMa4CTR and of trees, one of RecBole's models; EPOCHS="1 2 3 5 10" for a shorter one.
+# Five seeds of MMa4CTR and LightGBM, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
 EPOCHS := 1 2 3 5 10 20 30
+# An epoch of BERT4Rec and GC-SAN takes up to a minute.
+RECBOLE_EPOCHS := $(filter-out 20 30,$(EPOCHS))
 # $(1): the path.json, $(2): its tasks.
 define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
-		--models MMa4CTR LightGBM "LightGBM plus" CatBoost "CatBoost plus" "bias model"
-endef
-# $(1): the path.json, $(2): its tasks, $(3): results after so many epochs.
-define compared_once
-	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(3) --seeds 1 --models all
+		--models MMa4CTR LightGBM "LightGBM plus" "bias model"
+	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --models CatBoost "CatBoost plus"
+	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(RECBOLE_EPOCHS) \
+		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN DCNV2
+	$(RUN) adjust_hyperparameter.py --paths $(1) --task $(2) --study plus --seeds 1
+
 endef
 REAL_IS_THERE := $(and $(wildcard ../shared/data/tiktok-real),$(wildcard ../shared/data/kuairand-real))
 
-# With 90,000 positives of tiktok_finish BERT4Rec and GC-SAN take over half a minute an epoch, so the slow models end at 20.
 compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
 	$(call compared,demo/path.json,wechat_click tiktok_like tiktok_finish)
-	$(call compared_once,demo/path.json,wechat_click tiktok_like,$(EPOCHS))
-	$(call compared_once,demo/path.json,tiktok_finish,$(filter-out 30 50,$(EPOCHS)))
 	$(if $(REAL_IS_THERE),$(call compared,configs/tiktok-real.json,tiktok_like))
-	$(if $(REAL_IS_THERE),$(call compared_once,configs/tiktok-real.json,tiktok_like,$(EPOCHS)))
 	$(if $(REAL_IS_THERE),$(call compared,configs/kuairand-real.json,kuairand_click kuairand_long kuairand_like))
 	$(RUN) baseline/readme.py "demo world=demo/path.json" \
 		$(if $(REAL_IS_THERE),"tiktok-real=configs/tiktok-real.json" "kuairand-real=configs/kuairand-real.json") \
