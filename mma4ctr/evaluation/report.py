@@ -25,7 +25,7 @@ nav a { margin-right: 1rem; white-space: nowrap; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.85rem; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #eee; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .text { text-align: left; }
 .caption { color: #555; font-size: 0.85rem; max-width: 60rem; }
 .leaky { color: #b00020; font-weight: 600; }
 .plot { width: 100%; min-height: 420px; }
@@ -56,11 +56,14 @@ class Section:
 
 
 def table_html(shown: Layout) -> str:
-    """A table with its caption; the best values are bold."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in shown.header)
+    """A table with its caption; the best values are bold, and columns of words start at the left."""
+    words = [any(row[place][0][:1].isalpha() for row in shown.rows) for place in range(len(shown.header))]
+    kinds = [' class="text"' if of_words else "" for of_words in words]
+    head = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, shown.header, strict=True))
     rows = []
     for row in shown.rows:
-        cells = (f"<td><b>{escape(text)}</b></td>" if best else f"<td>{escape(text)}</td>" for text, best in row)
+        texts = (f"<b>{escape(text)}</b>" if best else escape(text) for text, best in row)
+        cells = (f"<td{kind}>{text}</td>" for kind, text in zip(kinds, texts, strict=True))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     caption = escape(shown.caption)
     for mark in MARKS:

@@ -102,3 +102,9 @@ def test_nothing_yet_names_the_command(raw_copy, capsys):
     assert "run mlp.py first" in capsys.readouterr().err
     assert call(statis_and_draw.main, "--paths", raw_copy / "path.json") == 2
     assert "run preprocess_inter.py first" in capsys.readouterr().err
+
+
+def test_columns_of_words_start_at_the_left():
+    rows = [[("1", False), ("DIN", False), ("0.7", True)], [("2", False), ("-", False), ("-", False)]]
+    html = table_html(Layout("", ["rank", "model", "AUC"], rows))
+    assert re.findall('<t[hd] class="text">([^<]*)<', html) == ["model", "DIN", "-"]
