@@ -32,7 +32,7 @@ from mma4ctr.runtime.parallel import Threads
 from mma4ctr.runtime.system import cores
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 7
+FEATURE_VERSION = 8
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -198,6 +198,16 @@ def joined_blocks(kind: str, blocks: Sequence[Vectors], names: list[str]) -> Pai
     return PairTable(kind, user, item, names)
 
 
+def without_constant_context(inputs: LogInputs, train: np.ndarray) -> LogInputs:
+    """The inputs without context categories of which the training rows (n,) have one value only.
+
+    Their effects say nothing, but differ a little from block to block. Scaled by these small differences, the values of
+    the last block, which validation and test rows use, would lie far from all that the network was trained on.
+    """
+    kept = {name: codes for name, codes in inputs.context.items() if len(train) and np.ptp(codes[train]) > 0}
+    return replace(inputs, context=kept, paired=tuple(name for name in inputs.paired if name in kept))
+
+
 def row_codes(rows: TrainingRows, inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[RowCodes]:
     """The codes by which rows look up columns: of each context category, and of its pairs with users and items."""
     found = [category_codes(name, codes) for name, codes in inputs.context.items()]
@@ -217,6 +227,7 @@ class _Blocks:
         modalities: Sequence[np.ndarray],
         inputs: LogInputs,
     ) -> None:
+        inputs = without_constant_context(inputs, rows.place)
         self.rows, self.labels, self.inputs = rows, labels, inputs
         self.content = item_content(modalities)
         item = inputs.item.categories

@@ -10,13 +10,17 @@ import torch
 from scipy.special import expit
 
 import adjust_hyperparameter
+import cross_matrix
+import get_user_embedding
 import mlp
+import preprocess_inter
+import preprocess_multimodal
 from benchmarks.reference import mlp_module
 from mma4ctr.data.interactions import TRAIN, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
-from mma4ctr.features.behavioral.columns import FEATURE_VERSION, item_content, plus_tables
+from mma4ctr.features.behavioral.columns import FEATURE_VERSION, item_content, plus_tables, without_constant_context
 from mma4ctr.features.behavioral.content_factors import (
     ContentFactors,
     Regression,
@@ -427,3 +431,34 @@ def test_biases_of_a_rare_action_are_found_where_some_users_act_often():
     label = (rng.random(rows) < 1 / (1 + np.exp(7 - of_user[user]))).astype(np.uint8)
     found = fitted(user, item, label, rng.normal(size=(items, 4)).astype(np.float32), users).user.total
     assert np.abs(found).max() < 6 and found[:8].min() > found[8:].max() + 1
+
+
+def test_a_context_category_with_one_value_has_no_column(plus):
+    """Its effect differs between the blocks by noise; scaled, it would move every test row by many deviations."""
+    inputs = load_step_inputs(plus, "tiktok_like")
+    found = log_inputs(inputs.data)
+    train = np.flatnonzero(inputs.data.split == TRAIN)
+    constant = found.context["device"].copy()
+    constant[train] = constant[train[0]]
+    kept = without_constant_context(replace(found, context=found.context | {"device": constant}), train)
+    assert kept.context.keys() == found.context.keys() - {"device"} and "device" not in kept.paired
+    assert without_constant_context(found, train).context.keys() == found.context.keys()
+
+
+def test_columns_of_test_rows_are_on_the_scale_of_the_training_rows(tmp_path, made):
+    """With a constant channel in the raw rows, the mean of every column stays within 3 deviations of the training."""
+    shutil.copytree(made.file.parent / "dataset", tmp_path / "dataset")
+    shutil.copy(made.file, tmp_path)
+    (log,) = (tmp_path / "dataset").rglob("final_track1_train.txt")
+    rows = [line.split("\t") for line in log.read_text().splitlines()]
+    for row in rows:
+        row[5] = "3"
+    log.write_text("\n".join("\t".join(row) for row in rows) + "\n")
+    paths = ("--paths", tmp_path / "path.json")
+    assert call(preprocess_inter.main, *paths, "--dataset", "tiktok", "--min-interactions", 20) == 0
+    assert call(preprocess_multimodal.main, *paths, "--dataset", "tiktok") == 0
+    assert call(get_user_embedding.main, *paths, "--task", "tiktok_like") == 0
+    assert call(cross_matrix.main, *paths, "--task", "tiktok_like", "--features", "plus") == 0
+    matrix = load_matrix(load_paths(tmp_path / "path.json"), "tiktok_like", "vat_concat.plus", CPU)
+    mean = matrix.test.features(matrix, slice(None)).mean(dim=0)
+    assert mean.abs().max() < 3, mean
