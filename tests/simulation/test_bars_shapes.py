@@ -314,12 +314,12 @@ def test_path_json_keeps_what_it_has(tmp_path, capsys):
     assert file.read_bytes() == unchanged
     assert call(command.main, tmp_path / "all", "--dataset", "tiktok", KUAI, *small) == 0
     assert orjson.loads((tmp_path / "all/path.json").read_bytes()).keys() == command.PATHS.keys() | {"datasets"}
-    for content, told in ((b"{", "not valid JSON"), (b"[]", "JSON object"), (b'{"datasets": 3}', "'datasets'")):
+    for content, expected in ((b"{", "not valid JSON"), (b"[]", "JSON object"), (b'{"datasets": 3}', "'datasets'")):
         file.write_bytes(content)
         capsys.readouterr()
         assert call(command.main, tmp_path, "--dataset", KUAI, *small) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert told in line and file.read_bytes() == content
+        assert expected in line and file.read_bytes() == content
 
 
 def test_the_content_law_is_refused(tmp_path, capsys):

@@ -213,10 +213,10 @@ def test_an_item_has_one_author_song_and_duration_in_all_files(tmp_path):
             assert row[name].removesuffix(".0") == ("" if song == UNKNOWN else str(value))
 
 
-def test_an_unknown_law_is_told_in_one_line(tmp_path, capsys):
+def test_an_unknown_law_is_one_line(tmp_path, capsys):
     assert call(command.main, tmp_path, "--law", "gravity") == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1 and "gravity" in told[0] and "content" in told[0]
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1 and "gravity" in printed[0] and "content" in printed[0]
     assert not list(tmp_path.iterdir())
 
 
