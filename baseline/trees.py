@@ -197,8 +197,8 @@ class CatBoostTrees:
         self._inputs = inputs
         self._settings = settings
         self._pools = {part: self._pool(part) for part in ("train", "valid", "test")}
-        self._model = self._untrained(settings.epochs, COMPLEXITIES[0])
-        self._clock = _Clock()
+        self._model: catboost.CatBoostClassifier  # from the first epoch on, as its clock
+        self._clock: _Clock
         self._epoch = 0
         self._aucs: list[float] = []
 
@@ -231,7 +231,7 @@ class CatBoostTrees:
             self._model = self._untrained(TRIAL_EPOCHS, complexity)
             self._model.fit(self._pools["train"], eval_set=self._pools["valid"])
             best[complexity] = max(self._valid_aucs())
-        self._model = self._untrained(self._settings.epochs, max(best, key=lambda complexity: best[complexity]))
+        self._model = self._untrained(self._settings.epochs, max(best, key=best.__getitem__))
         self._clock = _Clock()
         self._model.fit(self._pools["train"], eval_set=self._pools["valid"], callbacks=[self._clock])
 
