@@ -57,7 +57,9 @@ class Section:
 
 def table_html(shown: Layout) -> str:
     """A table with its caption; the best values are bold, and columns of words start at the left."""
-    words = [any(row[place][0][:1].isalpha() for row in shown.rows) for place in range(len(shown.header))]
+    firsts = ["".join(row[place][0][:1] for row in shown.rows) for place in range(len(shown.header))]
+    # A column of words has no numbers; a column of numbers may have a word.
+    words = [any(map(str.isalpha, found)) and not any(map(str.isdigit, found)) for found in firsts]
     kinds = [' class="text"' if of_words else "" for of_words in words]
     head = "".join(f"<th{kind}>{escape(cell)}</th>" for kind, cell in zip(kinds, shown.header, strict=True))
     rows = []

@@ -105,6 +105,6 @@ def test_nothing_yet_names_the_command(raw_copy, capsys):
 
 
 def test_columns_of_words_start_at_the_left():
-    rows = [[("1", False), ("DIN", False), ("0.7", True)], [("2", False), ("-", False), ("-", False)]]
+    rows = [[("1", False), ("DIN", False), ("0.7", True)], [("2", False), ("-", False), ("none", False)]]
     html = table_html(Layout("", ["rank", "model", "AUC"], rows))
     assert re.findall('<t[hd] class="text">([^<]*)<', html) == ["model", "DIN", "-"]
