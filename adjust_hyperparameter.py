@@ -26,7 +26,7 @@ from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
 from mma4ctr.evaluation.study_cells import prepared_inputs
-from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind, variants_for
+from mma4ctr.features.variants import matrix_command, split_variant, variant_kind, variants_for
 from mma4ctr.runtime.console import (
     Stopwatch,
     closing_line,
@@ -125,7 +125,7 @@ def make_matrix(
         modalities, features, without = split_variant(variant)
         options = MatrixOptions(scaling, f"{features}-{without}" if without else features, cache)
         write(own, task, [modalities], options)
-    return read_artifact(folder, MADE_BY[variant_kind(variant)])
+    return read_artifact(folder, matrix_command(variant))
 
 
 def chosen_studies(names: list[str]) -> list[Study]:
@@ -180,8 +180,8 @@ def plan_task(paths: Paths, task: str, options: SweepOptions) -> list[PlannedTra
             own = make_features(paths, task, whole.inputs, base)
             matrix = make_matrix(own, task, whole.variant, str(whole.inputs.scaling), options.cache, ours=own != paths)
         elif (folder / MANIFEST).is_file():
-            made_by = MADE_BY[variant_kind(whole.variant)]
-            matrix = undamaged(folder) if own != paths else read_artifact(folder, made_by)
+            command = matrix_command(whole.variant)
+            matrix = undamaged(folder) if own != paths else read_artifact(folder, command)
         rest = missing_checkpoints(whole, matrix, options.done) if matrix else whole
         planned.append(PlannedTraining(own, whole, rest))
     return planned

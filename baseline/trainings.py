@@ -16,7 +16,7 @@ from mma4ctr.evaluation.baselines import FUXICTR, OWN, RECBOLE, Baseline
 from mma4ctr.evaluation.run_records import run_id_of
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.features.feature_matrix import load_matrix
-from mma4ctr.features.variants import MADE_BY, variant_kind, with_features
+from mma4ctr.features.variants import matrix_command, with_features
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, read_artifact
 from mma4ctr.storage.paths import Paths
@@ -161,8 +161,7 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
     matrices = {}
     for features in sorted(needed if variant else ()):
         name = with_features(str(variant), features)
-        made_by = MADE_BY[variant_kind(str(variant))] + ("" if features == "paper" else f" --features {features}")
-        matrices[features] = read_artifact(paths.matrix / task / name, made_by)
+        matrices[features] = read_artifact(paths.matrix / task / name, matrix_command(name))
         load_matrix(paths, task, name, torch.device("cpu"))  # refuses what does not fit together
     prepared = Prepared(paths, task, data, variant, matrices)
     label = data.label(split_task(task)[1])

@@ -32,7 +32,7 @@ from mma4ctr.data.interactions import (
 from mma4ctr.datasets import split_task
 from mma4ctr.datasets.base import GIVEN_VALID_TEST
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION
-from mma4ctr.features.variants import MADE_BY, split_variant, variant_kind
+from mma4ctr.features.variants import matrix_command, split_variant
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, check_made_from, read_artifact
 from mma4ctr.storage.paths import Paths
@@ -278,8 +278,7 @@ def load_step_inputs(paths: Paths, task: str) -> StepInputs:
 
 def read_matrix(paths: Paths, task: str, variant: str) -> Artifact:
     """Open the artifact of a feature matrix; raises `UserError` as `read_artifact` does."""
-    made_by = MADE_BY[variant_kind(variant)]
-    return read_artifact(paths.matrix / task / variant, made_by, task=task, variant=variant)
+    return read_artifact(paths.matrix / task / variant, matrix_command(variant), task=task, variant=variant)
 
 
 def load_lookups(artifact: Artifact, device: torch.device) -> tuple[LookupTable, ...]:
@@ -332,8 +331,7 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
     blocks_of_items = len(item_part) > items
     if not column_version(variant).items() <= artifact.settings.items():
         raise UserError(
-            f"{artifact.folder}: made by an earlier version, with other columns; "
-            f"run {artifact.manifest['made_by']} --features plus again"
+            f"{artifact.folder}: made by an earlier version, with other columns; run {matrix_command(variant)} again"
         )
 
     lookups = load_lookups(artifact, device)

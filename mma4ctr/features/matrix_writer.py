@@ -17,7 +17,7 @@ from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.features.behavioral.signals import TrainingRows
 from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
 from mma4ctr.features.scaling import Scaling, fit_scaling
-from mma4ctr.features.variants import GROUPS, MADE_BY, variant_kind
+from mma4ctr.features.variants import GROUPS, matrix_command
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
@@ -260,7 +260,7 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
     with ArtifactWriter(
         paths.matrix / inputs.task / variant,
         step=4,
-        made_by=MADE_BY[variant_kind(variant)],
+        made_by=matrix_command(variant),
         settings={
             "task": inputs.task,
             "variant": variant,

@@ -176,7 +176,7 @@ GROUPS = (
     "recency",
     "other-targets",
 )
-MADE_BY = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
+SCRIPTS = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
 
 
 def split_variant(variant: str) -> tuple[str, str, str]:
@@ -197,4 +197,13 @@ def with_features(variant: str, features: str) -> str:
 def variant_kind(variant: str) -> str:
     """Return `single`, `concat` or `cross`."""
     kind = split_variant(variant)[0].rpartition("_")[2]
-    return kind if kind in MADE_BY else "single"
+    return kind if kind in SCRIPTS else "single"
+
+
+def matrix_command(variant: str) -> str:
+    """Return the command that makes the matrix of a variant, for messages: `cross_matrix.py --features plus`."""
+    _, features, without = split_variant(variant)
+    if without:
+        return "adjust_hyperparameter.py --study plus"
+    script = SCRIPTS[variant_kind(variant)]
+    return script if features == "paper" else f"{script} --features {features}"

@@ -1,5 +1,6 @@
 """Features plus: each part against a slow twin, no row's own label in its columns, and the steps from end to end."""
 
+import re
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -39,7 +40,7 @@ from mma4ctr.features.behavioral.row_passes import (
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
 from mma4ctr.features.matrix_writer import PlusCache, plus_factors, vectors_of
-from mma4ctr.features.variants import GROUPS, split_variant, with_features
+from mma4ctr.features.variants import FEATURES, GROUPS, split_variant, with_features
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
@@ -393,6 +394,30 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
     for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
         _, content = vectors_of(plus_factors(inputs, modalities).plus.pairs[0])
         assert np.array_equal(content, made.pairs[0].item_vectors.numpy()) == equal
+
+
+@pytest.mark.parametrize("features", FEATURES)
+def test_a_hint_names_the_command_that_makes_the_matrix(plus, tmp_path, capsys, features):
+    """A missing or damaged matrix: running the command of the hint mends it."""
+    shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
+    options = "--paths", tmp_path / "path.json", "--task", "tiktok_like"
+    folder = tmp_path / "matrix/tiktok_like" / with_features("vat_concat", features)
+
+    def damage():
+        path = folder / "item_part.npy"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+
+    for broken in (damage, lambda: shutil.rmtree(folder)):
+        broken()
+        assert call(mlp.main, *options, "--features", features, "--epochs", 1) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        command = re.search(r"run cross_matrix\.py(.*) (?:first|again)$", line)
+        assert command, line
+        assert call(cross_matrix.main, *options, *command[1].split()) == 0
+        load_matrix(load_paths(tmp_path / "path.json"), "tiktok_like", folder.name, CPU)
+        capsys.readouterr()
 
 
 def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsys):
