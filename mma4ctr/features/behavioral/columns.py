@@ -186,15 +186,17 @@ def item_content(modalities: Sequence[np.ndarray], fitted: int | None = None) ->
     return scaled.astype(np.float32)
 
 
-def joined_blocks(kind: str, blocks: Sequence[Vectors], names: list[str]) -> PairTable:
-    """One table of the vectors of all blocks; shorter vectors are padded with zeros."""
+def joined_blocks(kind: str, blocks: list[Vectors], names: list[str]) -> PairTable:
+    """One table of the vectors of all blocks; shorter vectors are padded with zeros.
+
+    It empties `blocks` one by one, because the vectors of millions of items should not be in memory twice.
+    """
     width = max(item.shape[1] for _, item in blocks)
-
-    def padded(vectors: np.ndarray) -> np.ndarray:
-        missing = width - vectors.shape[-1]
-        return np.pad(vectors, [*[(0, 0)] * (vectors.ndim - 1), (0, missing)]) if missing else vectors
-
-    user, item = (np.stack([padded(part) for part in parts]) for parts in zip(*blocks, strict=True))
+    user, item = (np.zeros((len(blocks), *part.shape[:-1], width), np.float32) for part in blocks[0])
+    for place in reversed(range(len(blocks))):
+        of_user, of_item = blocks.pop()
+        user[place, ..., : of_user.shape[-1]] = of_user
+        item[place, ..., : of_item.shape[-1]] = of_item
     return PairTable(kind, user, item, names)
 
 

@@ -44,6 +44,8 @@ ITEM_VARIANCE = 0.25
 USERS_FOR_DIRECTIONS = 1 << 14
 # Users or items whose products (19 MB) each thread has in memory at a time.
 AT_A_TIME = 1 << 13
+# Items whose gradients are computed at a time.
+ITEMS_AT_A_TIME = 1 << 18
 
 
 def projected(content: np.ndarray, of_content: np.ndarray) -> np.ndarray:
@@ -267,13 +269,18 @@ class ContentFactors:
             return sums_of_user_vectors(starts, rows.item, values[:, None], self.user[:, None], rows.items)
 
         mean, covariance = _moments(self.user, self._rows_of_user)
-        # The users who were shown an item, less those expected from its content.
-        centred = of_content - _moments(of_content, self._rows_of_item)[0]
-        expected = exposure * self._rows_of_item[:, None] * (centred @ covariance)
-        surplus = sums(self._values[:, 1].copy()) - np.outer(self._rows_of_item, mean) - expected
+        mean_content = _moments(of_content, self._rows_of_item)[0]
+        acted, shown = sums(residual), sums(self._values[:, 1].copy())
+        gradients = np.empty(of_content.shape)
+        for first in range(0, rows.items, ITEMS_AT_A_TIME):
+            part = slice(first, first + ITEMS_AT_A_TIME)
+            times = self._rows_of_item[part]
+            # The users who were shown an item, less those expected from its content.
+            expected = exposure * times[:, None] * ((of_content[part] - mean_content) @ covariance)
+            gradients[part] = acted[part] + exposure * (shown[part] - np.outer(times, mean) - expected)
         given = Regression(
             weight=known / np.maximum(self._rows_of_item, 1),
-            gradients=sums(residual) + exposure * surplus,
+            gradients=gradients,
             exposure_weight=exposure**2 * self._rows_of_item,
             covariance=covariance,
             prior_variance=np.full(self.user.shape[1], ITEM_VARIANCE),

@@ -26,6 +26,9 @@ OVERSAMPLING, FIRST_PASSES, FILTERS, DEGREE = 7, 2, 3, 4
 
 # Smallest cut of a filter, as a share of the largest eigenvalue.
 SMALLEST_CUT = 1e-4
+# With more items than this the iteration is on the rows of the matrix, if they are fewer: its vectors, 8 bytes for each
+# of 25 and several copies of them, are then small. With fewer items both sides take the same time.
+MANY_ITEMS = 1 << 18
 
 Product = Callable[[np.ndarray], np.ndarray]
 
@@ -34,6 +37,9 @@ def principal_items(
     shape: tuple[int, int], times: Product, transposed_times: Product, skipped: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """The leading right singular vectors of a matrix, with their shrinkage.
+
+    The iteration finds them as the eigenvectors of R' R; with many items and fewer rows it finds the left ones as those
+    of R R', and the right ones from them as R' u / s.
 
     Args:
         shape: Rows and items of the matrix.
@@ -46,22 +52,29 @@ def principal_items(
         vector's singular value and s' the largest one that is left out.
     """
     items = shape[1]
+    on_rows = items > max(MANY_ITEMS, shape[0])
+    there, back = (transposed_times, times) if on_rows else (times, transposed_times)
     width = min(skipped + FACTORS + 1, min(shape) - 1)
     nothing = np.zeros((items, 1)), np.zeros(1)
     if width <= skipped + 1:
         return nothing
-    basis = np.random.default_rng(0).normal(size=(items, min(width + OVERSAMPLING, min(shape))))
+    size = shape[0] if on_rows else items
+    basis = np.random.default_rng(0).normal(size=(size, min(width + OVERSAMPLING, min(shape))))
     for _ in range(FIRST_PASSES):
-        basis = transposed_times(times(np.linalg.qr(basis).Q))
+        basis = back(there(np.linalg.qr(basis).Q))
     for _ in range(FILTERS):
-        basis = _filtered(np.linalg.qr(basis).Q, lambda vectors: transposed_times(times(vectors)))
+        basis = _filtered(np.linalg.qr(basis).Q, lambda vectors: back(there(vectors)))
     basis = np.linalg.qr(basis).Q
-    projected = times(basis)
+    projected = there(basis)
     squares, turned = np.linalg.eigh(projected.T @ projected)
     order = np.argsort(-squares)[:width]
-    values, vectors = np.sqrt(np.maximum(squares[order], 0)), basis @ turned[:, order]
+    values = np.sqrt(np.maximum(squares[order], 0))
     if values[0] == 0:
         return nothing
+    if on_rows:
+        vectors = projected @ (turned[:, order] / np.maximum(values, values[0] * SMALLEST_CUT))
+    else:
+        vectors = basis @ turned[:, order]
     noise, chosen = values[-1], values[skipped:-1]
     shares = 1 - np.square(np.divide(noise, chosen, out=np.ones(len(chosen)), where=chosen > noise))
     return vectors[:, skipped:-1], shares
@@ -71,11 +84,11 @@ def _filtered(basis: np.ndarray, product: Product) -> np.ndarray:
     """Strengthen the leading vectors by a Chebyshev polynomial that is small between 0 and the smallest Ritz value.
 
     Args:
-        basis: float64 (items, k), orthonormal.
-        product: The product of the symmetric matrix with float64 (items, k).
+        basis: float64 (size, k), orthonormal.
+        product: The product of the symmetric matrix with float64 (size, k).
 
     Returns:
-        float64 (items, k).
+        float64 (size, k).
     """
     multiplied = product(basis)
     ritz, turned = np.linalg.eigh(basis.T @ multiplied)
@@ -111,7 +124,8 @@ def _factors(
     of_item = 1 / np.sqrt(FACTORS_PRIOR + item_weight)[:, None]
 
     def of_users(vectors: np.ndarray) -> np.ndarray:
-        scaled = (of_item * vectors).astype(np.float32)
+        scaled = np.empty(vectors.shape, np.float32)
+        np.multiply(of_item, vectors, out=scaled, casting="same_kind")
         return of_user * sums_of_item_vectors(starts, rows.item, values, scaled)
 
     def times(vectors: np.ndarray) -> np.ndarray:

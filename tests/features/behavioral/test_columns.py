@@ -277,13 +277,17 @@ def test_content_that_says_nothing_gives_harmless_factors(width):
     assert np.abs(made.user @ made.item.T).max() < 0.5
 
 
-def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise():
+@pytest.mark.parametrize(("rows", "items", "many"), [(70, 40, 1 << 18), (40, 70, 1 << 18), (40, 70, 0), (70, 40, 0)])
+def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise(rows, items, many, monkeypatch):
+    """Whether the iteration is on the items or, with many items and fewer rows, on the rows."""
+    monkeypatch.setattr("mma4ctr.features.behavioral.residual_svd.MANY_ITEMS", many)
     rng = np.random.default_rng(3)
-    signal = 3 * rng.normal(size=(70, 3)) @ rng.normal(size=(3, 40))
-    table = signal + rng.normal(size=(70, 40))
+    signal = 3 * rng.normal(size=(rows, 3)) @ rng.normal(size=(3, items))
+    table = signal + rng.normal(size=(rows, items))
     found, shares = principal_items(table.shape, lambda x: table @ x, lambda x: table.T @ x)
     _, values, vectors = np.linalg.svd(table)
-    assert found.shape == (40, FACTORS)
+    assert found.shape == (items, FACTORS)
+    assert np.allclose(np.sum(found**2, axis=0), 1)
     assert np.allclose(np.abs(np.sum(found * vectors[:FACTORS].T, axis=0)), 1)
     assert np.allclose(shares, 1 - (values[FACTORS] / values[:FACTORS]) ** 2, atol=1e-3)
     assert (shares[:3] > 0.9).all() and (shares[3:] < 0.75).all()
@@ -291,8 +295,10 @@ def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise():
     assert np.allclose(np.abs(np.sum(later[:, :5] * vectors[1:6].T, axis=0)), 1)
 
 
+@pytest.mark.parametrize("many", [0, 1 << 18])
 @pytest.mark.parametrize("shape", [(1, 40), (2, 3), (40, 1), (5, 5)])
-def test_a_table_without_content_or_of_few_rows_has_harmless_vectors(shape):
+def test_a_table_without_content_or_of_few_rows_has_harmless_vectors(shape, many, monkeypatch):
+    monkeypatch.setattr("mma4ctr.features.behavioral.residual_svd.MANY_ITEMS", many)
     for table in (np.zeros(shape), np.ones(shape)):
         for skipped in (0, 1):
             vectors, shares = principal_items(shape, table.__matmul__, table.T.__matmul__, skipped)
