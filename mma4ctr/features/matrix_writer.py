@@ -119,7 +119,8 @@ def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], block: np.ndarr
     own = split_task(inputs.task)[1]
     targets = [name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_")]
     labels = {name: data.label(name)[train] for name in targets if without != "other-targets" or name == own}
-    values = [inputs.modal.array(name) for name in modalities]
+    # A generator, so that the modalities are in memory only until the items' content is made from them.
+    values = (inputs.modal.array(name) for name in modalities)
     return plus_tables(rows, labels, values, log_inputs(data, without))
 
 

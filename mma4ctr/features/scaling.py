@@ -1,11 +1,14 @@
 """Scaling of the columns of a feature matrix, fitted on the training rows: z-score, or min-max as published."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
 SCALINGS = ("zscore", "minmax")
+# Rows of a table that are scaled at a time.
+ROWS_AT_A_TIME = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ class Scaling:
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Scale an array (rows, width); returns float32."""
-        scaled: np.ndarray = ((values - self.shift) / self.scale).astype(np.float32)
+        scaled = np.empty(values.shape, np.float32)
+        for part in slices(len(values)):
+            scaled[part] = (values[part] - self.shift) / self.scale
         return scaled
 
 
@@ -58,9 +63,23 @@ def fit_scaling(table: np.ndarray, times: np.ndarray, method: str) -> Scaling:
     Returns:
         The scaling.
     """
-    used = times > 0
     if method == "minmax":
-        return Scaling.min_max(table[used])
-    values, weights = table[used].astype(np.float64), times[used] / times.sum()
-    mean = weights @ values
-    return Scaling.standard(mean, weights @ (values - mean) ** 2)
+        return Scaling.min_max(table[times > 0])
+    shares = times / times.sum()
+
+    def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The mean over the training rows of a function of the table's values in float64: float64 (width,)."""
+        total = np.zeros(table.shape[1])
+        for part in slices(len(table)):
+            used = times[part] > 0
+            total += shares[part][used] @ function(table[part][used].astype(np.float64))
+        return total
+
+    mean = mean_of(lambda values: values)
+    return Scaling.standard(mean, mean_of(lambda values: (values - mean) ** 2))
+
+
+def slices(rows: int) -> Iterator[slice]:
+    """Slices of at most `ROWS_AT_A_TIME` rows, so that values in float64 are in memory for these only."""
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        yield slice(start, start + ROWS_AT_A_TIME)

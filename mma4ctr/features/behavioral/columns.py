@@ -162,7 +162,7 @@ class PlusTables:
         return self.chosen(filter(stays, self.names))
 
 
-def item_content(modalities: Sequence[np.ndarray], fitted: int | None = None) -> np.ndarray:
+def item_content(modalities: Iterable[np.ndarray], fitted: int | None = None) -> np.ndarray:
     """The modalities on one scale, side by side, reduced by PCA.
 
     Each modality is divided by the standard deviation of its first principal component. The result has a mean square
@@ -226,7 +226,7 @@ class _Blocks:
         self,
         rows: TrainingRows,
         labels: Mapping[str, np.ndarray],
-        modalities: Sequence[np.ndarray],
+        modalities: Iterable[np.ndarray],
         inputs: LogInputs,
     ) -> None:
         inputs = without_constant_context(inputs, rows.place)
@@ -324,7 +324,7 @@ class _Blocks:
 # With the many small matrices here, two BLAS threads took over three times the processor time of one, and longer.
 @threadpool_limits.wrap(1, user_api="blas")
 def plus_tables(
-    rows: TrainingRows, labels: Mapping[str, np.ndarray], modalities: Sequence[np.ndarray], inputs: LogInputs
+    rows: TrainingRows, labels: Mapping[str, np.ndarray], modalities: Iterable[np.ndarray], inputs: LogInputs
 ) -> PlusTables:
     """All columns of a data set.
 
