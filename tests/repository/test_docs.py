@@ -99,7 +99,7 @@ def test_commands_on_the_demo(tmp_path, without_umap):
 
 def test_commands_of_the_simulation(tmp_path):
     found = [command for command in commands("mma4ctr.simulation") if "demo/bars" not in command]
-    assert len(found) == 2
+    assert len(found) == 3
     for command in found:
         command = command.replace(" big ", f" {tmp_path} ")
         for option, small in (("rows", 5000), ("users", 50), ("items", 300)):
@@ -107,6 +107,7 @@ def test_commands_of_the_simulation(tmp_path):
         run_command(command)
     assert (tmp_path / "dataset/TikTok2019ICME/track1/final_track1_train.txt").is_file()
     assert (tmp_path / "dataset/wechat/user_action.csv").is_file()
+    assert (tmp_path / "dataset/microvideo-1.7m-x1/train.csv").is_file()
 
 
 def test_commands_of_the_simulated_benchmarks(tmp_path):
