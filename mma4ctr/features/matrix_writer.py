@@ -20,6 +20,7 @@ from mma4ctr.features.scaling import Scaling, fit_scaling
 from mma4ctr.features.variants import GROUPS, matrix_command
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.parallel import slices
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
 from mma4ctr.storage.paths import Paths
 
@@ -145,8 +146,7 @@ def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, m
     count, columns = 0, pairs.width
     total, squares = np.zeros(columns), np.zeros(columns)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
-    for start in range(0, len(user_row), PAIRS_AT_A_TIME):
-        chosen = slice(start, start + PAIRS_AT_A_TIME)
+    for chosen in slices(len(user_row), PAIRS_AT_A_TIME):
         made = pairs.columns(torch.from_numpy(user_row[chosen]), torch.from_numpy(item_row[chosen])).double().numpy()
         count += len(made)
         total += made.sum(axis=0)

@@ -1,13 +1,15 @@
 """Scaling of the columns of a feature matrix, fitted on the training rows: z-score, or min-max as published."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
+from mma4ctr.runtime.parallel import slices
+
 SCALINGS = ("zscore", "minmax")
-# Rows of a table that are scaled at a time.
+# Rows of a table whose values are in memory in float64 at a time.
 ROWS_AT_A_TIME = 1 << 20
 
 
@@ -47,7 +49,7 @@ class Scaling:
     def apply(self, values: np.ndarray) -> np.ndarray:
         """Scale an array (rows, width); returns float32."""
         scaled = np.empty(values.shape, np.float32)
-        for part in slices(len(values)):
+        for part in slices(len(values), ROWS_AT_A_TIME):
             scaled[part] = (values[part] - self.shift) / self.scale
         return scaled
 
@@ -70,16 +72,10 @@ def fit_scaling(table: np.ndarray, times: np.ndarray, method: str) -> Scaling:
     def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The mean over the training rows of a function of the table's values in float64: float64 (width,)."""
         total = np.zeros(table.shape[1])
-        for part in slices(len(table)):
+        for part in slices(len(table), ROWS_AT_A_TIME):
             used = times[part] > 0
             total += shares[part][used] @ function(table[part][used].astype(np.float64))
         return total
 
     mean = mean_of(lambda values: values)
     return Scaling.standard(mean, mean_of(lambda values: (values - mean) ** 2))
-
-
-def slices(rows: int) -> Iterator[slice]:
-    """Slices of at most `ROWS_AT_A_TIME` rows, so that values in float64 are in memory for these only."""
-    for start in range(0, rows, ROWS_AT_A_TIME):
-        yield slice(start, start + ROWS_AT_A_TIME)

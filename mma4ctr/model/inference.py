@@ -31,7 +31,7 @@ from mma4ctr.model.mlp import Network, torch_threads
 from mma4ctr.model.score_files import HEADER, score_table, text_lines
 from mma4ctr.runtime.console import progress
 from mma4ctr.runtime.errors import UserError
-from mma4ctr.runtime.parallel import in_order
+from mma4ctr.runtime.parallel import in_order, slices
 from mma4ctr.storage.artifacts import Artifact
 from mma4ctr.storage.delimited import read_header, read_tsv
 from mma4ctr.storage.paths import Paths
@@ -364,7 +364,7 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
     at_a_time = max(1, PAIRS_AT_A_TIME // items)
     file.write(HEADER)
     with progress("scoring", len(place)) as advance:
-        for chosen in _slices(len(place), at_a_time):
+        for chosen in slices(len(place), at_a_time):
             one = place[chosen]
             codes = {name: np.repeat(values[chosen], items) for name, values in context.items()}
             score = scorer.score(np.repeat(one, items), np.tile(np.arange(items), len(one)), codes).reshape(-1, items)
@@ -374,8 +374,3 @@ def top_items(scorer: Scorer, users: Path, count: int, file: BinaryIO) -> tuple[
             file.write(text_lines(score_table(user, item, np.take_along_axis(score, best, axis=1).ravel())))
             advance(len(one))
     return len(place), int((place == len(scorer.users)).sum())
-
-
-def _slices(size: int, step: int) -> Iterator[slice]:
-    for start in range(0, size, step):
-        yield slice(start, min(start + step, size))

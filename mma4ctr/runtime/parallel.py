@@ -13,6 +13,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+def slices(size: int, step: int) -> Iterator[slice]:
+    """Yield slices of at most `step` that cover `size` rows, for work whose memory should not grow with the rows."""
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
+
+
 class Workers(Protocol):
     """The interface of everything that applies a function to many items."""
 

@@ -25,6 +25,7 @@ from mma4ctr.features.behavioral.row_passes import (
     start_newton_step,
     sums_by_code,
 )
+from mma4ctr.runtime.parallel import slices
 
 # Newton steps, and rounds of all effects within each of them.
 STEPS, ROUNDS = 5, 3
@@ -116,17 +117,17 @@ class _Effect:
 def weighted_products(content: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The sum of w x x' over items: float64 (k, k) of content float32 (items, k) and weights (items,)."""
     total = np.zeros((content.shape[1],) * 2)
-    for start in range(0, len(content), ITEMS_AT_A_TIME):
-        part = content[start : start + ITEMS_AT_A_TIME].astype(np.float64)
-        total += (part.T * weight[start : start + ITEMS_AT_A_TIME]) @ part
+    for part in slices(len(content), ITEMS_AT_A_TIME):
+        values = content[part].astype(np.float64)
+        total += (values.T * weight[part]) @ values
     return total
 
 
 def weighted_sum(content: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The sum of w x over items: float64 (k,) of content float32 (items, k) and weights (items,)."""
     total = np.zeros(content.shape[1])
-    for start in range(0, len(content), ITEMS_AT_A_TIME):
-        total += weight[start : start + ITEMS_AT_A_TIME] @ content[start : start + ITEMS_AT_A_TIME]
+    for part in slices(len(content), ITEMS_AT_A_TIME):
+        total += weight[part] @ content[part]
     return total
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from mma4ctr.features.behavioral.effects import Effects
 from mma4ctr.features.behavioral.row_passes import add_residuals, rows_in_order, sums_by_code
+from mma4ctr.runtime.parallel import slices
 
 # Rows whose logits are in memory at a time.
 ROWS_AT_A_TIME = 1 << 20
@@ -55,8 +56,7 @@ class TrainingRows:
 
     def parts(self) -> Iterator[slice]:
         """Slices of at most `ROWS_AT_A_TIME` rows that cover all rows."""
-        for start in range(0, len(self.user), ROWS_AT_A_TIME):
-            yield slice(start, start + ROWS_AT_A_TIME)
+        return slices(len(self.user), ROWS_AT_A_TIME)
 
 
 def target_residuals(
