@@ -9,9 +9,11 @@ the cores allows. Each measurement is done alone and beside the busy processes i
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import mma4ctr.runtime.environment
 
@@ -148,7 +150,8 @@ def drawn_plus_inputs(
 def plus_slowdown(rows: int, turns: int) -> tuple[float, float]:
     """Measure the tables of features plus on drawn rows, the bulk of step 4."""
     inputs = drawn_plus_inputs(rows)
-    return in_turns(lambda: plus_tables(*inputs), turns)
+    with tempfile.TemporaryDirectory() as folder:
+        return in_turns(lambda: plus_tables(*inputs, Path(folder)), turns)
 
 
 def measured(epoch_rows: int = EPOCH_ROWS, plus_rows: int = PLUS_ROWS, turns: int = TURNS) -> list[Slowdown]:

@@ -141,6 +141,15 @@ class Relabelled(Interactions):
         return label
 
 
+def vectors_of(tables):
+    """Return the vectors of the pair tables of features plus, of all blocks, by name."""
+    found = {}
+    for one in tables.pairs:
+        user, item = zip(*map(one.block, range(one.blocks)), strict=True)
+        found |= {f"{one.kind} user": np.stack(user), f"{one.kind} item": np.stack(item)}
+    return found
+
+
 def relabelled(inputs: StepInputs, rows: np.ndarray) -> StepInputs:
     """Flip the labels of some rows of the inputs of step 4."""
     data = {field.name: getattr(inputs.data, field.name) for field in fields(inputs.data)}

@@ -3,7 +3,9 @@
 Formulas are in features/reduction.py and features/behavioral/columns.py; features/feature_matrix.py reads the matrix.
 """
 
+import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,11 @@ import torch
 
 from mma4ctr.data.interactions import TRAIN
 from mma4ctr.datasets import split_task
-from mma4ctr.features.behavioral.columns import INPUT_GROUPS, Lookup, PairTable, PlusTables, plus_tables
+from mma4ctr.features.behavioral.columns import INPUT_GROUPS, plus_tables
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.features.behavioral.signals import TrainingRows
+from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
 from mma4ctr.features.scaling import Scaling, fit_scaling
 from mma4ctr.features.variants import GROUPS, matrix_command
@@ -26,6 +29,8 @@ from mma4ctr.storage.paths import Paths
 
 # Rows whose pair columns are made at a time while their scaling is fitted.
 PAIRS_AT_A_TIME = 1 << 16
+# With more items than this the item vectors are stored as float16: half the disk, and half the memory of step 5.
+HALF_PRECISION_FROM = 1 << 18
 
 
 def user_part(inputs: StepInputs, modalities: tuple[str, ...]) -> np.ndarray:
@@ -70,13 +75,14 @@ class PlusCache:
 
 
 def plus_factors(
-    inputs: StepInputs, modalities: tuple[str, ...], without: str = "", cache: PlusCache | None = None
+    inputs: StepInputs, modalities: tuple[str, ...], folder: Path, without: str = "", cache: PlusCache | None = None
 ) -> Factors:
     """The `plus` columns of a task.
 
     Args:
         inputs: Steps 1 to 3 of the task.
         modalities: Names of those that are the items' content.
+        folder: For temporary files.
         without: A group of columns that is left out.
         cache: Tables that another task of the data set may have made.
 
@@ -84,27 +90,28 @@ def plus_factors(
         The parts.
 
     Raises:
-        UserError: If the user embedding saw more than the training rows, or for an unknown group.
+        UserError: If the user embedding saw more than the training rows, or for an unknown group, or if the disk of
+            `folder` is too full.
     """
     data = inputs.data
     if inputs.embedding.settings["evidence"] != "train":
         raise UserError(f"{inputs.task}: features plus need a user embedding of --evidence train; run step 3 again")
     if without and without not in GROUPS:
         raise unknown_name("group of columns", without, GROUPS)
-    block = inputs.embedding.array("block")
     target = split_task(inputs.task)[1]
     cache = cache or PlusCache()
     left_out = without if without in INPUT_GROUPS else target if without == "other-targets" else ""
     key = (data.artifact.fingerprint, inputs.modal.fingerprint, modalities, inputs.embedding.hash_of("block"), left_out)
     if cache.key != key or cache.tables is None:
-        cache.tables, cache.key = _all_tables(inputs, modalities, block, without), key
+        cache.tables, cache.key = _all_tables(inputs, modalities, folder, without), key
     tables = cache.tables.of_task(target, without)
     user, item = (part.reshape(-1, part.shape[2]) for part in (tables.user_columns, tables.item_columns))
     return Factors(user, item, tables)
 
 
-def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], block: np.ndarray, without: str) -> PlusTables:
+def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], folder: Path, without: str) -> PlusTables:
     data = inputs.data
+    block = inputs.embedding.array("block")
     train = np.flatnonzero(data.split == TRAIN)
     rows = TrainingRows(
         user=data.user[train],
@@ -122,38 +129,7 @@ def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], block: np.ndarr
     labels = {name: data.label(name)[train] for name in targets if without != "other-targets" or name == own}
     # A generator, so that the modalities are in memory only until the items' content is made from them.
     values = (inputs.modal.array(name) for name in modalities)
-    return plus_tables(rows, labels, values, log_inputs(data, without))
-
-
-def vectors_of(table: PairTable) -> tuple[np.ndarray, np.ndarray]:
-    """Stack the blocks of a table's vectors, in the shapes of `Pairs`."""
-    user, item = table.user, table.item
-    return user.reshape(-1, *user.shape[2:]), item.reshape(-1, item.shape[2])
-
-
-def fit_pair_scaling(pairs: Pairs, user_row: np.ndarray, item_row: np.ndarray, method: str) -> Scaling:
-    """Fit the scaling of pair columns on the training rows, computed in chunks.
-
-    Args:
-        pairs: The unscaled columns.
-        user_row: int64 (rows,), table rows of the users of the training rows.
-        item_row: int64 (rows,), table rows of their items.
-        method: `zscore` or `minmax`.
-
-    Returns:
-        The scaling.
-    """
-    count, columns = 0, pairs.width
-    total, squares = np.zeros(columns), np.zeros(columns)
-    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
-    for chosen in slices(len(user_row), PAIRS_AT_A_TIME):
-        made = pairs.columns(torch.from_numpy(user_row[chosen]), torch.from_numpy(item_row[chosen])).double().numpy()
-        count += len(made)
-        total += made.sum(axis=0)
-        squares += (made**2).sum(axis=0)
-        low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
-    mean = total / count
-    return Scaling.between(low, high) if method == "minmax" else Scaling.standard(mean, squares / count - mean**2)
+    return plus_tables(rows, labels, values, log_inputs(data, without), folder)
 
 
 @dataclass
@@ -202,15 +178,55 @@ def _write_lookup(
     return entry, fitted
 
 
+def fit_pair_scaling(table: PairTable, train: ScalingRows, method: str) -> tuple[Scaling, float]:
+    """Fit the scaling of pair columns on the training rows, block by block.
+
+    Args:
+        table: The unscaled vectors.
+        train: The training rows.
+        method: `zscore` or `minmax`.
+
+    Returns:
+        The scaling, and the root mean square of the item vectors' values.
+    """
+    columns, blocks = len(table.names), table.blocks
+    total, squares, size = np.zeros(columns), np.zeros(columns), 0.0
+    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
+    for block in range(blocks):
+        vectors, item_vectors = table.block(block)
+        size += float(np.mean(np.square(item_vectors), dtype=np.float64)) / blocks
+        pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(item_vectors), torch.zeros(columns))
+        rows = np.flatnonzero(train.block == block)
+        for part in slices(len(rows), PAIRS_AT_A_TIME):
+            user = train.user_row[rows[part]] - block * len(vectors)
+            item = train.item_row[rows[part]] - block * len(item_vectors)
+            made = pairs.columns(torch.from_numpy(user), torch.from_numpy(item)).double().numpy()
+            total += made.sum(axis=0)
+            squares += (made**2).sum(axis=0)
+            low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
+    if method == "minmax":
+        return Scaling.between(low, high), math.sqrt(size)
+    mean, square = total / len(train.block), squares / len(train.block)
+    return Scaling.standard(mean, square - mean**2), math.sqrt(size)
+
+
 def _write_pairs(writer: ArtifactWriter, table: PairTable, train: ScalingRows, scaling: str) -> Scaling:
-    """Write the vectors of a pair table; returns its scaling."""
-    vectors, item_vectors = vectors_of(table)
-    pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(item_vectors), torch.zeros(vectors.shape[1]))
-    fitted = fit_pair_scaling(pairs, train.user_row, train.item_row, scaling)
-    writer.array(f"{table.kind}_user_vectors", (vectors / fitted.scale[:, None]).astype(np.float32))
-    writer.array(f"{table.kind}_item_vectors", item_vectors)
+    """Write the vectors of a pair table, block by block; returns its scaling."""
+    fitted, size = fit_pair_scaling(table, train, scaling)
+    kind: np.dtype = np.dtype(np.float32)
+    factor = 1.0
+    if table.item.shape[1] > HALF_PRECISION_FROM:
+        # A power of two brings the values near 1, far from the smallest numbers of the type. It changes no product.
+        kind = np.dtype(np.float16)
+        factor = 2.0 ** -round(math.log2(size or 1.0))
+    users = writer.stream(f"{table.kind}_user_vectors", np.float32, (len(table.names), table.user.shape[3]))
+    items = writer.stream(f"{table.kind}_item_vectors", kind, table.item.shape[2:])
+    for block in range(table.blocks):
+        vectors, item_vectors = table.block(block)
+        users.append((vectors / (factor * fitted.scale[:, None])).astype(np.float32))
+        items.append((item_vectors * np.float32(factor)).astype(kind))
     if table.of_content is not None:
-        writer.array(f"{table.kind}_of_content", table.of_content)
+        writer.array(f"{table.kind}_of_content", table.of_content * np.float32(factor))
     return fitted
 
 
@@ -255,7 +271,7 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
     item_scaling = fit_scaling(item_part, np.bincount(item_rows, minlength=len(item_part)), scaling)
     needed = users.size + item_part.size
     if factors.plus:
-        needed += sum(table.user.size + table.item.size for table in factors.plus.pairs)
+        needed += sum(table.size for table in factors.plus.pairs)
         needed += sum(lookup.table.size + len(data) for lookup in factors.plus.lookups)
     demand_space(paths.matrix, 4 * needed, f"the matrix {variant} of {inputs.task}")
     with ArtifactWriter(

@@ -67,7 +67,7 @@ def write_variants(
             factors = Factors(user_part(inputs, modalities), item_part(variant, values))
         else:
             content = content_modalities(known, variant, inputs.modalities)
-            factors = plus_factors(inputs, content, options.features.partition("-")[2], options.cache)
+            factors = plus_factors(inputs, content, paths.temp, options.features.partition("-")[2], options.cache)
         write_matrix(paths, inputs, with_features(variant, options.features), factors, scaling=options.scaling)
     return chosen
 

@@ -39,13 +39,13 @@ from mma4ctr.features.behavioral.row_passes import (
 )
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
-from mma4ctr.features.matrix_writer import PlusCache, plus_factors, vectors_of
-from mma4ctr.features.variants import FEATURES, GROUPS, split_variant, with_features
+from mma4ctr.features.matrix_writer import PlusCache, plus_factors, write_matrix
+from mma4ctr.features.variants import FEATURES, GROUPS, content_modalities, split_variant, variants_for, with_features
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import ROOT, call, relabelled
+from tests.conftest import ROOT, call, relabelled, vectors_of
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
@@ -67,10 +67,10 @@ def feature_row(factors, inputs, row):
     data, block = inputs.data, int(inputs.embedding.array("block")[row])
     user = block * len(data.user_ids) + data.user[row]
     item = block * len(data.item_ids) + data.item[row]
-    pairs = [vectors_of(table) for table in factors.plus.pairs]
+    pairs = [table.block(block) for table in factors.plus.pairs]
     columns = [lookup.table[block, lookup.codes.codes[row]] for lookup in factors.plus.lookups]
     columns.append(factors.plus.recency[row])
-    columns += [of_user[user] @ of_item[item % len(of_item)] for of_user, of_item in pairs]
+    columns += [of_user[data.user[row]] @ of_item[data.item[row]] for of_user, of_item in pairs]
     return np.concatenate([factors.user_part[user], factors.item_part[item], *columns])
 
 
@@ -80,15 +80,15 @@ def arrays_of(factors):
     for lookup in factors.plus.lookups:
         found |= {f"{lookup.codes.name} table": lookup.table, f"{lookup.codes.name} codes": lookup.codes.codes}
         found[f"{lookup.codes.name} keys"] = lookup.codes.keys
-    return found | {f"{t.kind} {of}": getattr(t, of) for t in factors.plus.pairs for of in ("user", "item")}
+    return found | vectors_of(factors.plus)
 
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
 def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
     inputs = load_step_inputs(plus, task)
     later = np.flatnonzero(inputs.data.split != TRAIN)
-    before = plus_factors(inputs, MODALITIES)
-    after = plus_factors(relabelled(inputs, later), MODALITIES)
+    before = plus_factors(inputs, MODALITIES, plus.temp)
+    after = plus_factors(relabelled(inputs, later), MODALITIES, plus.temp)
     before, after = arrays_of(before), arrays_of(after)
     assert {
         *SUPERVISED,
@@ -104,9 +104,9 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
 
 def test_a_training_row_sees_its_own_label_in_no_target(plus):
     inputs = load_step_inputs(plus, "tiktok_like")
-    before = plus_factors(inputs, MODALITIES)
+    before = plus_factors(inputs, MODALITIES, plus.temp)
     for row in np.random.default_rng(0).choice(np.flatnonzero(inputs.data.split == TRAIN), 5, replace=False):
-        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
+        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES, plus.temp)
         assert feature_row(after, inputs, row).tobytes() == feature_row(before, inputs, row).tobytes()
         moved = {name for name, part in arrays_of(before).items() if (part != arrays_of(after)[name]).any()}
         assert {"user_part", "item_part", "channel table", "user x channel table", *SUPERVISED} <= moved, (
@@ -121,25 +121,21 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
     labels = {"like": inputs.data.label("like")[train]}
     features = [inputs.modal.array(name) for name in MODALITIES]
     columns = log_inputs(inputs.data)
-    before = plus_tables(rows, labels, features, columns)
+    before = plus_tables(rows, labels, features, columns, plus.temp)
     row = 1234
     item = rows.item.copy()
     item[row] = (item[row] + 1) % rows.items
     everywhere = rows.all_items.copy()
     everywhere[rows.place[row]] = item[row]
-    after = plus_tables(replace(rows, item=item, all_items=everywhere), labels, features, columns)
+    after = plus_tables(replace(rows, item=item, all_items=everywhere), labels, features, columns, plus.temp)
     own, other = rows.fold[row], (rows.fold[row] + 1) % 5
-    columns = {
-        name: (of_before.user[:, rows.user[row], place], of_after.user[:, rows.user[row], place])
-        for of_before, of_after in zip(before.pairs, after.pairs, strict=True)
-        for place, name in enumerate(of_before.names)
-    }
-    for name in ("content-factors", "exposure-svd", "label-svd:like"):
-        one, changed = columns[name]
+    before, after = vectors_of(before), vectors_of(after)
+    for name in ("content_factors", "exposure_svd", "label_svd"):
+        one, changed = (found[f"{name} user"][:, rows.user[row]] for found in (before, after))
         assert (one[own] == changed[own]).all(), name
         assert (one[other] != changed[other]).any(), name
-    for one, changed in zip(before.pairs, after.pairs, strict=True):
-        assert (one.item[own] == changed.item[own]).all() and (one.item[other] != changed.item[other]).any()
+        one, changed = (found[f"{name} item"] for found in (before, after))
+        assert (one[own] == changed[own]).all() and (one[other] != changed[other]).any(), name
 
 
 def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
@@ -325,7 +321,7 @@ def test_biases_find_what_the_labels_were_drawn_from():
 def test_rows_are_gathered_and_scaled_as_the_tables_say(plus):
     task = "tiktok_like"
     inputs = load_step_inputs(plus, task)
-    factors, matrix = plus_factors(inputs, MODALITIES), load_matrix(plus, task, "vat_concat.plus", CPU)
+    factors, matrix = plus_factors(inputs, MODALITIES, plus.temp), load_matrix(plus, task, "vat_concat.plus", CPU)
     made = matrix.train.features(matrix, slice(None)).numpy()
     assert made.shape[1] == matrix.in_features
     assert np.allclose(made.mean(axis=0), 0, atol=2e-3) and np.allclose(made.std(axis=0), 1, atol=2e-3)
@@ -372,13 +368,13 @@ def test_the_steps_with_features_plus(plus, capsys):
 
 def test_a_group_of_columns_can_be_left_out(plus):
     inputs = load_step_inputs(plus, "tiktok_like")
-    whole = plus_factors(inputs, MODALITIES)
+    whole = plus_factors(inputs, MODALITIES, plus.temp)
 
     def width(factors):
         return feature_row(factors, inputs, 0).size
 
     for group in GROUPS:
-        left = plus_factors(inputs, MODALITIES, group)
+        left = plus_factors(inputs, MODALITIES, plus.temp, group)
         if group == "user-columns":
             # TikTok's users have a city and no number: it has effects, which are part of the users' bias.
             assert left.plus.names == whole.plus.names and (left.user_part != whole.user_part).any()
@@ -387,7 +383,7 @@ def test_a_group_of_columns_can_be_left_out(plus):
             removed = set(whole.plus.names) - set(left.plus.names)
             assert removed and not any(name.partition(":")[0] == group for name in left.plus.names)
     with pytest.raises(UserError, match="content-factors"):
-        plus_factors(inputs, MODALITIES, "content-factor")
+        plus_factors(inputs, MODALITIES, plus.temp, "content-factor")
     assert split_variant("vat_concat.plus-content-factors") == ("vat_concat", "plus", "content-factors")
     assert split_variant(with_features("title+tags_cross", "plus")) == ("title+tags_cross", "plus", "")
     assert split_variant("v1.2") == ("v1.2", "paper", "")
@@ -398,8 +394,8 @@ def test_the_widest_variant_takes_in_optional_modalities(plus):
     assert "fused" in inputs.modalities
     made = load_matrix(plus, "wechat_click", "vat_concat.plus", CPU)
     for modalities, equal in ((MODALITIES, False), ((*MODALITIES, "fused"), True)):
-        _, content = vectors_of(plus_factors(inputs, modalities).plus.pairs[0])
-        assert np.array_equal(content, made.pairs[0].item_vectors.numpy()) == equal
+        content = vectors_of(plus_factors(inputs, modalities, plus.temp).plus)["content_factors item"]
+        assert np.array_equal(np.concatenate(content), made.pairs[0].item_vectors.numpy()) == equal
 
 
 @pytest.mark.parametrize("features", FEATURES)
@@ -439,11 +435,30 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
     load_matrix(plus, "tiktok_like", "vat_concat.plus", CPU)
 
 
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_half_precision_changes_no_value_by_more_than_its_rounding(plus, tmp_path, monkeypatch, task):
+    """With many items the vectors are made in turn, and the item vectors are stored as float16."""
+    monkeypatch.setattr("mma4ctr.features.matrix_writer.HALF_PRECISION_FROM", 0)
+    monkeypatch.setattr("mma4ctr.features.behavioral.columns.MANY_ITEMS", 0)
+    inputs, own = load_step_inputs(plus, task), replace(plus, matrix=tmp_path / "matrix")
+    content = content_modalities(variants_for(plus, task), "vat_concat", inputs.modalities)
+    write_matrix(own, inputs, "vat_concat.plus", plus_factors(inputs, content, plus.temp), scaling="zscore")
+    whole, half = (load_matrix(paths, task, "vat_concat.plus", CPU) for paths in (plus, own))
+    for one, other in zip(whole.pairs, half.pairs, strict=True):
+        assert (one.item_vectors.dtype, other.item_vectors.dtype) == (torch.float32, torch.float16)
+        size = other.item_vectors.float().square().mean().sqrt()
+        assert 0.5 < size < 2, "far from the smallest numbers of float16"
+    for group in ("train", "valid", "test"):
+        one, other = (getattr(matrix, group).features(matrix, slice(None)) for matrix in (whole, half))
+        assert torch.allclose(one, other, rtol=2e-3, atol=5e-3), (one - other).abs().max()
+        assert not torch.equal(one, other)
+
+
 def test_an_embedding_that_saw_every_label_is_refused(plus):
     inputs = load_step_inputs(plus, "tiktok_like")
     inputs.embedding.manifest["settings"]["evidence"] = "all"
     with pytest.raises(UserError, match="--evidence train"):
-        plus_factors(inputs, MODALITIES)
+        plus_factors(inputs, MODALITIES, plus.temp)
 
 
 def test_biases_of_users_alone_rank_better_than_chance(plus):

@@ -27,13 +27,13 @@ from mma4ctr.features.behavioral.inputs import (
 )
 from mma4ctr.features.behavioral.rates import PRIOR, category_codes, find_pairs, pair_codes, rates_and_counts
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
-from mma4ctr.features.matrix_writer import plus_factors, vectors_of
+from mma4ctr.features.matrix_writer import plus_factors
 from mma4ctr.model import inference
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import prepare, relabelled
+from tests.conftest import prepare, relabelled, vectors_of
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
@@ -367,10 +367,9 @@ def every_array(factors):
         name = one.codes.name
         found |= {f"{name} table": one.table, f"{name} codes": one.codes.codes, f"{name} keys": one.codes.keys}
     for one in tables.pairs:
-        found |= {f"{one.kind} user": one.user, f"{one.kind} item": one.item}
         if one.of_content is not None:
             found[f"{one.kind} of content"] = one.of_content
-    return found
+    return found | vectors_of(tables)
 
 
 def inputs_of_row(factors, inputs, row):
@@ -383,16 +382,16 @@ def inputs_of_row(factors, inputs, row):
         code = int(one.codes.codes[row])
         found |= {f"{one.codes.name} code": np.array(code), f"{one.codes.name} columns": one.table[block, code]}
     for one in tables.pairs:
-        users, items = vectors_of(one)
-        found |= {f"{one.kind} user": users[user], f"{one.kind} item": items[item % len(items)]}
+        users, items = one.block(block)
+        found |= {f"{one.kind} user": users[data.user[row]], f"{one.kind} item": items[data.item[row]]}
     return found
 
 
 @pytest.mark.parametrize("task", ["tiktok_like", "tiktok_finish", "wechat_click"])
 def test_labels_of_later_rows_change_no_array(plus, task):
     inputs = load_step_inputs(plus, task)
-    before = plus_factors(inputs, MODALITIES)
-    after = plus_factors(relabelled(inputs, np.flatnonzero(inputs.data.split != TRAIN)), MODALITIES)
+    before = plus_factors(inputs, MODALITIES, plus.temp)
+    after = plus_factors(relabelled(inputs, np.flatnonzero(inputs.data.split != TRAIN)), MODALITIES, plus.temp)
     one, two = every_array(before), every_array(after)
     assert one.keys() == two.keys() and {"user x device table", "item x device codes", "recency"} <= one.keys()
     assert len(one) == 3 + 3 * len(before.plus.lookups) + 2 * len(before.plus.pairs) + 1
@@ -403,10 +402,10 @@ def test_labels_of_later_rows_change_no_array(plus, task):
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
 def test_a_training_rows_own_labels_change_none_of_its_inputs(plus, task):
     inputs = load_step_inputs(plus, task)
-    before = plus_factors(inputs, MODALITIES)
+    before = plus_factors(inputs, MODALITIES, plus.temp)
     moved = set()
     for row in np.random.default_rng(1).choice(np.flatnonzero(inputs.data.split == TRAIN), 3, replace=False):
-        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES)
+        after = plus_factors(relabelled(inputs, np.array([row])), MODALITIES, plus.temp)
         one, two = inputs_of_row(before, inputs, row), inputs_of_row(after, inputs, row)
         assert one.keys() == two.keys()
         for name, values in one.items():
@@ -463,8 +462,8 @@ def test_a_rows_own_outcomes_in_the_raw_file_change_none_of_its_inputs(plus, raw
     for name in data.artifact.array_names:
         if not name.startswith("label_"):
             assert data.artifact.array(name).tobytes() == again.data.artifact.array(name).tobytes(), name
-    one = inputs_of_row(plus_factors(inputs, MODALITIES), inputs, row)
-    two = inputs_of_row(plus_factors(again, MODALITIES), again, row)
+    one = inputs_of_row(plus_factors(inputs, MODALITIES, plus.temp), inputs, row)
+    two = inputs_of_row(plus_factors(again, MODALITIES, plus.temp), again, row)
     assert one.keys() == two.keys()
     for name, values in one.items():
         assert values.tobytes() == two[name].tobytes(), name
