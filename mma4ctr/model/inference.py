@@ -39,6 +39,8 @@ from mma4ctr.storage.unchanged import unchanged
 
 # Rows that one network scores at a time. On a CPU they have 4 MB of first-layer outputs, which stay in the cache.
 SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
+# Users and items together, up to which the first layer is computed once for each: 1,536 bytes each with 3 networks.
+MOST_FIRST_LAYERS = 1 << 18
 # Pairs that `top_items` scores at a time.
 PAIRS_AT_A_TIME = 1 << 20
 
@@ -46,9 +48,6 @@ PAIRS_AT_A_TIME = 1 << 20
 @torch.no_grad()
 def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
     """Predict rows.
-
-    The first layer is linear in the two parts, so it is computed once per user and once per item instead of once per
-    row. Only the columns of pairs are computed for each row.
 
     Args:
         network: One or several networks.
@@ -58,30 +57,15 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     Returns:
         float32 (rows,) logits, the mean over the networks, and float32 (rows, networks * width) last hidden layers.
     """
-    weight, device = network.weights[0].flatten(0, 1), rows.label.device
-    user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
-    item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
-    users, width = user_part.shape
-    user_weight, item_weight, row_weight = weight.split([width, item_part.shape[1], matrix.row_features], dim=1)
-    halves = weight.new_empty(users + len(item_part), len(weight))
-    torch.addmm(network.biases[0].flatten(), user_part, user_weight.T, out=halves[:users])
-    torch.mm(item_part, item_weight.T, out=halves[users:])
-    logits, hidden = (
-        weight.new_empty(len(rows)),
-        weight.new_empty(len(rows), network.networks * network.weights[-1].shape[2]),
-    )
+    device = rows.label.device
+    first_layer = _first_layer(network, matrix, rows)
+    logits = torch.empty(len(rows), device=device)
+    hidden = torch.empty(len(rows), network.networks * network.weights[-1].shape[2], device=device)
     step = SCORING_ROWS[device.type] // network.networks
 
     def score(start: int) -> None:
         chunk = slice(start, start + step)
-        both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
-        # embedding_bag prefetches and adds while it reads: half the time of two gathers and a sum.
-        first_layer = functional.embedding_bag(both, halves, mode="sum")
-        if matrix.row_features:
-            columns = weight.new_empty(len(first_layer), matrix.row_features)
-            matrix.gather_row_features(rows.chosen(chunk), columns)
-            first_layer.addmm_(columns, row_weight.T)
-        logits[chunk], hidden[chunk] = network.forward_from_first(first_layer)
+        logits[chunk], hidden[chunk] = network.forward_from_first(first_layer(chunk))
 
     starts = range(0, len(rows), step)
     if device.type == "cpu":
@@ -90,6 +74,36 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
         for start in starts:
             score(start)
     return logits, hidden
+
+
+def _first_layer(network: Network, matrix: FactorMatrix, rows: RowGroup) -> Callable[[slice], torch.Tensor]:
+    """A function from a slice of the rows to their first layer before tanh: float32 (n, networks * width).
+
+    The first layer is linear in the user part and the item part, so it is computed once per user and once per item
+    instead of once per row, unless there are very many of them. Only the columns of pairs are computed for each row.
+    """
+    weight, bias = network.weights[0].flatten(0, 1), network.biases[0].flatten()
+    user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
+    item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
+    users, width = user_part.shape
+    if users + len(item_part) > MOST_FIRST_LAYERS:
+        return lambda chunk: torch.addmm(bias, rows.features(matrix, chunk), weight.T)
+    user_weight, item_weight, row_weight = weight.split([width, item_part.shape[1], matrix.row_features], dim=1)
+    halves = weight.new_empty(users + len(item_part), len(weight))
+    torch.addmm(bias, user_part, user_weight.T, out=halves[:users])
+    torch.mm(item_part, item_weight.T, out=halves[users:])
+
+    def from_halves(chunk: slice) -> torch.Tensor:
+        both = torch.stack((user_row[chunk] - first_user, item_row[chunk] + (users - first_item)), dim=1)
+        # embedding_bag prefetches and adds while it reads: half the time of two gathers and a sum.
+        made = functional.embedding_bag(both, halves, mode="sum")
+        if matrix.row_features:
+            columns = weight.new_empty(len(made), matrix.row_features)
+            matrix.gather_row_features(rows.chosen(chunk), columns)
+            made.addmm_(columns, row_weight.T)
+        return made
+
+    return from_halves
 
 
 def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -13,8 +13,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mma4ctr.features.behavioral.row_passes import sums_by_code, sums_of_item_vectors, sums_of_user_vectors
+from mma4ctr.features.behavioral.row_passes import (
+    products_over_items,
+    sums_by_code,
+    sums_of_item_vectors,
+    sums_of_user_vectors,
+)
 from mma4ctr.features.behavioral.signals import Signals, TrainingRows
+from mma4ctr.runtime.parallel import Threads, slices
 
 # Number of singular vectors, and the pseudo-count that shrinks users and items with few rows. Of widths 8 to 64 and
 # pseudo-counts 1 to 30 these were near the best validation AUC on all tasks measured.
@@ -29,12 +35,19 @@ SMALLEST_CUT = 1e-4
 # With more items than this the iteration is on the rows of the matrix, if they are fewer: its vectors, 8 bytes for each
 # of 25 and several copies of them, are then small. With fewer items both sides take the same time.
 MANY_ITEMS = 1 << 18
+# Parts of the items that are multiplied in parallel; the sum does not depend on the number of threads.
+PARTS = 8
 
 Product = Callable[[np.ndarray], np.ndarray]
 
 
+def _on_rows(shape: tuple[int, int]) -> bool:
+    """Whether the iteration is on the rows of a matrix of so many rows and items."""
+    return shape[1] > max(MANY_ITEMS, shape[0])
+
+
 def principal_items(
-    shape: tuple[int, int], times: Product, transposed_times: Product, skipped: int = 0
+    shape: tuple[int, int], times: Product, transposed_times: Product, skipped: int = 0, gram: Product | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The leading right singular vectors of a matrix, with their shrinkage.
 
@@ -46,14 +59,19 @@ def principal_items(
         times: The product of the matrix with float64 (items, k).
         transposed_times: The product of its transpose with float64 (rows, k).
         skipped: Leave out the first so many vectors.
+        gram: With many items and fewer rows the product of R R' with float64 (rows, k), if there is a faster way.
 
     Returns:
         float64 (items, k) with at most `FACTORS` vectors, and float64 (k,) shrinkage 1 - (s' / s)^2 where s is the
         vector's singular value and s' the largest one that is left out.
     """
     items = shape[1]
-    on_rows = items > max(MANY_ITEMS, shape[0])
+    on_rows = _on_rows(shape)
     there, back = (transposed_times, times) if on_rows else (times, transposed_times)
+
+    def product(vectors: np.ndarray) -> np.ndarray:
+        return gram(vectors) if gram else back(there(vectors))
+
     width = min(skipped + FACTORS + 1, min(shape) - 1)
     nothing = np.zeros((items, 1)), np.zeros(1)
     if width <= skipped + 1:
@@ -61,9 +79,9 @@ def principal_items(
     size = shape[0] if on_rows else items
     basis = np.random.default_rng(0).normal(size=(size, min(width + OVERSAMPLING, min(shape))))
     for _ in range(FIRST_PASSES):
-        basis = back(there(np.linalg.qr(basis).Q))
+        basis = product(np.linalg.qr(basis).Q)
     for _ in range(FILTERS):
-        basis = _filtered(np.linalg.qr(basis).Q, lambda vectors: back(there(vectors)))
+        basis = _filtered(np.linalg.qr(basis).Q, product)
     basis = np.linalg.qr(basis).Q
     projected = there(basis)
     squares, turned = np.linalg.eigh(projected.T @ projected)
@@ -104,6 +122,34 @@ def _filtered(basis: np.ndarray, product: Product) -> np.ndarray:
     return now
 
 
+def _gram(rows: TrainingRows, values: np.ndarray, of_user: np.ndarray, of_item: np.ndarray) -> Product:
+    """The product of R R' with float64 (users * targets, k), item by item; see `_factors`.
+
+    Args:
+        rows: The training rows.
+        values: float32 (n, targets).
+        of_user: float64 (users, targets, 1), scales of the rows of R.
+        of_item: float64 (items, 1), scales of its columns.
+    """
+    item_starts, order = rows.by_item
+    user, value, scale = rows.user[order], values[order], np.square(of_item[:, 0]).astype(np.float32)
+
+    def product(vectors: np.ndarray) -> np.ndarray:
+        scaled = (of_user * vectors.reshape(*of_user.shape[:2], -1)).astype(np.float32)
+
+        def of_part(items: slice) -> np.ndarray:
+            starts = item_starts[items.start : items.stop + 1]
+            part = slice(starts[0], starts[-1])
+            return products_over_items(starts - starts[0], user[part], value[part], scale[items], scaled)
+
+        total = np.zeros(scaled.shape)
+        for _, done in Threads().in_order(of_part, slices(rows.items, -(-rows.items // PARTS))):
+            total += done.result()
+        return (of_user * total).reshape(vectors.shape)
+
+    return product
+
+
 def _factors(
     rows: TrainingRows, values: np.ndarray, user_weight: np.ndarray, item_weight: np.ndarray, skipped: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +181,9 @@ def _factors(
         scaled = (of_user * vectors.reshape(rows.users, targets, -1)).astype(np.float32)
         return of_item * sums_of_user_vectors(starts, rows.item, values, scaled, rows.items)
 
-    vectors, shares = principal_items((rows.users * targets, rows.items), times, transposed_times, skipped)
+    shape = rows.users * targets, rows.items
+    gram = _gram(rows, values, of_user, of_item) if _on_rows(shape) else None
+    vectors, shares = principal_items(shape, times, transposed_times, skipped, gram)
     return (of_user * of_users(vectors * shares)).astype(np.float32), (of_item * vectors).astype(np.float32)
 
 

@@ -173,6 +173,44 @@ def sums_of_user_vectors(
 
 
 @njit(nogil=True, cache=True)
+def products_over_items(
+    starts: np.ndarray, user: np.ndarray, values: np.ndarray, scale: np.ndarray, vectors: np.ndarray
+) -> np.ndarray:
+    """The sum over items of s c c' X: c is the item's column of the sparse matrix of values, s its scale.
+
+    Where items are many and users few, the users' vectors are in the processor's cache and those of items are not
+    needed.
+
+    Args:
+        starts: int64 (items + 1,), where the rows of each item begin; rows are in order of items.
+        user: int32 (n,).
+        values: float32 (n, targets).
+        scale: float32 (items,).
+        vectors: float32 (users, targets, k), X.
+
+    Returns:
+        float32 (users, targets, k).
+    """
+    _, targets, width = vectors.shape
+    sums = np.zeros(vectors.shape, np.float32)
+    total = np.empty(width, np.float32)
+    for item in range(len(starts) - 1):
+        total[:] = 0
+        for row in range(starts[item], starts[item + 1]):
+            for target in range(targets):
+                value = values[row, target]
+                for column in range(width):
+                    total[column] += value * vectors[user[row], target, column]
+        total *= scale[item]
+        for row in range(starts[item], starts[item + 1]):
+            for target in range(targets):
+                value = values[row, target]
+                for column in range(width):
+                    sums[user[row], target, column] += value * total[column]
+    return sums
+
+
+@njit(nogil=True, cache=True)
 def sums_of_products(
     starts: np.ndarray, rows: np.ndarray, other: np.ndarray, included: np.ndarray, vectors: np.ndarray
 ) -> np.ndarray:

@@ -21,6 +21,7 @@ from mma4ctr.data.interactions import TRAIN, load_interactions
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.features.behavioral import residual_svd
 from mma4ctr.features.behavioral.columns import FEATURE_VERSION, item_content, plus_tables, without_constant_context
 from mma4ctr.features.behavioral.content_factors import (
     ContentFactors,
@@ -289,6 +290,23 @@ def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise(rows, it
     assert (shares[:3] > 0.9).all() and (shares[3:] < 0.75).all()
     later, _ = principal_items(table.shape, lambda x: table @ x, lambda x: table.T @ x, skipped=1)
     assert np.allclose(np.abs(np.sum(later[:, :5] * vectors[1:6].T, axis=0)), 1)
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_vectors_of_many_items_equal_those_of_few(monkeypatch, targets):
+    """With many items the products run over items, and no vector of an item is needed before the last."""
+    rng = np.random.default_rng(5)
+    users, items = 30, 400
+    user, item = np.sort(rng.integers(0, users, 6000)).astype(np.int32), rng.integers(0, items, 6000).astype(np.int32)
+    rows = TrainingRows(user, item, np.zeros(6000, np.uint8), users, items, 1, np.arange(6000), user, item)
+    of_user, of_item = rng.normal(size=(users, targets, 20)), rng.normal(size=(items, 20)) * 2.0 ** -np.arange(20)
+    values = np.einsum("ntk,nk->nt", of_user[user], of_item[item]).astype(np.float32)
+    weight = rng.uniform(1, 50, (targets, users)), rng.uniform(1, 20, items)
+    one = residual_svd._factors(rows, values, *weight)
+    monkeypatch.setattr(residual_svd, "MANY_ITEMS", 0)
+    other = residual_svd._factors(rows, values, *weight)
+    products = [np.einsum("utk,ik->uti", *vectors) for vectors in (one, other)]
+    assert np.allclose(*products, atol=1e-3 * np.abs(products[0]).max())
 
 
 @pytest.mark.parametrize("many", [0, 1 << 18])
