@@ -198,15 +198,15 @@ def products_over_items(
         total[:] = 0
         for row in range(starts[item], starts[item + 1]):
             for target in range(targets):
-                value = values[row, target]
+                value, vector = values[row, target], vectors[user[row], target]
                 for column in range(width):
-                    total[column] += value * vectors[user[row], target, column]
+                    total[column] += value * vector[column]
         total *= scale[item]
         for row in range(starts[item], starts[item + 1]):
             for target in range(targets):
-                value = values[row, target]
+                value, of_user = values[row, target], sums[user[row], target]
                 for column in range(width):
-                    sums[user[row], target, column] += value * total[column]
+                    of_user[column] += value * total[column]
     return sums
 
 
