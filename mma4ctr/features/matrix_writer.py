@@ -165,7 +165,8 @@ def _write_lookup(
 ) -> tuple[dict[str, Any], Scaling]:
     """Write a table, its rows' codes and its keys; returns its entry in the manifest, and its scaling."""
     codes: RowCodes = lookup.codes
-    table = lookup.table.reshape(-1, lookup.table.shape[2])
+    table = lookup.table
+    table = table.reshape(-1, table.shape[2])
     rows = rows_in_blocks(codes.codes[train.place], train.block, codes.size)
     fitted = fit_scaling(table, np.bincount(rows, minlength=len(table)), scaling)
     writer.array(f"lookup_table_{place}", fitted.apply(table))
@@ -174,7 +175,7 @@ def _write_lookup(
     writer.array(f"lookup_codes_{place}", codes.codes.astype(kind))
     if len(codes.keys):
         writer.array(f"lookup_keys_{place}", codes.keys)
-    entry = {"category": codes.category, "side": codes.side, "size": codes.size, "categories": codes.categories}
+    entry = {name: getattr(codes, name) for name in ("category", "side", "of", "size", "categories")}
     return entry, fitted
 
 
@@ -272,7 +273,9 @@ def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factor
     needed = users.size + item_part.size
     if factors.plus:
         needed += sum(table.size for table in factors.plus.pairs)
-        needed += sum(lookup.table.size + len(data) for lookup in factors.plus.lookups)
+        needed += sum(
+            lookup.codes.size * len(lookup.names) * factors.plus.blocks + len(data) for lookup in factors.plus.lookups
+        )
     demand_space(paths.matrix, 4 * needed, f"the matrix {variant} of {inputs.task}")
     with ArtifactWriter(
         paths.matrix / inputs.task / variant,

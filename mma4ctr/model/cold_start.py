@@ -33,11 +33,13 @@ class NewItems:
         names: (n,), ids as the raw files write them.
         item_part: float32 (n, width), scaled as in the matrix.
         vectors: float32 (n, k) by kind of pair table, for the kinds that content determines.
+        categories: By name, int64 (n,) codes of the items' categories; empty with the paper's features.
     """
 
     names: np.ndarray
     item_part: np.ndarray
     vectors: dict[str, np.ndarray]
+    categories: dict[str, np.ndarray]
 
 
 def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewItems | None:
@@ -78,17 +80,20 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
         else:
             whole = (cross if variant in known.cross else concat)(values, fitted)
         part = ((whole[fitted:] - shift) / scale).astype(np.float32)
-        return NewItems(names, part, {})
+        return NewItems(names, part, {}, {})
     content = item_content(values, fitted)
-    columns = _plus_columns(matrix, inputs.data, artifact, content)
+    stored = stored_columns(inputs.data.artifact, "item")
+    given = [artifact.array(f"item_column_{place}") for place in range(len(stored))]
+    of_new = side_inputs(stored, len(names), "item", given)
+    columns = _plus_columns(matrix, inputs.data, of_new, content)
     vectors = {}
     for kind in matrix.manifest["pairs"]:
         if f"{kind}_of_content" in matrix.array_names:
             vectors[kind] = projected(content[fitted:], matrix.array(f"{kind}_of_content"))
-    return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors)
+    return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors, of_new.categories)
 
 
-def _plus_columns(matrix: Artifact, data: Interactions, new: Artifact, content: np.ndarray) -> np.ndarray:
+def _plus_columns(matrix: Artifact, data: Interactions, of_new: SideInputs, content: np.ndarray) -> np.ndarray:
     """The item part of features plus for new items, before it is scaled.
 
     Effects, rates and counts of an item's categories are those of the known items; columns of the item's own rows are
@@ -97,17 +102,14 @@ def _plus_columns(matrix: Artifact, data: Interactions, new: Artifact, content: 
     Args:
         matrix: The feature matrix.
         data: Step 1's rows.
-        new: What step 2 has written of the new items.
+        of_new: The columns beside content of the new items.
         content: float32 (known + new items, k).
 
     Returns:
         float64 (new items, columns).
     """
     known = len(data.item_ids)
-    columns = stored_columns(data.artifact, "item")
-    values = [new.array(f"item_column_{place}") for place in range(len(columns))]
-    of_known = side_inputs(columns, known, "item")
-    of_new = side_inputs(columns, len(content) - known, "item", values)
+    of_known = side_inputs(stored_columns(data.artifact, "item"), known, "item")
     numbers = dict(zip(of_new.number_names, of_new.numbers.T, strict=True))
     last_block = matrix.array("item_part")[-known:] * matrix.array("item_scale") + matrix.array("item_shift")
     effects = iter(_summed_effects(matrix, of_new).T)

@@ -1,4 +1,4 @@
-"""Context columns of rows that a trained run scores: from the values in a file to the codes of the matrix's lookups."""
+"""The codes of the lookups of a matrix for rows that a trained run scores: from context columns and item categories."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.datasets.log_columns import amounts_of
 from mma4ctr.datasets.spec_columns import OF_TIME
-from mma4ctr.features.behavioral.inputs import BINS, bins_of, clock_code, quantile_edges
+from mma4ctr.features.behavioral.inputs import BINS, bins_of, clock_code, quantile_edges, side_inputs
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
 from mma4ctr.features.feature_matrix import RowGroup
 from mma4ctr.runtime.errors import BadLine
@@ -31,11 +31,13 @@ class ContextLookups:
         lookups: Sides, categories and keys of the lookups, in the order of the matrix; without codes of rows.
         columns: The context columns by name: those of step 1, and `hour` and `weekday`.
         usual: By category of the lookups, the most frequent code of the training rows.
+        of_item: By category of the items, int64 (known and new items, and one for unknown ones) codes.
     """
 
     lookups: tuple[RowCodes, ...]
     columns: Mapping[str, StoredColumn | None]
     usual: Mapping[str, int]
+    of_item: Mapping[str, np.ndarray]
 
     def codes(self, user: np.ndarray, item: np.ndarray, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Codes of rows for each lookup.
@@ -50,7 +52,7 @@ class ContextLookups:
         """
         found = []
         for lookup in self.lookups:
-            codes = given.get(lookup.category)
+            codes = self.of_item[lookup.category][item] if lookup.of == "item" else given.get(lookup.category)
             if codes is None:
                 codes = np.full(len(user), self.usual[lookup.category])
             if lookup.side:
@@ -133,19 +135,23 @@ def _read_time(name: str, text: pa.Array) -> dict[str, np.ndarray]:
     return {name: values.astype(np.int64)}
 
 
-def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup) -> ContextLookups:
+def context_lookups(
+    matrix: Artifact, data: Interactions, train: RowGroup, new_categories: Mapping[str, np.ndarray]
+) -> ContextLookups:
     """What is needed to code the context of new rows.
 
     Args:
         matrix: The feature matrix.
         data: Step 1's rows, from which it was made.
         train: The training rows of the matrix.
+        new_categories: By category, int64 (n,) codes of the new items; empty if there are none.
     """
     lookups, usual = [], {}
     for place, entry in enumerate(matrix.manifest.get("lookups", ())):
         keys = matrix.array(f"lookup_keys_{place}") if entry["side"] else np.empty(0, np.int64)
         none = np.empty(0, np.int64)
-        lookups.append(RowCodes(entry["category"], entry["side"], none, entry["size"], keys, entry["categories"]))
+        kind = entry["category"], entry["side"], entry["of"]
+        lookups.append(RowCodes(*kind, none, entry["size"], keys, entry["categories"]))
         if not entry["side"]:
             usual[entry["category"]] = int(np.bincount(train.codes[place].numpy()).argmax())
     columns: dict[str, StoredColumn | None] = {
@@ -154,4 +160,11 @@ def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup) -> Co
         if column.name in usual or f"{column.name}/{BINS[0]}" in usual
     }
     columns |= {name: None for name in OF_TIME if name in usual and name not in columns}
-    return ContextLookups(tuple(lookups), columns, usual)
+    known = side_inputs(stored_columns(data.artifact, "item"), len(data.item_ids), "item").categories
+    none, unknown = np.empty(0, np.int64), np.zeros(1, np.int64)
+    of_item = {
+        lookup.category: np.concatenate([known[lookup.category], new_categories.get(lookup.category, none), unknown])
+        for lookup in lookups
+        if lookup.of == "item"
+    }
+    return ContextLookups(tuple(lookups), columns, usual, of_item)

@@ -399,7 +399,7 @@ def test_context_in_a_file_of_pairs_gets_the_codes_of_the_log(own):
     write_table(log, rows[0], rows[1:])
     data = load_interactions(step_1(own), "own")
     inputs, columns = log_inputs(data), columns_in(data.artifact)["context"]
-    lookups = ContextLookups((), columns | {"hour": None}, {})
+    lookups = ContextLookups((), columns | {"hour": None}, {}, {})
     written = sorted(rows[1:], key=lambda row: (int(row[0]), int(row[2])))
     table = {"channel": [row[4] for row in written], "position": [row[5] for row in written]}
     table["hour"] = [str(int(row[2]) // 3600 % 24) for row in written]
@@ -531,8 +531,8 @@ def test_a_category_called_hour_is_read_as_the_log_has_it(own):
     renamed_columns(own, {"channel": "hour"})
     data = load_interactions(step_1(own), "own")
     train = RowGroup(*[None] * 4, codes=(torch.from_numpy(log_inputs(data).context["hour"]),))
-    manifest = {"lookups": [{"category": "hour", "side": "", "size": 4, "categories": 4}]}
-    found = context_lookups(SimpleNamespace(manifest=manifest), data, train).read(pa.table({"hour": ["feed", "x"]}))
+    manifest = {"lookups": [{"category": "hour", "side": "", "of": "context", "size": 4, "categories": 4}]}
+    found = context_lookups(SimpleNamespace(manifest=manifest), data, train, {}).read(pa.table({"hour": ["feed", "x"]}))
     feed = columns_in(data.artifact)["context"]["hour"].raw.tolist().index("feed") + 1
     assert found["hour"].tolist() == [feed, 0]
 

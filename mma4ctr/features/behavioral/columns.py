@@ -5,7 +5,8 @@ is acted on, nor any column of the log beside content. These columns add both, f
 who finish videos also like them):
 
 - effects of users, items, their categories and numbers, and of the context (effects.py);
-- smoothed rates of users, items, item categories, and pairs of a user or an item with a context category (rates.py);
+- smoothed rates of users, items and item categories, of pairs of a user or an item with a context category, and of
+  pairs of a user with an item category (rates.py);
 - the inner product of the user's and the item's content factors (content_factors.py);
 - inner products from a residual SVD of the labels and of the exposures (residual_svd.py);
 - the numbers of rows of the user and of the item, numbers of user and item as they are, and recency (inputs.py).
@@ -17,6 +18,7 @@ without the rows of fold f, and those of the last block from all training rows. 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,7 @@ from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import demand_space
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 8
+FEATURE_VERSION = 9
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -44,6 +46,9 @@ CONTENT_WIDTH = 64
 FEW_POSITIVES = 20
 # Item categories with at least so many values get rates.
 RATES_FROM = 32
+# Pairs of a user and a category of the item get rates if the log has at least so many rows a pair. With fewer, most
+# rows have no other row of their pair.
+ROWS_A_PAIR = 2.0
 # Groups that are left out before the effects are fitted.
 INPUT_GROUPS = ("user-columns", "item-columns", "context", "recency")
 
@@ -82,12 +87,25 @@ def without_constant_context(inputs: LogInputs, train: np.ndarray) -> LogInputs:
     return replace(inputs, context=kept, paired=tuple(name for name in inputs.paired if name in kept))
 
 
-def row_codes(rows: TrainingRows, inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[RowCodes]:
-    """The codes by which rows look up columns: of each context category, and of its pairs with users and items."""
+def row_codes(inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[RowCodes]:
+    """The codes by which rows look up columns.
+
+    Args:
+        inputs: The columns beside content of all kept rows.
+        user: int (rows,), of all kept rows.
+        item: int (rows,), of all kept rows.
+
+    Returns:
+        The codes of each context category, of its pairs with users and items, and of users with item categories.
+    """
     found = [category_codes(name, codes) for name, codes in inputs.context.items()]
     for name in inputs.paired:
         category = inputs.context[name]
         found += [pair_codes("user", name, user, category), pair_codes("item", name, item, category)]
+    for name in inputs.item.paired:
+        pairs = pair_codes("user", name, user, inputs.item.categories[name][item], "item")
+        if len(user) >= ROWS_A_PAIR * len(pairs.keys):
+            found.append(pairs)
     return found
 
 
@@ -108,7 +126,7 @@ class _Blocks:
         item = inputs.item.categories
         self.sides = Side(rows.users, inputs.user.categories), Side(rows.items, item, self.content)
         self.context = {name: _narrow(codes[rows.place]) for name, codes in inputs.context.items()}
-        self.codes = row_codes(rows, inputs, rows.all_users, rows.all_items)
+        self.codes = row_codes(inputs, rows.all_users, rows.all_items)
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         blocks, columns = rows.folds + 1, 2 * len(labels)
         self.user_effects = np.empty((blocks, rows.users, columns), np.float32)
@@ -210,12 +228,20 @@ class _Blocks:
         found = []
         for one in self.codes:
             if len(one.keys):
-                table = self._rates(one.codes[self.rows.place], one.size)
-                found.append(Lookup(one, table, self.named_rates("pair-rates", one.name)))
+                names, make = self.named_rates("pair-rates", one.name), partial(self._pair_rates, one)
             else:
                 table = np.stack(self.context_effects[one.name]).astype(np.float32)
-                found.append(Lookup(one, table, self.named(f"context:{one.name}")))
+                names, make = self.named(f"context:{one.name}"), partial(np.take, table, axis=2)
+            found.append(Lookup(one, make, list(range(len(names))), names))
         return found
+
+    def _pair_rates(self, codes: RowCodes, places: list[int]) -> np.ndarray:
+        """Some columns of the rates and the counts of pairs: float32 (blocks, codes, columns)."""
+        labels = list(self.labels.values())
+        targets = [place for place in places if place < len(labels)]
+        chosen = [labels[place] for place in targets]
+        table = rates_and_counts(codes.codes[self.rows.place], codes.size, chosen, self.rows.fold, self.rows.folds)
+        return table if len(places) > len(targets) else table[:, :, :-1]
 
 
 # With the many small matrices here, two BLAS threads took over three times the processor time of one, and longer.

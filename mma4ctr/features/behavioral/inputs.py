@@ -34,12 +34,14 @@ class SideInputs:
         numbers: float32 (size, k), normal scores; 0 if missing.
         number_names: Of the k columns.
         rated: Names of the categories that are no bins.
+        paired: Names of the categories whose pairs with users may get rates: those and the coarse bins.
     """
 
     categories: dict[str, np.ndarray] = field(default_factory=dict)
     numbers: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     number_names: tuple[str, ...] = ()
     rated: tuple[str, ...] = ()
+    paired: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,19 +102,21 @@ def side_inputs(
         others: (size,) values of each column for users or items that step 1 has no row of; None for step 1's own.
     """
     categories: dict[str, np.ndarray] = {}
-    scores, names = [], []
+    scores, names, paired = [], [], []
     for column, values in zip(columns, others or [column.values for column in columns], strict=True):
         if column.is_category:
             categories[column.name] = values.astype(np.int64)
+            paired.append(column.name)
             continue
         edges = quantile_edges(column.values)
         for count in BINS:
             categories[f"{column.name}/{count}"] = bins_of(values, edges, count)
+        paired.append(f"{column.name}/{BINS[0]}")
         scores.append(normal_scores(values, edges))
         names.append(f"{name}-numbers:{column.name}")
     numbers = np.stack(scores, axis=1) if scores else np.zeros((size, 0), np.float32)
     rated = tuple(column.name for column in columns if column.is_category)
-    return SideInputs(categories, numbers, tuple(names), rated)
+    return SideInputs(categories, numbers, tuple(names), rated, tuple(paired))
 
 
 def recency_of(user: np.ndarray, time: np.ndarray, ticks_per_second: float | None) -> np.ndarray:

@@ -30,8 +30,9 @@ class RowCodes:
     """A code for each row of the log, by which it looks up its columns.
 
     Attributes:
-        category: Name of the context category.
+        category: Name of the category.
         side: `user` or `item` for pairs with the category; empty for the category itself.
+        of: Whose category it is: `context`, the row's own, or `item`.
         codes: Unsigned (rows,).
         size: Number of codes.
         keys: int64 (size - 1,), sorted keys `entity * categories + category` of the codes of a pair from 1 on; code 0
@@ -41,6 +42,7 @@ class RowCodes:
 
     category: str
     side: str
+    of: str
     codes: np.ndarray
     size: int
     keys: np.ndarray
@@ -48,23 +50,24 @@ class RowCodes:
 
     @property
     def name(self) -> str:
-        """`<side> x <category>` for pairs, else the category."""
-        return f"{self.side} x {self.category}" if self.side else self.category
+        """`<side> x <category>` for pairs, `<side> x item <category>` with one of the item, else the category."""
+        category = f"item {self.category}" if self.of == "item" else self.category
+        return f"{self.side} x {category}" if self.side else category
 
 
 def category_codes(category: str, codes: np.ndarray) -> RowCodes:
     """The codes of a context category itself."""
     size = int(codes.max(initial=0)) + 1
-    return RowCodes(category, "", codes, size, np.empty(0, np.int64), size)
+    return RowCodes(category, "", "context", codes, size, np.empty(0, np.int64), size)
 
 
-def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray) -> RowCodes:
-    """Codes of the observed pairs of users or items (rows,) with a category (rows,)."""
+def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray, of: str = "context") -> RowCodes:
+    """Codes of the observed pairs of users or items (rows,) with a category (rows,); see `RowCodes`."""
     categories = int(category.max(initial=0)) + 1
     possible = (int(entity.max(initial=0)) + 1) * categories
     if possible > POSSIBLE_PAIRS:
         keys, found = np.unique(entity.astype(np.int64) * categories + category, return_inverse=True)
-        return RowCodes(name, side, (found + 1).astype(np.uint32), len(keys) + 1, keys, categories)
+        return RowCodes(name, side, of, (found + 1).astype(np.uint32), len(keys) + 1, keys, categories)
     # Without sorting, which takes several times the memory of the rows.
     present = np.zeros(possible, bool)
     codes = np.empty(len(entity), np.uint32)
@@ -75,7 +78,7 @@ def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray) -
     for part in parts:
         codes[part] = code[entity[part].astype(np.int64) * categories + category[part]]
     keys = np.flatnonzero(present)
-    return RowCodes(name, side, codes, len(keys) + 1, keys, categories)
+    return RowCodes(name, side, of, codes, len(keys) + 1, keys, categories)
 
 
 def find_pairs(codes: RowCodes, entity: np.ndarray, category: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The tables that the columns of features plus are made from (columns.py fills them, matrix_writer.py scales them)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,15 +66,24 @@ class PairTable:
 class Lookup:
     """Columns that a row looks up by its code.
 
+    Their table is made when it is asked for: pairs are many, and a task has the columns of its own target only.
+
     Attributes:
         codes: The codes of all kept rows.
-        table: float32 (blocks, codes, columns).
+        make: Maps places of columns to their table, float32 (blocks, codes, columns).
+        places: Of the columns, among all columns.
         names: Of the columns: `<group>:<code name>:<target>`.
     """
 
     codes: RowCodes
-    table: np.ndarray
+    make: Callable[[list[int]], np.ndarray]
+    places: list[int]
     names: list[str]
+
+    @property
+    def table(self) -> np.ndarray:
+        """Make the table: float32 (blocks, codes, columns)."""
+        return self.make(self.places)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ class PlusTables:
         user_columns: float32 (blocks, users, c).
         item_columns: float32 (blocks, items, d).
         pairs: The vectors that the columns of the pair are made from.
-        lookups: The columns of context categories and of pairs with them.
+        lookups: The columns of context categories and of pairs.
         recency: float32 (rows, r) of all kept rows.
         user_names: What the user columns are: `<group>` or `<group>:<target>`.
         item_names: What the item columns are.
@@ -103,6 +112,11 @@ class PlusTables:
     recency_names: list[str]
     item_effects: dict[str, np.ndarray]
 
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.user_columns)
+
     def chosen(self, wanted: Iterable[str]) -> "PlusTables":
         """The same tables with some of their columns only, given the names of those that stay."""
         stay = set(wanted)
@@ -117,9 +131,9 @@ class PlusTables:
                 chosen = [table.places[place] for place in found]
                 pairs.append(replace(table, places=chosen, names=[table.names[place] for place in found]))
         for lookup in self.lookups:
-            if places := kept(lookup.names):
-                names = [lookup.names[place] for place in places]
-                lookups.append(replace(lookup, table=lookup.table[:, :, places], names=names))
+            if found := kept(lookup.names):
+                chosen = [lookup.places[place] for place in found]
+                lookups.append(replace(lookup, places=chosen, names=[lookup.names[place] for place in found]))
         return replace(
             self,
             user_columns=self.user_columns[:, :, user],

@@ -553,7 +553,9 @@ def test_lookups_in_the_matrix_are_the_codes_and_keys_of_the_tables(plus, task):
         side, category = entry["side"], entry["category"]
         if not side:
             continue
-        context = log_inputs(inputs.data).context[category].astype(np.int64)
+        columns = log_inputs(inputs.data)
+        of_item = columns.item.categories[category][inputs.data.item] if entry["of"] == "item" else None
+        context = (columns.context[category] if of_item is None else of_item).astype(np.int64)
         keys = artifact.array(f"lookup_keys_{number}")
         assert entry["size"] == len(keys) + 1 and (codes > 0).all()
         entity = getattr(inputs.data, side).astype(np.int64)
