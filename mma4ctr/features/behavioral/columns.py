@@ -46,9 +46,9 @@ CONTENT_WIDTH = 64
 FEW_POSITIVES = 20
 # Item categories with at least so many values get rates.
 RATES_FROM = 32
-# Pairs of a user and a category of the item get rates if the log has at least so many rows a pair. With fewer, most
-# rows have no other row of their pair.
-ROWS_A_PAIR = 2.0
+# Pairs of a user and a category of the item get rates if the category has at least so many values, and the log so many
+# rows a pair. With fewer rows, most have no other row of their pair.
+PAIRS_FROM, ROWS_A_PAIR = 8, 2.0
 # Groups that are left out before the effects are fitted.
 INPUT_GROUPS = ("user-columns", "item-columns", "context", "recency")
 
@@ -103,6 +103,8 @@ def row_codes(inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[Row
         category = inputs.context[name]
         found += [pair_codes("user", name, user, category), pair_codes("item", name, item, category)]
     for name in inputs.item.paired:
+        if inputs.item.categories[name].max(initial=0) < PAIRS_FROM:
+            continue
         pairs = pair_codes("user", name, user, inputs.item.categories[name][item], "item")
         if len(user) >= ROWS_A_PAIR * len(pairs.keys):
             found.append(pairs)
