@@ -14,10 +14,14 @@ from scipy.stats import norm
 
 from benchmarks.reference import mlp_module
 from mma4ctr.data.interactions import TRAIN
+from mma4ctr.data.log_columns import StoredColumn
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.features.behavioral import effects
+from mma4ctr.features.behavioral.columns import row_codes
 from mma4ctr.features.behavioral.effects import Side, fit_effects
 from mma4ctr.features.behavioral.inputs import (
+    LogInputs,
+    SideInputs,
     bins_of,
     log_inputs,
     normal_scores,
@@ -354,6 +358,51 @@ def test_recency_sees_no_later_row(count, data):
         changed = recency_of(user, later, 1.0)
         before = np.arange(count) < last
         assert (whole[before, 1:] == changed[before, 1:]).all(), user_of
+
+
+@given(st.integers(1, 40), st.integers(2, 12), st.data())
+def test_users_pair_with_item_categories_of_many_values_and_rows(users, values, data):
+    """A pair has a code if its category has 8 values or more and the log two rows or more a pair."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    category, length = rng.integers(0, values, 60), rng.normal(size=60)
+    none = np.empty(0, np.int64)
+    columns = [
+        StoredColumn("author", category.astype(np.uint8), 12, none),
+        StoredColumn("length", length.astype(np.float32), 0, none),
+    ]
+    side = side_inputs(columns, 60, "item")
+    assert side.paired == ("author", "length/8") and side.rated == ("author",)
+    user, item = rng.integers(0, users, 300).astype(np.int32), rng.integers(0, 60, 300).astype(np.int32)
+    inputs = LogInputs(SideInputs(), side, {}, np.zeros((300, 0), np.float32), ())
+    found = {one.name: one for one in row_codes(inputs, user, item)}
+    for name in side.paired:
+        code = side.categories[name][item]
+        pairs = sorted(set(zip(user.tolist(), code.tolist(), strict=True)))
+        expected = side.categories[name].max() >= 8 and 2 * len(pairs) <= 300
+        assert (f"user x item {name}" in found) == expected
+        if expected:
+            one = found[f"user x item {name}"]
+            assert (one.side, one.of, one.category, one.size) == ("user", "item", name, len(pairs) + 1)
+            assert one.codes.tolist() == [1 + pairs.index(pair) for pair in zip(user, code, strict=True)]
+
+
+@pytest.mark.parametrize("task", ["tiktok_finish", "wechat_click"])
+def test_a_table_of_pairs_has_the_rates_of_the_tasks_own_target(plus, task):
+    """The table is made for the columns of a task; every one equals that of all targets together."""
+    inputs = load_step_inputs(plus, task)
+    data, target = inputs.data, task.partition("_")[2]
+    block, train = inputs.embedding.array("block"), np.flatnonzero(data.split == TRAIN)
+    tables = plus_factors(inputs, MODALITIES, plus.temp).plus
+    pairs = [one for one in tables.lookups if one.codes.side]
+    assert {"context", "item"} <= {one.codes.of for one in pairs}
+    for one in pairs:
+        name = one.codes.name
+        assert one.names == [f"pair-rates:{name}:{target}", f"counts:{name}"]
+        codes = one.codes.codes[train]
+        expected = rates_and_counts(codes, one.codes.size, [data.label(target)[train]], block[train], 5)
+        assert (one.table == expected).all()
+        without_counts = tables.chosen([f"pair-rates:{name}:{target}"]).lookups[0]
+        assert (without_counts.table == expected[:, :, :1]).all()
 
 
 # Leakage, over every array of features plus
