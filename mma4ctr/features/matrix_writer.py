@@ -23,7 +23,7 @@ from mma4ctr.features.scaling import Scaling, fit_scaling
 from mma4ctr.features.variants import GROUPS, matrix_command
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
-from mma4ctr.runtime.parallel import slices
+from mma4ctr.runtime.parallel import Workers, slices
 from mma4ctr.storage.artifacts import ArtifactWriter, demand_space
 from mma4ctr.storage.paths import Paths
 
@@ -68,8 +68,15 @@ class Factors:
 
 @dataclass
 class PlusCache:
-    """The tables of the last data set: its tasks share them, as only the choice of columns differs."""
+    """The tables of the last data set: its tasks share them, as only the choice of columns differs.
 
+    Attributes:
+        workers: Make the blocks of the tables; None for this machine.
+        key: What the tables were made from.
+        tables: The tables.
+    """
+
+    workers: Workers | None = None
     key: Any = None
     tables: PlusTables | None = None
 
@@ -103,13 +110,15 @@ def plus_factors(
     left_out = without if without in INPUT_GROUPS else target if without == "other-targets" else ""
     key = (data.artifact.fingerprint, inputs.modal.fingerprint, modalities, inputs.embedding.hash_of("block"), left_out)
     if cache.key != key or cache.tables is None:
-        cache.tables, cache.key = _all_tables(inputs, modalities, folder, without), key
+        cache.tables, cache.key = _all_tables(inputs, modalities, folder, without, cache.workers), key
     tables = cache.tables.of_task(target, without)
     user, item = (part.reshape(-1, part.shape[2]) for part in (tables.user_columns, tables.item_columns))
     return Factors(user, item, tables)
 
 
-def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], folder: Path, without: str) -> PlusTables:
+def _all_tables(
+    inputs: StepInputs, modalities: tuple[str, ...], folder: Path, without: str, workers: Workers | None
+) -> PlusTables:
     data = inputs.data
     block = inputs.embedding.array("block")
     train = np.flatnonzero(data.split == TRAIN)
@@ -129,7 +138,7 @@ def _all_tables(inputs: StepInputs, modalities: tuple[str, ...], folder: Path, w
     labels = {name: data.label(name)[train] for name in targets if without != "other-targets" or name == own}
     # A generator, so that the modalities are in memory only until the items' content is made from them.
     values = (inputs.modal.array(name) for name in modalities)
-    return plus_tables(rows, labels, values, log_inputs(data, without), folder)
+    return plus_tables(rows, labels, values, log_inputs(data, without), folder, workers)
 
 
 @dataclass

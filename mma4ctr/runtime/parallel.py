@@ -38,6 +38,18 @@ class Threads:
             yield from _in_order(pool, work, items)
 
 
+class InTurn:
+    """One item after the other, for work that uses all cores itself or much memory."""
+
+    def in_order(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, Future[R]]]:
+        """See `Workers`; an error of an item ends the work."""
+        for item in items:
+            done: Future[R] = Future()
+            done.set_result(work(item))
+            yield item, done
+            del done
+
+
 class Processes:
     """A pool of processes for work in pure Python; `work`, items and results must be picklable.
 

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.features.matrix_writer import Factors, PlusCache, plus_factors, user_part, write_matrix
 from mma4ctr.features.variants import chosen_variants, content_modalities, variants_for, with_features
 from mma4ctr.runtime.console import Stopwatch, closing_line
+from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.ray_cluster import workers_at
 from mma4ctr.steps.options import chosen_tasks
 from mma4ctr.storage.paths import Paths, load_paths
 
@@ -78,10 +81,16 @@ def write_matrices(arguments: argparse.Namespace, write: Callable[..., list[str]
     Args:
         arguments: What `parse_matrix_options` returned.
         write: Maps paths, task, the variants asked for and the options to the names of the matrices written.
+
+    Raises:
+        UserError: An input is missing or outdated, or there is nothing to send to a cluster.
     """
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
     tasks = chosen_tasks(paths, arguments)
-    chosen = MatrixOptions(arguments.scaling, arguments.features)
+    if arguments.ray and arguments.features == "paper":
+        raise UserError("--ray sends the blocks of features plus; add --features plus, or leave --ray out")
+    workers = workers_at(arguments.ray, Path(__file__).parents[2]) if arguments.ray else None
+    chosen = MatrixOptions(arguments.scaling, arguments.features, PlusCache(workers))
     matrices = sum(len(write(paths, task, arguments.variant, chosen)) for task in tasks)
     closing_line(4, f"{paths.matrix} ({', '.join(tasks)})", matrices, watch, unit="matrices")

@@ -8,6 +8,7 @@ from mma4ctr.features.scaling import SCALINGS
 from mma4ctr.features.variants import FEATURES
 from mma4ctr.runtime.console import parser, unknown_name, whole_number
 from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.ray_cluster import add_ray_option
 from mma4ctr.storage.paths import Paths
 
 
@@ -94,6 +95,7 @@ def parse_matrix_options(
     options.add_argument(
         "--scaling", choices=SCALINGS, default="zscore", help="fitted on training rows; minmax: as published"
     )
+    add_ray_option(options, "the blocks of features plus")
     return options.parse_args()
 
 

@@ -1,12 +1,14 @@
-"""Steps 1 and 2 on a local Ray cluster give the same bytes, even if a worker dies."""
+"""Steps 1, 2 and 4 on a local Ray cluster give the same bytes, even if a worker dies."""
 
 import json
 import os
+import shutil
 import signal
 import types
 
 import pytest
 
+import cross_matrix
 import preprocess_inter
 import preprocess_multimodal
 from mma4ctr.runtime.ray_cluster import RayTasks, _check_answers, connect
@@ -40,6 +42,24 @@ def test_steps_1_and_2_are_the_same_to_the_byte(made, tmp_path, cluster, monkeyp
         for kind in ("graph", "modal"):
             remote, local = (read_artifact(getattr(where, kind) / dataset, "") for where in (own, made))
             assert remote.fingerprint == local.fingerprint, (kind, dataset)
+
+
+def test_features_plus_are_the_same_to_the_byte(plus, tmp_path, cluster, monkeypatch):
+    """Also with read-only arrays, as workers get them."""
+    shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("mma4ctr.steps.matrices.workers_at", lambda address, code: RayTasks(cluster))
+    options = ("--paths", tmp_path / "path.json", "--task", "tiktok_like", "--ray", "local")
+    shutil.rmtree(tmp_path / "matrix/tiktok_like/vat_concat.plus")
+    assert call(cross_matrix.main, *options, "--features", "plus") == 0
+    remote, local = (
+        read_artifact(folder / "matrix/tiktok_like/vat_concat.plus", "") for folder in (tmp_path, plus.file.parent)
+    )
+    assert remote.fingerprint == local.fingerprint
+
+
+def test_features_paper_have_nothing_to_send(made, capsys):
+    assert call(cross_matrix.main, "--paths", made.file, "--ray", "local") == 2
+    assert "--features plus" in capsys.readouterr().err
 
 
 def test_a_bad_line_is_named_from_a_worker(raw_copy, cluster, monkeypatch, capsys):
@@ -81,7 +101,8 @@ def test_a_cluster_that_is_there_is_known(cluster):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-@pytest.mark.parametrize("step", [preprocess_inter, preprocess_multimodal])
+@pytest.mark.parametrize("step", [preprocess_inter, preprocess_multimodal, cross_matrix])
 def test_an_address_that_does_not_answer(made, capsys, step):
-    assert call(step.main, "--paths", made.file, "--ray", "127.0.0.1:1") == 2
+    more = ("--features", "plus") if step is cross_matrix else ()
+    assert call(step.main, "--paths", made.file, "--ray", "127.0.0.1:1", *more) == 2
     assert "no Ray cluster answers" in capsys.readouterr().err

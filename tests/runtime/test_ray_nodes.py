@@ -1,6 +1,7 @@
 """Two Ray nodes on this machine, one of which is killed during the work: same bytes as without a cluster."""
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 import adjust_hyperparameter as sweep
+import cross_matrix
 import preprocess_inter
 import preprocess_multimodal
 from mma4ctr.evaluation.run_records import read_results
@@ -80,6 +82,21 @@ def test_a_node_that_dies_during_step_1_or_2(made, tmp_path, two_nodes, monkeypa
     for dataset in ("wechat", "tiktok"):
         remote, local = (read_artifact(getattr(where, kind) / dataset, "") for where in (own, made))
         assert remote.fingerprint == local.fingerprint
+
+
+def test_a_node_that_dies_during_step_4(plus, tmp_path, two_nodes, monkeypatch):
+    cluster, (doomed, _) = two_nodes
+    ray = connect(cluster.address, ROOT)
+    KilledOnTheWay.end_node[:] = [lambda: cluster.remove_node(doomed, allow_graceful=False)]
+    shutil.copytree(plus.file.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr("mma4ctr.steps.matrices.workers_at", lambda address, code: KilledOnTheWay(ray))
+    folder = "matrix/tiktok_like/vat_concat.plus"
+    shutil.rmtree(tmp_path / folder)
+    options = ("--paths", tmp_path / "path.json", "--task", "tiktok_like", "--features", "plus")
+    assert call(cross_matrix.main, *options, "--ray", cluster.address) == 0
+    assert not KilledOnTheWay.end_node
+    remote, local = (read_artifact(parent / folder, "") for parent in (tmp_path, plus.file.parent))
+    assert remote.fingerprint == local.fingerprint
 
 
 def test_a_node_that_dies_during_a_sweep(made, tmp_path, two_nodes):

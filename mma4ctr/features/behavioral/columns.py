@@ -15,8 +15,7 @@ All columns made from labels are out of fold, block by block as the user embeddi
 without the rows of fold f, and those of the last block from all training rows. So no training row sees its own label.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,16 +23,16 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from mma4ctr.features.behavioral.content_factors import FACTORS_WIDTH, ContentFactors
-from mma4ctr.features.behavioral.effects import Effects, Side, fit_effects
+from mma4ctr.features.behavioral.blocks import Block, BlockInputs, make_block
+from mma4ctr.features.behavioral.content_factors import FACTORS_WIDTH
+from mma4ctr.features.behavioral.effects import Side
 from mma4ctr.features.behavioral.inputs import RECENCY, LogInputs
 from mma4ctr.features.behavioral.rates import RowCodes, category_codes, pair_codes, rates_and_counts
-from mma4ctr.features.behavioral.residual_svd import FACTORS, MANY_ITEMS, exposure_factors, label_factors
-from mma4ctr.features.behavioral.signals import Signals, TrainingRows, signals_of
-from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables, Vectors
+from mma4ctr.features.behavioral.residual_svd import FACTORS
+from mma4ctr.features.behavioral.signals import TrainingRows
+from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.reduction import PCA, Moments
-from mma4ctr.runtime.parallel import Threads
-from mma4ctr.runtime.system import cores
+from mma4ctr.runtime.parallel import InTurn, Workers
 from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import demand_space
 
@@ -111,8 +110,8 @@ def row_codes(inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[Row
     return found
 
 
-class _Blocks:
-    """The tables of all blocks, while they are made one after the other."""
+class _Columns:
+    """The columns of all blocks, filled block after block."""
 
     def __init__(
         self,
@@ -124,10 +123,11 @@ class _Blocks:
     ) -> None:
         inputs = without_constant_context(inputs, rows.place)
         self.rows, self.labels, self.inputs, self.folder = rows, labels, inputs, folder
-        self.content = item_content(modalities)
+        content = item_content(modalities)
         item = inputs.item.categories
-        self.sides = Side(rows.users, inputs.user.categories), Side(rows.items, item, self.content)
-        self.context = {name: _narrow(codes[rows.place]) for name, codes in inputs.context.items()}
+        sides = Side(rows.users, inputs.user.categories), Side(rows.items, item, content)
+        context = {name: _narrow(codes[rows.place]) for name, codes in inputs.context.items()}
+        self.of_blocks = BlockInputs(rows, labels, context, sides, content)
         self.codes = row_codes(inputs, rows.all_users, rows.all_items)
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         blocks, columns = rows.folds + 1, 2 * len(labels)
@@ -140,35 +140,34 @@ class _Blocks:
         self.context_effects: dict[str, list[np.ndarray]] = {name: [] for name in inputs.context}
         self.pairs = []
         if labels:
-            width = min(FACTORS_WIDTH, self.content.shape[1])
+            width = min(FACTORS_WIDTH, content.shape[1])
             self.pairs.append(self._pair_table("content_factors", ["content-factors"], width))
             self.pairs.append(self._pair_table("label_svd", self.named("label-svd"), FACTORS))
         self.pairs.append(self._pair_table("exposure_svd", ["exposure-svd"], FACTORS))
         demand_space(folder, 4 * sum(table.size for table in self.pairs), "the vectors of features plus")
-        self.of_content = np.zeros((0, 0), np.float32)
 
-    def make(self, block: int) -> None:
-        """Make the tables of one block."""
-        rows, included = self.rows, self.rows.included(block)
-        found = dict(zip(self.labels, self._effects(included), strict=True))
-        self._keep_effects(block, list(found.values()))
+    def keep(self, number: int, block: Block) -> None:
+        """Fill the columns of one block."""
+        targets = len(block.effects)
+        user, item = self.user_effects[number], self.item_effects[number]
+        for place, one in enumerate(block.effects):
+            user[:, place], user[:, targets + place] = one.user.total, one.user.own
+            item[:, place], item[:, targets + place] = one.item.total - one.item.content, one.item.content
         for name, tables in self.context_effects.items():
             size = int(self.inputs.context[name].max(initial=0)) + 1
-            of_targets = [_padded(effects.context[name], size) for effects in found.values()]
+            of_targets = [_padded(effects.context[name], size) for effects in block.effects]
             tables.append(np.stack(of_targets, axis=1) if of_targets else np.zeros((size, 0)))
-        signals = signals_of(rows, block, self.context, [(self.labels[target], one) for target, one in found.items()])
-        kinds = {
-            "content_factors": self._content_factors,
-            "label_svd": label_factors,
-            "exposure_svd": exposure_factors,
+        for table in self.pairs:
+            table.write_block(number, block.vectors[table.kind])
+        # New items are scored by the last block.
+        self.pairs = [
+            replace(table, of_content=block.of_content) if table.kind == "content_factors" else table
+            for table in self.pairs
+        ]
+        self.category_effects = {
+            name: np.stack([one.item.categories[name] for one in block.effects], axis=1).astype(np.float32)
+            for name in (self.inputs.item.categories if targets else ())
         }
-
-        def write(table: PairTable) -> None:
-            table.write_block(block, kinds[table.kind](signals))
-
-        # Each kind has several arrays of all items in memory while it is made, so with many items they take turns.
-        with ThreadPoolExecutor(1 if rows.items > MANY_ITEMS else cores()) as pool:
-            list(pool.map(write, self.pairs))
 
     def _pair_table(self, kind: str, names: list[str], width: int) -> PairTable:
         """A table without values yet, for vectors of at most `width` numbers."""
@@ -176,33 +175,6 @@ class _Blocks:
         shapes = (blocks, rows.users, len(names), width), (blocks, rows.items, width)
         user, item = (StoredArray.scratch(self.folder, shape, np.float32) for shape in shapes)
         return PairTable(kind, user, item, list(range(len(names))), names)
-
-    def _content_factors(self, signals: Signals) -> Vectors:
-        """The content factors of a block; those of new items are made as those of the last block."""
-        fitted = ContentFactors(signals, self.content)
-        self.of_content = fitted.directions.of_content
-        return fitted.user[:, None], fitted.item
-
-    def _keep_effects(self, block: int, found: Sequence[Effects]) -> None:
-        """Keep the effects of all targets in one block, as columns of the users and the items."""
-        targets = len(found)
-        for place, one in enumerate(found):
-            user, item = self.user_effects[block], self.item_effects[block]
-            user[:, place], user[:, targets + place] = one.user.total, one.user.own
-            item[:, place], item[:, targets + place] = one.item.total - one.item.content, one.item.content
-        # New items are scored by the last block.
-        self.category_effects = {
-            name: np.stack([one.item.categories[name] for one in found], axis=1).astype(np.float32)
-            for name in (self.inputs.item.categories if found else ())
-        }
-
-    def _effects(self, included: np.ndarray) -> list[Effects]:
-        """The additive models of all targets, given bool (n,) rows that count; targets are fitted in parallel."""
-
-        def fit(label: np.ndarray) -> Effects:
-            return fit_effects((self.rows.user, self.rows.item), self.context, label, included, self.sides)
-
-        return [done.result() for _, done in Threads().in_order(fit, self.labels.values())]
 
     def _rates(self, codes: np.ndarray, size: int) -> np.ndarray:
         """The rates and counts of the training rows' codes, see `rates_and_counts`."""
@@ -246,14 +218,14 @@ class _Blocks:
         return table if len(places) > len(targets) else table[:, :, :-1]
 
 
-# With the many small matrices here, two BLAS threads took over three times the processor time of one, and longer.
-@threadpool_limits.wrap(1, user_api="blas")
+@threadpool_limits.wrap(1, user_api="blas")  # see `make_block`
 def plus_tables(
     rows: TrainingRows,
     labels: Mapping[str, np.ndarray],
     modalities: Iterable[np.ndarray],
     inputs: LogInputs,
     folder: Path,
+    workers: Workers | None = None,
 ) -> PlusTables:
     """All columns of a data set.
 
@@ -263,39 +235,38 @@ def plus_tables(
         modalities: float32 (items, width) each.
         inputs: The columns beside content of all kept rows.
         folder: For the vectors of the pairs, in temporary files without a name.
+        workers: Make the blocks; without them, one after the other on this machine.
 
     Returns:
         The tables of all blocks.
     """
     used = {name: label for name, label in labels.items() if FEW_POSITIVES <= label.sum() <= len(label) - FEW_POSITIVES}
-    blocks = _Blocks(rows, used, modalities, inputs, folder)
-    for block in range(rows.folds + 1):
-        blocks.make(block)
-    pairs = [
-        replace(one, of_content=blocks.of_content) if one.kind == "content_factors" else one for one in blocks.pairs
-    ]
-    item_rates = [blocks.item_rates, *blocks.category_rates]
+    columns = _Columns(rows, used, modalities, inputs, folder)
+    make = partial(make_block, columns.of_blocks)
+    for number, block in (workers or InTurn()).in_order(make, range(rows.folds + 1)):
+        columns.keep(number, block.result())
+    item_rates = [columns.item_rates, *columns.category_rates]
     return PlusTables(
-        user_columns=joined(blocks.user_effects, blocks.user_rates, blocks.repeated(inputs.user.numbers)),
-        item_columns=joined(blocks.item_effects, *item_rates, blocks.repeated(inputs.item.numbers)),
-        pairs=pairs,
-        lookups=blocks.lookups(),
+        user_columns=joined(columns.user_effects, columns.user_rates, columns.repeated(inputs.user.numbers)),
+        item_columns=joined(columns.item_effects, *item_rates, columns.repeated(inputs.item.numbers)),
+        pairs=columns.pairs,
+        lookups=columns.lookups(),
         recency=inputs.recency,
         user_names=[
-            *blocks.named("user-bias"),
-            *blocks.named("user-own-bias"),
-            *blocks.named_rates("rates", "user"),
+            *columns.named("user-bias"),
+            *columns.named("user-own-bias"),
+            *columns.named_rates("rates", "user"),
             *inputs.user.number_names,
         ],
         item_names=[
-            *blocks.named("item-bias"),
-            *blocks.named("content-bias"),
-            *blocks.named_rates("rates", "item"),
-            *(name for category in blocks.rated for name in blocks.named_rates("rates", f"item {category}")),
+            *columns.named("item-bias"),
+            *columns.named("content-bias"),
+            *columns.named_rates("rates", "item"),
+            *(name for category in columns.rated for name in columns.named_rates("rates", f"item {category}")),
             *inputs.item.number_names,
         ],
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
-        item_effects=blocks.category_effects,
+        item_effects=columns.category_effects,
     )
 
 
