@@ -47,7 +47,7 @@ class InTurn:
             done: Future[R] = Future()
             done.set_result(work(item))
             yield item, done
-            del done
+            del done  # the caller need not keep a large result while the next one is made
 
 
 class Processes:

@@ -15,7 +15,7 @@ All columns made from labels are out of fold, block by block as the user embeddi
 without the rows of fold f, and those of the last block from all training rows. So no training row sees its own label.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -202,20 +202,30 @@ class _Columns:
         found = []
         for one in self.codes:
             if len(one.keys):
-                names, make = self.named_rates("pair-rates", one.name), partial(self._pair_rates, one)
+                names = self.named_rates("pair-rates", one.name)
+                make = partial(pair_rates, self.rows, list(self.labels.values()), one)
             else:
                 table = np.stack(self.context_effects[one.name]).astype(np.float32)
                 names, make = self.named(f"context:{one.name}"), partial(np.take, table, axis=2)
             found.append(Lookup(one, make, list(range(len(names))), names))
         return found
 
-    def _pair_rates(self, codes: RowCodes, places: list[int]) -> np.ndarray:
-        """Some columns of the rates and the counts of pairs: float32 (blocks, codes, columns)."""
-        labels = list(self.labels.values())
-        targets = [place for place in places if place < len(labels)]
-        chosen = [labels[place] for place in targets]
-        table = rates_and_counts(codes.codes[self.rows.place], codes.size, chosen, self.rows.fold, self.rows.folds)
-        return table if len(places) > len(targets) else table[:, :, :-1]
+
+def pair_rates(rows: TrainingRows, labels: Sequence[np.ndarray], codes: RowCodes, places: list[int]) -> np.ndarray:
+    """Some columns of the rates and the counts of pairs.
+
+    Args:
+        rows: The training rows.
+        labels: For each target, uint8 (n,) of 0 and 1.
+        codes: The pairs.
+        places: Of the columns: those of the targets, then the counts.
+
+    Returns:
+        float32 (blocks, codes, columns).
+    """
+    chosen = [labels[place] for place in places if place < len(labels)]
+    table = rates_and_counts(codes.codes[rows.place], codes.size, chosen, rows.fold, rows.folds)
+    return table if len(places) > len(chosen) else table[:, :, :-1]
 
 
 @threadpool_limits.wrap(1, user_api="blas")  # see `make_block`
@@ -245,6 +255,7 @@ def plus_tables(
     make = partial(make_block, columns.of_blocks)
     for number, block in (workers or InTurn()).in_order(make, range(rows.folds + 1)):
         columns.keep(number, block.result())
+        del block  # it has the vectors of all items, while the next one is made
     item_rates = [columns.item_rates, *columns.category_rates]
     return PlusTables(
         user_columns=joined(columns.user_effects, columns.user_rates, columns.repeated(inputs.user.numbers)),
