@@ -99,7 +99,7 @@ def test_commands_on_the_demo(tmp_path, without_umap):
 
 def test_commands_of_the_simulation(tmp_path):
     found = [command for command in commands("mma4ctr.simulation") if "demo/bars" not in command]
-    assert len(found) == 3
+    assert len(found) == 4
     for command in found:
         command = command.replace(" big ", f" {tmp_path} ")
         for option, small in (("rows", 5000), ("users", 50), ("items", 300)):
