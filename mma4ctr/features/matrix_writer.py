@@ -188,7 +188,7 @@ def _write_lookup(
     return entry, fitted
 
 
-def fit_pair_scaling(table: PairTable, train: ScalingRows, method: str) -> tuple[Scaling, float]:
+def fit_pair_scaling(table: PairTable, train: ScalingRows, method: str) -> Scaling:
     """Fit the scaling of pair columns on the training rows, block by block.
 
     Args:
@@ -197,14 +197,13 @@ def fit_pair_scaling(table: PairTable, train: ScalingRows, method: str) -> tuple
         method: `zscore` or `minmax`.
 
     Returns:
-        The scaling, and the root mean square of the item vectors' values.
+        The scaling.
     """
-    columns, blocks = len(table.names), table.blocks
-    total, squares, size = np.zeros(columns), np.zeros(columns), 0.0
+    columns = len(table.names)
+    total, squares = np.zeros(columns), np.zeros(columns)
     low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
-    for block in range(blocks):
+    for block in np.unique(train.block).tolist():  # no training row uses the last
         vectors, item_vectors = table.block(block)
-        size += float(np.mean(np.square(item_vectors), dtype=np.float64)) / blocks
         pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(item_vectors), torch.zeros(columns))
         rows = np.flatnonzero(train.block == block)
         for part in slices(len(rows), PAIRS_AT_A_TIME):
@@ -215,20 +214,21 @@ def fit_pair_scaling(table: PairTable, train: ScalingRows, method: str) -> tuple
             squares += (made**2).sum(axis=0)
             low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
     if method == "minmax":
-        return Scaling.between(low, high), math.sqrt(size)
+        return Scaling.between(low, high)
     mean, square = total / len(train.block), squares / len(train.block)
-    return Scaling.standard(mean, square - mean**2), math.sqrt(size)
+    return Scaling.standard(mean, square - mean**2)
 
 
 def _write_pairs(writer: ArtifactWriter, table: PairTable, train: ScalingRows, scaling: str) -> Scaling:
     """Write the vectors of a pair table, block by block; returns its scaling."""
-    fitted, size = fit_pair_scaling(table, train, scaling)
+    fitted = fit_pair_scaling(table, train, scaling)
     kind: np.dtype = np.dtype(np.float32)
     factor = 1.0
     if table.item.shape[1] > HALF_PRECISION_FROM:
         # A power of two brings the values near 1, far from the smallest numbers of the type. It changes no product.
         kind = np.dtype(np.float16)
-        factor = 2.0 ** -round(math.log2(size or 1.0))
+        square = float(np.mean(np.square(table.block(table.blocks - 1)[1]), dtype=np.float64))
+        factor = 2.0 ** -round(math.log2(square or 1.0) / 2)
     users = writer.stream(f"{table.kind}_user_vectors", np.float32, (len(table.names), table.user.shape[3]))
     items = writer.stream(f"{table.kind}_item_vectors", kind, table.item.shape[2:])
     for block in range(table.blocks):

@@ -13,7 +13,7 @@ from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.datasets.log_columns import amounts_of
 from mma4ctr.datasets.spec_columns import OF_TIME
-from mma4ctr.features.behavioral.inputs import BINS, bins_of, clock_code, quantile_edges, side_inputs
+from mma4ctr.features.behavioral.inputs import BINS, binned, clock_code, quantile_edges
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
 from mma4ctr.features.feature_matrix import RowGroup
 from mma4ctr.runtime.errors import BadLine
@@ -86,7 +86,7 @@ class ContextLookups:
             elif column.is_category:
                 found[name] = values[name].astype(np.int64)
             else:
-                found |= _binned(name, values[name], self._edges[name])
+                found |= binned(name, values[name], self._edges[name])
         return found
 
     @cached_property
@@ -99,11 +99,6 @@ class ContextLookups:
     def _readers(self) -> dict[str, Reader]:
         """By column, the function that codes its texts."""
         return {name: _reader(name, column, self._edges.get(name)) for name, column in self.columns.items()}
-
-
-def _binned(name: str, values: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
-    """The codes of the bins of float32 numbers (n,)."""
-    return {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
 
 
 def _reader(name: str, column: StoredColumn | None, edges: np.ndarray | None) -> Reader:
@@ -122,7 +117,7 @@ def _reader(name: str, column: StoredColumn | None, edges: np.ndarray | None) ->
 
     def read_number(text: pa.Array) -> dict[str, np.ndarray]:
         # As step 1 stores them: a missing number is NaN, and a value on the edge of a bin stays in its bin.
-        return _binned(name, amounts_of(text, name).astype(np.float32), edges)
+        return binned(name, amounts_of(text, name).astype(np.float32), edges)
 
     return read_number
 
@@ -160,11 +155,12 @@ def context_lookups(
         if column.name in usual or f"{column.name}/{BINS[0]}" in usual
     }
     columns |= {name: None for name in OF_TIME if name in usual and name not in columns}
-    known = side_inputs(stored_columns(data.artifact, "item"), len(data.item_ids), "item").categories
+    wanted = {lookup.category for lookup in lookups if lookup.of == "item"}
     none, unknown = np.empty(0, np.int64), np.zeros(1, np.int64)
-    of_item = {
-        lookup.category: np.concatenate([known[lookup.category], new_categories.get(lookup.category, none), unknown])
-        for lookup in lookups
-        if lookup.of == "item"
-    }
+    of_item = {}
+    for one in stored_columns(data.artifact, "item") if wanted else ():
+        own = {one.name: one.values.astype(np.int64)}
+        known = own if one.is_category else binned(one.name, one.values, quantile_edges(one.values))
+        for name in wanted & known.keys():
+            of_item[name] = np.concatenate([known[name], new_categories.get(name, none), unknown])
     return ContextLookups(tuple(lookups), columns, usual, of_item)

@@ -159,15 +159,15 @@ class _Columns:
             tables.append(np.stack(of_targets, axis=1) if of_targets else np.zeros((size, 0)))
         for table in self.pairs:
             table.write_block(number, block.vectors[table.kind])
-        # New items are scored by the last block.
-        self.pairs = [
-            replace(table, of_content=block.of_content) if table.kind == "content_factors" else table
-            for table in self.pairs
-        ]
-        self.category_effects = {
-            name: np.stack([one.item.categories[name] for one in block.effects], axis=1).astype(np.float32)
-            for name in (self.inputs.item.categories if targets else ())
-        }
+        if number == self.rows.folds:  # new items are scored by the last block
+            self.pairs = [
+                replace(table, of_content=block.of_content) if table.kind == "content_factors" else table
+                for table in self.pairs
+            ]
+            self.category_effects = {
+                name: np.stack([one.item.categories[name] for one in block.effects], axis=1).astype(np.float32)
+                for name in (self.inputs.item.categories if targets else ())
+            }
 
     def _pair_table(self, kind: str, names: list[str], width: int) -> PairTable:
         """A table without values yet, for vectors of at most `width` numbers."""
@@ -256,10 +256,16 @@ def plus_tables(
     for number, block in (workers or InTurn()).in_order(make, range(rows.folds + 1)):
         columns.keep(number, block.result())
         del block  # it has the vectors of all items, while the next one is made
-    item_rates = [columns.item_rates, *columns.category_rates]
+    of_users = columns.user_effects, columns.user_rates, columns.repeated(inputs.user.numbers)
+    of_items = (
+        columns.item_effects,
+        columns.item_rates,
+        *columns.category_rates,
+        columns.repeated(inputs.item.numbers),
+    )
     return PlusTables(
-        user_columns=joined(columns.user_effects, columns.user_rates, columns.repeated(inputs.user.numbers)),
-        item_columns=joined(columns.item_effects, *item_rates, columns.repeated(inputs.item.numbers)),
+        user_columns=np.concatenate(of_users, axis=2),
+        item_columns=np.concatenate(of_items, axis=2),
         pairs=columns.pairs,
         lookups=columns.lookups(),
         recency=inputs.recency,
@@ -279,11 +285,6 @@ def plus_tables(
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
         item_effects=columns.category_effects,
     )
-
-
-def joined(*parts: np.ndarray) -> np.ndarray:
-    """Columns side by side: float32 (blocks, size, columns) of parts with one column or more."""
-    return np.concatenate(parts, axis=2)
 
 
 def _padded(values: np.ndarray, size: int) -> np.ndarray:

@@ -76,6 +76,11 @@ def bins_of(values: np.ndarray, edges: np.ndarray, count: int) -> np.ndarray:
     return np.where(np.isfinite(values), codes, 0)
 
 
+def binned(name: str, values: np.ndarray, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """The codes of numbers (n,) in bins of each width, int64 (n,) by `<name>/<bins>`."""
+    return {f"{name}/{count}": bins_of(values, edges, count) for count in BINS}
+
+
 def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """float32 (n,): the normal quantile of each value's rank among the edges; 0 for a missing value."""
     if not len(values):
@@ -109,8 +114,7 @@ def side_inputs(
             paired.append(column.name)
             continue
         edges = quantile_edges(column.values)
-        for count in BINS:
-            categories[f"{column.name}/{count}"] = bins_of(values, edges, count)
+        categories |= binned(column.name, values, edges)
         paired.append(f"{column.name}/{BINS[0]}")
         scores.append(normal_scores(values, edges))
         names.append(f"{name}-numbers:{column.name}")
@@ -224,9 +228,8 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
                 if column.categories > 1:
                     paired.append(column.name)
                 continue
-            edges = quantile_edges(column.values)
-            for count in BINS:
-                context[f"{column.name}/{count}"] = bins_of(column.values, edges, count).astype(np.uint8)
+            bins = binned(column.name, column.values, quantile_edges(column.values))
+            context |= {name: codes.astype(np.uint8) for name, codes in bins.items()}
         context |= clock_codes(data)
     recency = np.zeros((len(data), 0), np.float32)
     if without != "recency" and len(data) and data.time.min() < data.time.max():
