@@ -21,8 +21,9 @@ from mma4ctr.runtime.parallel import slices
 PRIOR = 10.0
 # Rows whose keys are in memory at a time.
 ROWS_AT_A_TIME = 1 << 20
-# Largest number of possible pairs for which a table of all of them is made.
-POSSIBLE_PAIRS = 1 << 28
+# A table of all possible pairs (5 bytes each) is made if they are at most so many, and so many a row; else the rows'
+# pairs are sorted.
+POSSIBLE_PAIRS, POSSIBLE_A_ROW = 1 << 28, 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray, o
     """Codes of the observed pairs of users or items (rows,) with a category (rows,); see `RowCodes`."""
     categories = int(category.max(initial=0)) + 1
     possible = (int(entity.max(initial=0)) + 1) * categories
-    if possible > POSSIBLE_PAIRS:
+    if possible > min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(entity)):
         keys, found = np.unique(entity.astype(np.int64) * categories + category, return_inverse=True)
         return RowCodes(name, side, of, (found + 1).astype(np.uint32), len(keys) + 1, keys, categories)
     # Without sorting, which takes several times the memory of the rows.
