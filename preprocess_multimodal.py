@@ -58,7 +58,7 @@ def write_features(raw: RawDataset, interactions: Artifact, widths: dict[str, in
     files = feature_files(raw)
     demand_space(paths.modal, 4 * len(items) * sum(chosen.values()), f"the features of {len(items):,} items")
     widest = max((modality.raw_width for modality in raw.modalities if raw.feature_files(modality.name)), default=0)
-    demand_space(paths.temp, 4 * len(items) * widest, f"the vectors of {len(items):,} items, until they are reduced,")
+    demand_space(paths.temp, 4 * len(items) * widest, f"the vectors of {len(items):,} items until they are reduced")
     sources = {str(path): {"bytes": path.stat().st_size, "modified": path.stat().st_mtime} for path in files}
     made_from = {"interactions": interactions.fingerprint}
     settings = {"dataset": raw.name, "widths": chosen}

@@ -90,8 +90,8 @@ def demand_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise UserError(
-            f"{folder}: {what} needs {needed:,} bytes, and {free:,} are free there; make room, or name another folder "
-            "in path.json"
+            f"{folder}: {what} would take {needed:,} bytes, and {free:,} are free there; make room, or name another "
+            "folder in path.json"
         )
 
 
