@@ -259,6 +259,9 @@ def _write_plus(writer: ArtifactWriter, plus: PlusTables, train: ScalingRows, sc
     for place, effects in enumerate(plus.item_effects.values()):
         writer.array(f"item_effects_{place}", effects)
     writer.manifest["item_effects"] = list(plus.item_effects)
+    if plus.clusters:
+        writer.array("cluster_centers", plus.clusters.centers)
+        writer.array("cluster_of_item", plus.clusters.of_item)
     writer.manifest["item_columns"] = list(plus.item_names)
     writer.manifest["columns"] = plus.names
     if own.width:

@@ -14,6 +14,7 @@ from mma4ctr.data.interactions import Interactions
 from mma4ctr.data.log_columns import stored_columns
 from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import item_content
+from mma4ctr.features.behavioral.content_clusters import nearest
 from mma4ctr.features.behavioral.content_factors import projected
 from mma4ctr.features.behavioral.inputs import SideInputs, side_inputs
 from mma4ctr.features.feature_matrix import StepInputs
@@ -34,12 +35,14 @@ class NewItems:
         item_part: float32 (n, width), scaled as in the matrix.
         vectors: float32 (n, k) by kind of pair table, for the kinds that content determines.
         categories: By name, int64 (n,) codes of the items' categories; empty with the paper's features.
+        clusters: uint8 (clusterings, n), of the items' content; None if the matrix has no clusters.
     """
 
     names: np.ndarray
     item_part: np.ndarray
     vectors: dict[str, np.ndarray]
     categories: dict[str, np.ndarray]
+    clusters: np.ndarray | None = None
 
 
 def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewItems | None:
@@ -90,7 +93,9 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
     for kind in matrix.manifest["pairs"]:
         if f"{kind}_of_content" in matrix.array_names:
             vectors[kind] = projected(content[fitted:], matrix.array(f"{kind}_of_content"))
-    return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors, of_new.categories)
+    has_clusters = "cluster_centers" in matrix.array_names
+    clusters = nearest(content[fitted:], matrix.array("cluster_centers")) if has_clusters else None
+    return NewItems(names, ((columns - shift) / scale).astype(np.float32), vectors, of_new.categories, clusters)
 
 
 def _plus_columns(matrix: Artifact, data: Interactions, of_new: SideInputs, content: np.ndarray) -> np.ndarray:

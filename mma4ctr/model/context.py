@@ -13,9 +13,11 @@ from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.datasets.columns import numbers_of
 from mma4ctr.datasets.log_columns import amounts_of
 from mma4ctr.datasets.spec_columns import OF_TIME
+from mma4ctr.features.behavioral.content_clusters import cluster_names
 from mma4ctr.features.behavioral.inputs import BINS, binned, clock_code, quantile_edges
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
 from mma4ctr.features.feature_matrix import RowGroup
+from mma4ctr.model.cold_start import NewItems
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.artifacts import Artifact
 
@@ -31,13 +33,14 @@ class ContextLookups:
         lookups: Sides, categories and keys of the lookups, in the order of the matrix; without codes of rows.
         columns: The context columns by name: those of step 1, and `hour` and `weekday`.
         usual: By category of the lookups, the most frequent code of the training rows.
-        of_item: By category of the items, int64 (known and new items, and one for unknown ones) codes.
+        of_item: By what the category belongs to, `item` or `content`, and its name: unsigned or int64 (known and new
+            items, and one for unknown ones) codes.
     """
 
     lookups: tuple[RowCodes, ...]
     columns: Mapping[str, StoredColumn | None]
     usual: Mapping[str, int]
-    of_item: Mapping[str, np.ndarray]
+    of_item: Mapping[tuple[str, str], np.ndarray]
 
     def codes(self, user: np.ndarray, item: np.ndarray, given: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Codes of rows for each lookup.
@@ -52,9 +55,12 @@ class ContextLookups:
         """
         found = []
         for lookup in self.lookups:
-            codes = self.of_item[lookup.category][item] if lookup.of == "item" else given.get(lookup.category)
-            if codes is None:
-                codes = np.full(len(user), self.usual[lookup.category])
+            if lookup.of == "context":
+                codes = given.get(lookup.category)
+                if codes is None:
+                    codes = np.full(len(user), self.usual[lookup.category])
+            else:
+                codes = self.of_item[lookup.of, lookup.category][item]
             if lookup.side:
                 codes = find_pairs(lookup, user if lookup.side == "user" else item, codes)
             found.append(np.where(codes < lookup.size, codes, 0))
@@ -130,16 +136,14 @@ def _read_time(name: str, text: pa.Array) -> dict[str, np.ndarray]:
     return {name: values.astype(np.int64)}
 
 
-def context_lookups(
-    matrix: Artifact, data: Interactions, train: RowGroup, new_categories: Mapping[str, np.ndarray]
-) -> ContextLookups:
+def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup, new: NewItems | None) -> ContextLookups:
     """What is needed to code the context of new rows.
 
     Args:
         matrix: The feature matrix.
         data: Step 1's rows, from which it was made.
         train: The training rows of the matrix.
-        new_categories: By category, int64 (n,) codes of the new items; empty if there are none.
+        new: The new items; None if there are none.
     """
     lookups, usual = [], {}
     for place, entry in enumerate(matrix.manifest.get("lookups", ())):
@@ -156,11 +160,16 @@ def context_lookups(
     }
     columns |= {name: None for name in OF_TIME if name in usual and name not in columns}
     wanted = {lookup.category for lookup in lookups if lookup.of == "item"}
-    none, unknown = np.empty(0, np.int64), np.zeros(1, np.int64)
+    unknown = np.zeros(1, np.int64)
     of_item = {}
     for one in stored_columns(data.artifact, "item") if wanted else ():
         own = {one.name: one.values.astype(np.int64)}
         known = own if one.is_category else binned(one.name, one.values, quantile_edges(one.values))
         for name in wanted & known.keys():
-            of_item[name] = np.concatenate([known[name], new_categories.get(name, none), unknown])
+            of_item["item", name] = np.concatenate([known[name], new.categories[name] if new else unknown[:0], unknown])
+    if "cluster_of_item" in matrix.array_names:
+        clusters = matrix.array("cluster_of_item")
+        for place, name in enumerate(cluster_names(len(clusters))):
+            of_new = new.clusters[place] if new and new.clusters is not None else unknown[:0]
+            of_item["content", name] = np.concatenate([clusters[place], of_new, unknown])
     return ContextLookups(tuple(lookups), columns, usual, of_item)

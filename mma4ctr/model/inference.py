@@ -230,10 +230,9 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
     user_part, item_part = matrix.user_part[-users:], matrix.item_part[-items:]
     names, new_part = pa.array(inputs.data.item_names), item_part[:0]
     vectors_of_new: dict[str, np.ndarray] = {}
-    new_categories: dict[str, np.ndarray] = {}
     if new := load_new_items(paths, inputs, artifact):
         names = pa.concat_arrays([pc.cast(names, pa.string()), pa.array(new.names, pa.string())])
-        new_part, vectors_of_new, new_categories = torch.from_numpy(new.item_part), new.vectors, new.categories
+        new_part, vectors_of_new = torch.from_numpy(new.item_part), new.vectors
 
     def extended(kind: str, one: Pairs) -> Pairs:
         """Append the vectors of new items, 0 if content does not determine them, and vectors of 0 for unknown ids."""
@@ -259,7 +258,7 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
         tuple(LookupTable(one.table[-one.size :], one.size) for one in matrix.lookups),
         matrix.recency,
     )
-    context = context_lookups(artifact, inputs.data, matrix.train, new_categories)
+    context = context_lookups(artifact, inputs.data, matrix.train, new)
     return Scorer(load_network(run), whole, pa.array(inputs.data.user_names), names, context)
 
 

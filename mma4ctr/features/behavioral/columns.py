@@ -6,7 +6,7 @@ who finish videos also like them):
 
 - effects of users, items, their categories and numbers, and of the context (effects.py);
 - smoothed rates of users, items and item categories, of pairs of a user or an item with a context category, and of
-  pairs of a user with an item category (rates.py);
+  pairs of a user with an item category or a cluster of items by content (rates.py, content_clusters.py);
 - the inner product of the user's and the item's content factors (content_factors.py);
 - inner products from a residual SVD of the labels and of the exposures (residual_svd.py);
 - the numbers of rows of the user and of the item, numbers of user and item as they are, and recency (inputs.py).
@@ -24,6 +24,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mma4ctr.features.behavioral.blocks import Block, BlockInputs, make_block
+from mma4ctr.features.behavioral.content_clusters import find_clusters
 from mma4ctr.features.behavioral.content_factors import FACTORS_WIDTH
 from mma4ctr.features.behavioral.effects import Side
 from mma4ctr.features.behavioral.inputs import RECENCY, LogInputs
@@ -37,7 +38,7 @@ from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import demand_space
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 9
+FEATURE_VERSION = 10
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -129,6 +130,10 @@ class _Columns:
         context = {name: _narrow(codes[rows.place]) for name, codes in inputs.context.items()}
         self.of_blocks = BlockInputs(rows, labels, context, sides, content)
         self.codes = row_codes(inputs, rows.all_users, rows.all_items)
+        self.clusters = find_clusters(content, len(rows.user), rows.users)
+        if self.clusters:
+            for name, of_item in zip(self.clusters.names, self.clusters.of_item, strict=True):
+                self.codes.append(pair_codes("user", name, rows.all_users, of_item[rows.all_items], "content"))
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         blocks, columns = rows.folds + 1, 2 * len(labels)
         self.user_effects = np.empty((blocks, rows.users, columns), np.float32)
@@ -284,6 +289,7 @@ def plus_tables(
         ],
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
         item_effects=columns.category_effects,
+        clusters=columns.clusters,
     )
 
 

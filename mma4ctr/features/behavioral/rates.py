@@ -33,7 +33,7 @@ class RowCodes:
     Attributes:
         category: Name of the category.
         side: `user` or `item` for pairs with the category; empty for the category itself.
-        of: Whose category it is: `context`, the row's own, or `item`.
+        of: Whose category it is: `context`, the row's own, `item`, or `content`, the cluster of the item's content.
         codes: Unsigned (rows,).
         size: Number of codes.
         keys: int64 (size - 1,), sorted keys `entity * categories + category` of the codes of a pair from 1 on; code 0
@@ -51,8 +51,8 @@ class RowCodes:
 
     @property
     def name(self) -> str:
-        """`<side> x <category>` for pairs, `<side> x item <category>` with one of the item, else the category."""
-        category = f"item {self.category}" if self.of == "item" else self.category
+        """The category, with `<side> x` before it for pairs, and what it belongs to if that is not the row."""
+        category = self.category if self.of == "context" else f"{self.of} {self.category}"
         return f"{self.side} x {category}" if self.side else category
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mma4ctr.features.behavioral.content_clusters import Clusters
 from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.storage.arrays import StoredArray
 
@@ -100,6 +101,7 @@ class PlusTables:
         item_names: What the item columns are.
         recency_names: What the recency columns are.
         item_effects: By item category, float32 (codes, targets): the effects of the last block, for new items.
+        clusters: Of the items' content; None if no column uses them.
     """
 
     user_columns: np.ndarray
@@ -111,6 +113,7 @@ class PlusTables:
     item_names: list[str]
     recency_names: list[str]
     item_effects: dict[str, np.ndarray]
+    clusters: Clusters | None = None
 
     @property
     def blocks(self) -> int:
