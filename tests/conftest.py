@@ -129,6 +129,12 @@ def plus(made: Paths, tmp_path_factory: pytest.TempPathFactory) -> Paths:
     return load_paths(folder / "path.json")
 
 
+def cluster_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let features plus cluster the items of a tiny world."""
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_clusters.ROWS_A_CLUSTER", 1)
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_clusters.FEWEST", 2)
+
+
 @dataclass(frozen=True)
 class Relabelled(Interactions):
     """Interactions with the labels of some rows flipped, for every target."""

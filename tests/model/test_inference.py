@@ -21,18 +21,22 @@ from mma4ctr.model.inference import load_network, load_scorer, positions, predic
 from mma4ctr.model.onnx_export import scaling_of
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call
+from tests.conftest import call, cluster_few_rows
 
 TASK = "tiktok_like"
 
 
-@pytest.fixture(scope="module", params=["paper", "plus"])
+@pytest.fixture(scope="module", params=["paper", "plus", "plus with clusters"])
 def trained(request, made, tmp_path_factory):
     """Paths and result of a trained run with either set of features, in a separate folder."""
-    folder = tmp_path_factory.mktemp(request.param)
+    features = request.param.split()[0]
+    folder = tmp_path_factory.mktemp(features)
     shutil.copytree(made.file.parent, folder, dirs_exist_ok=True)
-    options = ("--paths", folder / "path.json", "--task", TASK, "--features", request.param)
-    assert call(cross_matrix.main, *options) == 0
+    options = ("--paths", folder / "path.json", "--task", TASK, "--features", features)
+    with pytest.MonkeyPatch.context() as patch:
+        if "clusters" in request.param:
+            cluster_few_rows(patch)
+        assert call(cross_matrix.main, *options) == 0
     assert call(mlp.main, *options, "--epochs", 2) == 0
     paths = load_paths(folder / "path.json")
     return paths, read_results(paths.results)[-1]

@@ -46,7 +46,7 @@ from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import ROOT, call, relabelled, vectors_of
+from tests.conftest import ROOT, call, cluster_few_rows, relabelled, vectors_of
 
 CPU = torch.device("cpu")
 MODALITIES = ("visual", "acoustic", "textual")
@@ -85,7 +85,8 @@ def arrays_of(factors):
 
 
 @pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
-def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
+def test_no_label_of_a_later_row_goes_into_any_column(plus, task, monkeypatch):
+    cluster_few_rows(monkeypatch)
     inputs = load_step_inputs(plus, task)
     later = np.flatnonzero(inputs.data.split != TRAIN)
     before = plus_factors(inputs, MODALITIES, plus.temp)
@@ -97,13 +98,15 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task):
         "user x device table",
         "item x device keys",
         "device table",
+        "user x content cluster 4 table",
     } <= before.keys()
     assert before.keys() == after.keys()
     for name, part in before.items():
         assert part.tobytes() == after[name].tobytes(), name
 
 
-def test_a_training_row_sees_its_own_label_in_no_target(plus):
+def test_a_training_row_sees_its_own_label_in_no_target(plus, monkeypatch):
+    cluster_few_rows(monkeypatch)
     inputs = load_step_inputs(plus, "tiktok_like")
     before = plus_factors(inputs, MODALITIES, plus.temp)
     for row in np.random.default_rng(0).choice(np.flatnonzero(inputs.data.split == TRAIN), 5, replace=False):
@@ -113,6 +116,7 @@ def test_a_training_row_sees_its_own_label_in_no_target(plus):
         assert {"user_part", "item_part", "channel table", "user x channel table", *SUPERVISED} <= moved, (
             "others see it"
         )
+        assert "user x content cluster 1 table" in moved
 
 
 def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
