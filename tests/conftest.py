@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+from hypothesis import settings
 
 import cross_matrix
 import gen_matrix
@@ -30,6 +31,10 @@ ROOT = Path(__file__).parent.parent
 MEASURED = ("train_seconds", "test_seconds", "rows_per_second", "processor_seconds", "peak_memory_mb", "started")
 OUTPUTS = ("graph_path", "modal_path", "user_embedding_path", "matrix_path", "torch_model_path", "saved_path")
 STEPS = (preprocess_inter, preprocess_multimodal, get_user_embedding, gen_matrix, cross_matrix)
+
+# How long an example takes depends on what else the machine does and on what is compiled in it.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 
 def pytest_xdist_auto_num_workers() -> int:

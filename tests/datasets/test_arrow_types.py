@@ -26,7 +26,6 @@ from tests.datasets.arrow_readers import BLOCK, READERS, REFUSED, read_asked, re
 
 EXAMPLES = settings(
     max_examples=60,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -35,7 +35,7 @@ near = st.builds(
     st.lists(st.integers(-300, 300), min_size=1, max_size=40),
 )
 lists = st.one_of(st.lists(numbers, min_size=1, max_size=40), near)
-quick = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.differing_executors])
+quick = settings(max_examples=150, suppress_health_check=[HealthCheck.differing_executors])
 
 
 @quick

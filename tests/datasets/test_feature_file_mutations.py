@@ -35,7 +35,6 @@ from tests.datasets.test_raw_file_mutations import TEXTS as WHOLE
 
 EXAMPLES = settings(
     max_examples=2,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

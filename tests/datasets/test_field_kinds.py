@@ -39,8 +39,8 @@ from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 from tests.datasets.test_toml_dataset import write_paths
 
-few = settings(max_examples=25, deadline=None)
-many = settings(max_examples=120, deadline=None)
+few = settings(max_examples=25)
+many = settings(max_examples=120)
 
 LOG = """
 min_interactions = 1
@@ -164,7 +164,7 @@ def file_of(form, times):
     return kind, csv_of(columns) if kind == "csv" else json_of(columns)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(list(FORMS)), st.sampled_from(list(FORMS)))
 @example("Parquet timestamps", "Parquet seconds")
 @example("Parquet seconds", "Parquet timestamps")
@@ -442,7 +442,7 @@ def outcome(read, column):
         return None
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(JSON, min_size=1, max_size=6), st.sampled_from(list(READERS)))
 @example(["a b", ["a b", "c"]], "words")
 @example([True, 1, "1", 1.0], "numbers")
@@ -526,14 +526,14 @@ def some_values(kind, random, rows):
     return flat_values(kind, random, rows)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.sampled_from(TYPES), st.integers(0, 4), st.randoms(use_true_random=False), st.sampled_from(list(READERS)))
 def test_every_reader_reads_or_refuses_every_type(kind, rows, random, reader):
     found = outcome(READERS[reader], some_values(kind, random, rows))
     assert found is None or len(found) in (rows, 1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.sampled_from(TYPES),
     st.randoms(use_true_random=False),
@@ -559,7 +559,7 @@ def test_a_column_of_any_type_is_read_or_refused_by_both_check_and_step(kind, ra
         assert all("labels every row" in mistake for mistake in mistakes), mistakes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(JSON, min_size=5, max_size=5), st.sampled_from(["user", "item", "time", "like", "extra", "phone"]))
 @example([[1], [1], {"a": 1}, {"a": 1}, None], "extra")
 def test_json_of_any_values_is_read_or_refused_by_both_check_and_step(values, place):
@@ -584,7 +584,7 @@ def test_json_of_any_values_is_read_or_refused_by_both_check_and_step(values, pl
 # One wrong cell
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(["csv", "jsonl", "parquet"]),
     st.sampled_from(["user", "item", "time", "like"]),

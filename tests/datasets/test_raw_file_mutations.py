@@ -30,7 +30,6 @@ from tests.conftest import call
 
 EXAMPLES = settings(
     max_examples=4,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -77,7 +77,7 @@ def printed(work, words, terminal=False):
 
 
 @pytest.mark.parametrize("name", PRINTERS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text)
 @example("file:100: [bold]\x1b[2J")
 def test_text_is_printed_as_it_is(name, words):
@@ -90,7 +90,7 @@ def test_text_is_printed_as_it_is(name, words):
 
 
 @pytest.mark.parametrize("name", PRINTERS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(text)
 def test_a_terminal_gets_no_control_of_the_data(name, words):
     """Bars move the cursor, so their output is searched only for the sequences of the tricky texts."""
@@ -102,7 +102,7 @@ def test_a_terminal_gets_no_control_of_the_data(name, words):
         assert console.printable(words) in STYLE.sub("", found)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(text)
 def test_what_is_shown_has_no_control_and_keeps_the_rest(words):
     found = console.printable(words)
@@ -112,7 +112,7 @@ def test_what_is_shown_has_no_control_and_keeps_the_rest(words):
         assert found == words
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(text)
 def test_errors_of_the_command_line(words):
     stream = io.StringIO()

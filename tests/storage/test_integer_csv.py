@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mma4ctr.data import recbole_export as interfiles
@@ -25,7 +25,6 @@ def read(data, compiled, **more):
         return str(error)
 
 
-@settings(deadline=None)  # the first example loads the compiled parser
 @given(
     st.lists(
         st.lists(st.one_of(st.integers(-(2**64), 2**64).map(str), st.text("0-+ 1\"',.x\r\té", max_size=4)), max_size=4),

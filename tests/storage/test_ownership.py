@@ -109,7 +109,7 @@ def two_layouts(draw):
     return first, second
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(two_layouts(), st.sampled_from(["", "foreign file", "link"]), st.integers(0, 4))
 def test_random_folders_in_path_json(layouts, disturbance, number):
     """With equal, nested, linked and foreign folders, a step changes only its own output."""

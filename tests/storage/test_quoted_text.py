@@ -21,7 +21,6 @@ from mma4ctr.storage.quoted_text import QuotedText
 
 EXAMPLES = settings(
     max_examples=80,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

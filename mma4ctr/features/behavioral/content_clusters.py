@@ -12,8 +12,8 @@ import numpy as np
 from mma4ctr.runtime.parallel import slices
 
 CLUSTERINGS = 4
-# Rows of a user in a cluster on average, which sets the number of clusters, and its limits. With fewer rows, validation
-# AUC fell on the demo (docs/method.md).
+# Rows of a user in a cluster on average, which sets the number of clusters, and its limits. With fewer rows nothing was
+# gained on the demo and kuairand-real (docs/method.md).
 ROWS_A_CLUSTER = 16
 FEWEST, MOST = 32, 64
 # Items, evenly spaced, that the centers are fitted on, if there are more.
