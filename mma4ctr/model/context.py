@@ -167,7 +167,7 @@ def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup, new: 
         known = own if one.is_category else binned(one.name, one.values, quantile_edges(one.values))
         for name in wanted & known.keys():
             of_item["item", name] = np.concatenate([known[name], new.categories[name] if new else unknown[:0], unknown])
-    if "cluster_of_item" in matrix.array_names:
+    if any(lookup.of == "content" for lookup in lookups):
         clusters = matrix.array("cluster_of_item")
         for place, name in enumerate(cluster_names(len(clusters))):
             of_new = new.clusters[place] if new and new.clusters is not None else unknown[:0]

@@ -532,7 +532,9 @@ def test_a_category_called_hour_is_read_as_the_log_has_it(own):
     data = load_interactions(step_1(own), "own")
     train = RowGroup(*[None] * 4, codes=(torch.from_numpy(log_inputs(data).context["hour"]),))
     manifest = {"lookups": [{"category": "hour", "side": "", "of": "context", "size": 4, "categories": 4}]}
-    found = context_lookups(SimpleNamespace(manifest=manifest), data, train, {}).read(pa.table({"hour": ["feed", "x"]}))
+    found = context_lookups(SimpleNamespace(manifest=manifest), data, train, None).read(
+        pa.table({"hour": ["feed", "x"]})
+    )
     feed = columns_in(data.artifact)["context"]["hour"].raw.tolist().index("feed") + 1
     assert found["hour"].tolist() == [feed, 0]
 
