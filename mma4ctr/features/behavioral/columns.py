@@ -24,7 +24,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from mma4ctr.features.behavioral.blocks import Block, BlockInputs, make_block
-from mma4ctr.features.behavioral.content_clusters import find_clusters
+from mma4ctr.features.behavioral.content_clusters import cluster_names, find_clusters
 from mma4ctr.features.behavioral.content_factors import FACTORS_WIDTH
 from mma4ctr.features.behavioral.effects import Side
 from mma4ctr.features.behavioral.inputs import RECENCY, LogInputs
@@ -132,7 +132,8 @@ class _Columns:
         self.codes = row_codes(inputs, rows.all_users, rows.all_items)
         self.clusters = find_clusters(content, len(rows.user), rows.users)
         if self.clusters:
-            for name, of_item in zip(self.clusters.names, self.clusters.of_item, strict=True):
+            of_items = self.clusters.of_item
+            for name, of_item in zip(cluster_names(len(of_items)), of_items, strict=True):
                 self.codes.append(pair_codes("user", name, rows.all_users, of_item[rows.all_items], "content"))
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         blocks, columns = rows.folds + 1, 2 * len(labels)

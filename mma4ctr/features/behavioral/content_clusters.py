@@ -33,11 +33,6 @@ class Clusters:
     centers: np.ndarray
     of_item: np.ndarray
 
-    @property
-    def names(self) -> list[str]:
-        """Of the clusterings, as categories."""
-        return cluster_names(len(self.centers))
-
 
 def cluster_names(count: int) -> list[str]:
     """Names of so many clusterings, as categories."""
