@@ -51,6 +51,7 @@ def write_files(folder, shape, seed=0):
     click = rng.random(rows) < 0.1 + 0.5 * (item % 4 == user % 4)
     moment = np.sort(rng.integers(0, rows // 2, rows))
     moment[TRAIN_ROWS:] += rows
+    like, follow = (click & (rng.random(rows) < share) for share in (0.5, 0.3))
     folder.mkdir()
     clicked = {one: [] for one in range(USERS)}
     lines = []
@@ -63,7 +64,7 @@ def write_files(folder, shape, seed=0):
         history = "^".join(str(100 + what) for what in clicked[user[row]][-HISTORY:])
         who, what, acts, when = user[row], 100 + item[row], int(click[row]), 1000 + moment[row]
         if kuai:
-            lines.append(f"{when},{who},{what},{acts},0,0,{history},")
+            lines.append(f"{when},{who},{what},{acts},{like[row]:d},{follow[row]:d},{history},")
         else:
             lines.append(f"{who},{what},{item[row] % 5},{acts},{when},{history},")
         if acts and (kuai or row < TRAIN_ROWS):
@@ -146,7 +147,7 @@ def test_a_missing_environment_names_the_command(tmp_path, capsys, monkeypatch):
     prepared = prepared_files(tmp_path, "kuaivideo-x1")
     place = processes.PLACES[FUXICTR]._replace(environment=tmp_path / "nowhere")
     monkeypatch.setitem(processes.PLACES, FUXICTR, place)
-    assert call(main, "--paths", prepared.paths.file, "--models", "FuxiCTR DIN") == 2
+    assert call(main, "--paths", prepared.paths.file, "--task", "bars_click", "--models", "FuxiCTR DIN") == 2
     assert "make baseline-fuxictr" in capsys.readouterr().err
 
 
@@ -218,7 +219,7 @@ def test_fuxictr_sees_no_label_of_validation_and_test_rows(tmp_path, model, shap
 def test_results_and_the_table(tmp_path, model, shape, options, monkeypatch, capsys):
     """The command line: a record with costs, metrics that agree with FuxiCTR's; then nothing is left to do."""
     prepared = prepared_files(tmp_path, shape, *options)
-    arguments = ("--paths", prepared.paths.file, "--models", model.name, "--epochs", 1, 2)
+    arguments = ("--paths", prepared.paths.file, "--task", "bars_click", "--models", model.name, "--epochs", 1, 2)
     assert call(main, *arguments) == 0
     (result,) = read_results(prepared.paths.results)
     assert (result.model, result.epochs, result.best_epoch in (1, 2)) == (model.name, 2, True)

@@ -542,7 +542,7 @@ def write_bars(folder, log, vectors, more):
 
 def write_kuaivideo(folder, log, items):
     history = ["^".join(str(one) for one in range(item % 4)) for item in log["item"]]
-    more = {"is_like": log["rating"] % 2, "is_follow": 0 * log["rating"], "pos_items": history, "neg_items": history}
+    more = {"is_like": log["rating"] % 2, "is_follow": log["rating"] // 5, "pos_items": history, "neg_items": history}
     return write_bars(folder, log, ("item_visual_emb_dim64.h5", items["vector"]), more)
 
 
@@ -609,7 +609,7 @@ def check_leaderboard(paths, capsys):
     """Ours stand among the published models: an honest run, and one that was selected on the test rows."""
     for main in (preprocess_multimodal, get_user_embedding, gen_matrix):
         assert call(main.main, "--paths", paths.file) == 0
-    assert call(mlp.main, "--paths", paths.file, "--epochs", 1) == 0
+    assert call(mlp.main, "--paths", paths.file, "--task", "own_click", "--epochs", 1) == 0
     capsys.readouterr()
     assert call(leaderboard.main, "--paths", paths.file) == 0
     assert "NOT COMPARABLE" in capsys.readouterr().out.replace("\n", " ")
@@ -657,7 +657,7 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, without_um
     if name in ("kuaivideo-x1", "microvideo-1.7m-x1"):
         assert split == "given" and rows["test"] == ROWS // 5
         for script in (gen_matrix, mlp):
-            assert call(script.main, "--paths", paths.file, "--features", "plus") == 0
+            assert call(script.main, "--paths", paths.file, "--task", "own_click", "--features", "plus") == 0
         assert call(preprocess_inter.main, "--paths", paths.file, "--valid", "test") == 0
         assert read_artifact(given, "").settings["split"] == "given-valid-test"
         check_leaderboard(paths, capsys)

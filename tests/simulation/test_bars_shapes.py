@@ -242,8 +242,8 @@ def test_the_steps_run_at_once_and_know_the_oracle(made, tmp_path, capsys):
     file, task = tmp_path / "path.json", f"{made.name}_click"
     assert call(datasets_main.main, "check", file) == 0
     paths = run_steps(tmp_path)
-    assert call(mlp.main, "--paths", file, "--epochs", 1) == 0
-    assert call(mlp.main, "--paths", file, "--features", "plus") == 0
+    assert call(mlp.main, "--paths", file, "--task", task, "--epochs", 1) == 0
+    assert call(mlp.main, "--paths", file, "--task", task, "--features", "plus") == 0
     best, (paper, plus) = oracle_auc(paths, task), read_results(paths.results)
     assert 0.75 < best < 0.9 and 0.5 < paper.auc < plus.auc < best
     assert (plus.auc - 0.5) / (best - 0.5) > 0.7 and plus.gauc > 0.55
