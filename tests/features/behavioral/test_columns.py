@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -141,6 +142,36 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
         assert (one[other] != changed[other]).any(), name
         one, changed = (found[f"{name} item"] for found in (before, after))
         assert (one[own] == changed[own]).all() and (one[other] != changed[other]).any(), name
+
+
+@pytest.mark.parametrize(("widths", "fitted"), [((3,), None), ((20, 9), 150), ((70, 40), None), ((70, 40), 300)])
+def test_the_content_of_items_is_their_scaled_pca(widths, fitted, monkeypatch):
+    """Whatever the number of items at a time, against all items at once."""
+    rng = np.random.default_rng(0)
+    modalities = [rng.normal(size=(400, k)) @ rng.normal(size=(k, k)) + rng.normal(size=k) for k in widths]
+    modalities = [values.astype(np.float32) for values in modalities]
+    parts = []
+    for values in modalities:
+        known = values[:fitted].astype(np.float64)
+        parts.append((values - known.mean(axis=0)) / np.sqrt(np.linalg.eigvalsh(np.cov(known.T, ddof=0))[-1]))
+    joined = np.concatenate(parts, axis=1)
+    _, _, components = np.linalg.svd(joined[:fitted], full_matrices=False)
+    expected = joined @ components[:64].T
+    expected /= np.sqrt(np.mean(expected[:fitted] ** 2))
+    for at_a_time in (1 << 16, 128, 7):
+        monkeypatch.setattr("mma4ctr.features.behavioral.columns.ITEMS_AT_A_TIME", at_a_time)
+        found = item_content(modalities, fitted)
+        signs = np.sign((found * expected).sum(axis=0))
+        assert found.dtype == np.float32 and np.allclose(found * signs, expected, atol=1e-4)
+
+
+def test_the_content_of_many_items_takes_little_more_memory_than_its_result():
+    values = np.random.default_rng(0).normal(size=(400_000, 32)).astype(np.float32)
+    tracemalloc.start()
+    content = item_content([values])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert content.nbytes < peak < 2.2 * content.nbytes
 
 
 def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
