@@ -169,7 +169,7 @@ class Regression:
 
     Attributes:
         weight: float64 (size,), weight of the products of the rows.
-        gradients: float64 (size, k), gradients of the log-likelihood at 0.
+        gradients: float (size, k), gradients of the log-likelihood at 0.
         exposure_weight: float64 (size,), weight of the exposures.
         covariance: float64 (k, k), covariance of the vectors that are shown.
         prior_variance: float64 (k,), variances of the prior, which has mean 0.
@@ -263,20 +263,14 @@ class ContentFactors:
             target_residuals(rows, signals.included, signals.context, target, (residual, weight), score)
         residual /= np.float32(signals.overdispersion)
         known = sums_by_code(rows.item, weight, rows.items) / signals.overdispersion
-        starts = rows.by_user[0]
-
-        def sums(values: np.ndarray) -> np.ndarray:
-            return sums_of_user_vectors(starts, rows.item, values[:, None], self.user[:, None], rows.items)
-
         mean, covariance = _moments(self.user, self._rows_of_user)
         mean_content = _moments(of_content, self._rows_of_item)[0]
-        acted, shown = sums(residual), sums(self._values[:, 1].copy())
-        gradients = np.empty(of_content.shape)
+        # The users who acted on an item, and those who were shown it, less those expected from its content.
+        values = residual + np.float32(exposure) * self._values[:, 1]
+        gradients = sums_of_user_vectors(rows.by_user[0], rows.item, values[:, None], self.user[:, None], rows.items)
         for part in slices(rows.items, ITEMS_AT_A_TIME):
-            times = self._rows_of_item[part]
-            # The users who were shown an item, less those expected from its content.
-            expected = exposure * times[:, None] * ((of_content[part] - mean_content) @ covariance)
-            gradients[part] = acted[part] + exposure * (shown[part] - np.outer(times, mean) - expected)
+            expected = mean + (of_content[part] - mean_content) @ covariance
+            gradients[part] -= exposure * self._rows_of_item[part][:, None] * expected
         given = Regression(
             weight=known / np.maximum(self._rows_of_item, 1),
             gradients=gradients,
