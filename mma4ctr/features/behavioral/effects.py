@@ -32,8 +32,8 @@ STEPS, ROUNDS = 5, 3
 # Largest change of an effect in one round, in units of the logit.
 LARGEST_CHANGE = 2.0
 FIRST_VARIANCE, SMALLEST_VARIANCE, LARGEST_VARIANCE = 0.1, 1e-4, 4.0
-# Items whose content is held in float64 at a time.
-ITEMS_AT_A_TIME = 1 << 16
+# Items that are summed in single precision; the sums of these sums are in double precision.
+ITEMS_AT_A_TIME = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,7 @@ def weighted_products(content: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The sum of w x x' over items: float64 (k, k) of content float32 (items, k) and weights (items,)."""
     total = np.zeros((content.shape[1],) * 2)
     for part in slices(len(content), ITEMS_AT_A_TIME):
-        values = content[part].astype(np.float64)
-        total += (values.T * weight[part]) @ values
+        total += (content[part].T * weight[part].astype(np.float32)) @ content[part]
     return total
 
 
@@ -127,7 +126,7 @@ def weighted_sum(content: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The sum of w x over items: float64 (k,) of content float32 (items, k) and weights (items,)."""
     total = np.zeros(content.shape[1])
     for part in slices(len(content), ITEMS_AT_A_TIME):
-        total += weight[part] @ content[part]
+        total += weight[part].astype(np.float32) @ content[part]
     return total
 
 
