@@ -269,7 +269,7 @@ class ContentFactors:
         values = residual + np.float32(exposure) * self._values[:, 1]
         gradients = sums_of_user_vectors(rows.by_user[0], rows.item, values[:, None], self.user[:, None], rows.items)
         for part in slices(rows.items, ITEMS_AT_A_TIME):
-            expected = mean + (of_content[part] - mean_content) @ covariance
+            expected = mean + exposure * ((of_content[part] - mean_content) @ covariance)
             gradients[part] -= exposure * self._rows_of_item[part][:, None] * expected
         given = Regression(
             weight=known / np.maximum(self._rows_of_item, 1),

@@ -290,6 +290,46 @@ def test_items_differ_from_their_content():
     assert agreement(made.user, made.item, suits) > agreement(made.user, of_content, suits) + 0.03
 
 
+@pytest.mark.parametrize("exposure", [0.0, 0.4, 1.0])
+def test_factors_equal_the_formulas_one_user_and_one_item_at_a_time(exposure, monkeypatch):
+    """The posterior means of users and of items' deviations, with labels and exposures in the likelihood."""
+    monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.ITEMS_AT_A_TIME", 150)
+    rows, label, content, _, _ = drawn_world(np.random.default_rng(10), rows=15_000, chosen=0.5)
+    signals = signals_in(rows, {"like": label, "other": label[::-1].copy()}, content)
+    made = ContentFactors(signals, content)
+    made.directions = replace(made.directions, exposure=exposure)
+    of_content, user_factors = made.directions.of(content), made.user.astype(np.float64)
+    users, deviations = made._users(of_content), made._deviations(of_content)
+
+    def posterior(gradient, rows_of_one, weight, shown, moments, variance):
+        """`weight` of the labels' products, of `shown` rows; moments of the vectors over all rows."""
+        mean, covariance = moments
+        products = (
+            weight * rows_of_one.T @ rows_of_one + exposure**2 * shown * covariance + np.eye(len(mean)) / variance
+        )
+        return np.linalg.solve(products, gradient)
+
+    v, u = of_content.astype(np.float64), user_factors
+    of_rows, of_row_users = v[rows.item], u[rows.user]
+    moments_v, moments_u = ((x.mean(axis=0), np.cov(x.T, ddof=0)) for x in (of_rows, of_row_users))
+    for one in range(0, rows.users, 29):
+        mine = rows.user == one
+        weight = signals.hessian_weight[mine].mean()
+        gradient = signals.residual[mine] @ of_rows[mine] + exposure * (of_rows[mine] - moments_v[0]).sum(axis=0)
+        expected = posterior(gradient, of_rows[mine], weight, mine.sum(), moments_v, made.directions.variance)
+        assert np.allclose(users[one], expected, atol=1e-3)
+    score = (of_row_users * of_rows).sum(axis=1)
+    probabilities = [expit(effects.logit(rows.user, rows.item, {}) + score) for _, effects in signals.targets]
+    residual = sum(given - p for (given, _), p in zip(signals.targets, probabilities, strict=True))
+    hessian = sum(p * (1 - p) for p in probabilities) / signals.overdispersion
+    for one in range(0, rows.items, 29):
+        mine = rows.item == one
+        surplus = of_row_users[mine] - moments_u[0] - exposure * moments_u[1] @ (v[one] - moments_v[0])
+        gradient = residual[mine] @ of_row_users[mine] / signals.overdispersion + exposure * surplus.sum(axis=0)
+        expected = posterior(gradient, of_row_users[mine], hessian[mine].mean(), mine.sum(), moments_u, 0.25)
+        assert np.allclose(deviations[one], expected, atol=1e-3)
+
+
 def test_a_target_that_stands_twice_counts_once():
     rows, label, content, _, _ = drawn_world(np.random.default_rng(8), rows=15_000)
     once = signals_in(rows, {"like": label}, content)
