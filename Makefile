@@ -94,7 +94,7 @@ define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --models CatBoost "CatBoost plus"
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(RECBOLE_EPOCHS) \
 		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN DCNV2
-	$(RUN) adjust_hyperparameter.py --paths $(1) --task $(2) --study plus --seeds 1
+	$(RUN) adjust_hyperparameter.py --paths $(1) --task $(2) --study plus --seeds 3
 
 endef
 REAL_IS_THERE := $(and $(wildcard ../shared/data/tiktok-real),$(wildcard ../shared/data/kuairand-real))
