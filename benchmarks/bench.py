@@ -28,20 +28,20 @@ import pyarrow as pa
 import torch
 from pyarrow import csv
 
-from benchmarks import reference, training_step, waiting
+from benchmarks import plus, reference, training_step, use, waiting
 from benchmarks.measuring import Cost, Measure, command, head_of, in_process, median_seconds
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.tiktok import COLUMNS, TikTok
 from mma4ctr.datasets.tiktok_features import VECTOR_KEYS
 from mma4ctr.evaluation.figures import COLORS, panels
-from mma4ctr.evaluation.run_records import find_run, read_results, read_run
+from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
 from mma4ctr.features.item_features import dense_features
 from mma4ctr.features.user_embedding import UserEmbedder
-from mma4ctr.model.inference import load_scorer, predict, score_pairs
-from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes
-from mma4ctr.model.trainer import Learner, train_epoch
+from mma4ctr.model.inference import predict
+from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes, torch_threads
+from mma4ctr.model.trainer import ROWS_OF_A_THREAD, Learner, train_epoch
 from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
 from mma4ctr.storage.bad_lines import BadLines
@@ -53,9 +53,9 @@ TASK, VARIANT = "tiktok_like", "vat_concat"
 ROWS_OF_A_USER = 435  # mean; the number of users follows from it
 ITEMS = 300_000
 MIN_INTERACTIONS = 300
-DRAWN_PAIRS = 4_000_000
 REFERENCE_ROWS, REFERENCE_ITEMS, REFERENCE_EVIDENCE, REFERENCE_BATCHES = 300_000, 5_000, 20_000, 8
-BATCH = 8192
+BATCHES = (512, 2048, 8192)
+BATCH = BATCHES[-1]
 
 
 def make_world(folder: Path, rows: int, *, features: bool) -> Cost:
@@ -211,27 +211,33 @@ def bare_products(batch: int, in_features: int) -> Callable[[], None]:
     return step
 
 
+def training_rates(matrix: FactorMatrix, batch: int) -> tuple[float, float]:
+    """Measure training with the threads that step 5 uses; returns rows a second, and their share of bare products'."""
+    settings = TrainSettings(batch_size=batch)
+    network = Network(initial_weights(matrix.in_features, 0.1, 0))
+    learner = Learner(network, Adam(network.parameters))
+    few = shortened(matrix, 40 * BATCH)
+    products = bare_products(batch, matrix.in_features)
+    ours, limit = [], []
+    with torch_threads(batch // ROWS_OF_A_THREAD), torch.no_grad():
+        products()
+        for turn in range(7):  # alternate, so that both have the same noise
+            watch = Stopwatch()
+            train_epoch(learner, few, settings, turn)
+            ours.append(len(few.train) / watch.seconds)
+            watch = Stopwatch()
+            for _ in range(len(few.train) // batch):
+                products()
+            limit.append(len(few.train) // batch * batch / watch.seconds)
+    return statistics.median(ours), statistics.median(a / b for a, b in zip(ours, limit, strict=True))
+
+
 def bench_step_5(paths: Paths) -> list[Measure]:
     """Measure training against bare products and a DataLoader, and prediction against training."""
     matrix = load_matrix(paths, TASK, VARIANT, torch.device("cpu"))
-    settings = TrainSettings(batch_size=BATCH)
+    rates = {batch: training_rates(matrix, batch) for batch in BATCHES}
     network = Network(initial_weights(matrix.in_features, 0.1, 0))
     model = reference.mlp_module(network.state())
-    adam = Adam(network.parameters)
-    few = shortened(matrix, 40 * BATCH)
-    products = bare_products(BATCH, matrix.in_features)
-    products()
-    ours, limit = [], []
-    with torch.no_grad():
-        for turn in range(7):  # alternate, so that both have the same noise
-            watch = Stopwatch()
-            train_epoch(Learner(network, adam), few, settings, turn)
-            ours.append(len(few.train) / watch.seconds)
-            watch = Stopwatch()
-            for _ in range(len(few.train) // BATCH):
-                products()
-            limit.append(len(few.train) // BATCH * BATCH / watch.seconds)
-    rate, share = statistics.median(ours), statistics.median(a / b for a, b in zip(ours, limit, strict=True))
     rows = REFERENCE_BATCHES * BATCH
     train = matrix.train
     arrays = [values[:rows].numpy() for values in (train.user_row, train.item_row, train.label.float())]
@@ -239,11 +245,15 @@ def bench_step_5(paths: Paths) -> list[Measure]:
     reference_rate = len(dataset) / median_seconds(lambda: reference.train_epoch(dataset, model, BATCH), 1)
     test = len(matrix.test) / median_seconds(lambda: predict(network, matrix, matrix.test), 5)
     slowest = max(ratio for *_, ratio in training_step.measured(turns=9))
+    shares = [
+        Measure("5", f"rows/s at batch {batch:,}, relative to bare products", share, 0.8)
+        for batch, (_, share) in rates.items()
+    ]
     return [
-        Measure("5", "rows/s, relative to bare products", share, 0.8),
-        Measure("5", "speed, relative to a DataLoader", rate / reference_rate, 7),
+        *shares,
+        Measure("5", "speed, relative to a DataLoader", rates[BATCH][0] / reference_rate, 7),
         Measure("5", "a step, relative to nn.Module with fused Adam", slowest, 0.75, at_most=True),
-        Measure("5", "test rows/s, relative to training", test / rate, 5),
+        Measure("5", "test rows/s, relative to training", test / rates[BATCH][0], 5),
     ]
 
 
@@ -274,29 +284,6 @@ def bench_all(paths: Paths) -> list[Measure]:
         Measure("1 to 5", "minutes, defaults", sum(one.seconds for one in ran) / 60, 10, at_most=True),
         Measure("1 to 5", "MB of memory", max(one.memory for one in ran), 6000, at_most=True),
     ]
-
-
-def score_drawn(paths: Paths, pairs: Path, written: Path) -> float:
-    """Score random pairs as `mlp.py --run last --predict` does; returns seconds, without startup."""
-    scorer = load_scorer(paths, read_run(paths, find_run(paths, "last")))
-    rng = np.random.default_rng(0)
-    places = ((known, rng.integers(0, len(known), DRAWN_PAIRS)) for known in (scorer.users, scorer.items))
-    user, item = (known.take(pa.array(place)) for known, place in places)
-    csv.write_csv(
-        pa.table({"user": user, "item": item}),
-        pairs,
-        csv.WriteOptions(delimiter="\t", quoting_style="none", quoting_header="none"),
-    )
-    watch = Stopwatch()
-    with written.open("wb") as file:
-        score_pairs(scorer, pairs, file)
-    return watch.seconds
-
-
-def bench_use(paths: Paths, temp: Path) -> list[Measure]:
-    """Measure prediction with the run that `bench_all` trained."""
-    seconds = in_process(score_drawn, paths, temp / "pairs.tsv", temp / "scores.tsv")[0]
-    return [Measure("--predict", "million pairs/s", DRAWN_PAIRS / seconds / 1e6, 1)]
 
 
 def link_features(source: Paths, target: Paths) -> None:
@@ -364,10 +351,14 @@ def main() -> int:
             lambda: bench_step_2(paths, folder),
             lambda: bench_step_3(arguments.evidence),
             lambda: bench_all(paths),
-            lambda: bench_use(paths, folder),
+            lambda: use.bench_predict(paths, folder),
             lambda: bench_step_4(paths),
             lambda: bench_step_5(paths),
+            lambda: plus.bench_steps(paths, TASK),
+            lambda: use.bench_predict(paths, folder, " of features plus, with context columns"),
+            lambda: plus.bench_kuairand(folder),
             lambda: [one.measure for one in waiting.measured()],
+            use.bench_start_up,
         ]
         with progress("measuring", len(stages)) as advance:
             for stage in stages:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -81,6 +82,18 @@ def command(*words: object) -> Cost:
     if done.returncode or not peaks:
         raise UserError(f"{' '.join(map(str, words))} failed: {done.stderr[-500:]}")
     return Cost(seconds, float(peaks[-1].replace(",", "")))
+
+
+def processor_seconds(*words: object) -> float:
+    """Run a Python command of this repository; returns its processor seconds.
+
+    Args:
+        words: The script and its arguments.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _measured(work: Callable[..., T], arguments: Sequence[Any]) -> tuple[T, Cost, float]:
