@@ -51,7 +51,7 @@ class ContextLookups:
             given: By category, int64 (n,) codes, as `read` returns them; others get the most frequent code.
 
         Returns:
-            int64 (n,) for each lookup.
+            int32 or int64 (n,) for each lookup.
         """
         found = []
         for lookup in self.lookups:

@@ -190,18 +190,20 @@ class Scorer:
         Returns:
             float32 (pairs,).
         """
-        # Sorted by user, so that the user's vectors stay in the cache: 10 to 20 % more pairs a second.
-        users, order = torch.from_numpy(user).sort()
-        items = torch.from_numpy(item)[order]
-        codes = tuple(torch.from_numpy(one)[order] for one in self.context.codes(user, item, context))
+        # Sorted by user, so that the user's vectors, and the keys of the user's pairs, stay in the cache.
+        order = np.argsort(user, kind="stable")
+        user, item = user[order], item[order]
+        found = self.context.codes(user, item, {name: codes[order] for name, codes in context.items()})
         given = None
         if self.matrix.recency:  # scaled to mean 0
             given = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16)
-            given = given if recency is None else torch.from_numpy(recency)[order]
-        rows = RowGroup(order.numpy(), users, items, torch.empty(len(user), dtype=torch.uint8), codes, given)
-        probability = torch.empty(len(user))
-        probability[order] = torch.sigmoid(predict(self.network, self.matrix, rows)[0])
-        return probability.numpy()
+            given = given if recency is None else torch.from_numpy(recency[order])
+        codes = tuple(map(torch.from_numpy, found))
+        unlabelled = torch.empty(len(user), dtype=torch.uint8)
+        rows = RowGroup(order, torch.from_numpy(user), torch.from_numpy(item), unlabelled, codes, given)
+        probability = np.empty(len(user), np.float32)
+        probability[order] = torch.sigmoid(predict(self.network, self.matrix, rows)[0]).numpy()
+        return probability
 
 
 def positions(ids: pa.Array, known: pa.Array) -> np.ndarray:

@@ -9,6 +9,7 @@ are kept sparse: only those that occur in the log have a code.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import logit
@@ -24,6 +25,9 @@ ROWS_AT_A_TIME = 1 << 20
 # A table of all possible pairs (5 bytes each) is made if they are at most so many, and so many a row; else the rows'
 # pairs are sorted.
 POSSIBLE_PAIRS, POSSIBLE_A_ROW = 1 << 28, 16
+# Pairs are found in a table of all possible pairs (4 bytes each) if they are at most so many for each pair that is
+# there, else by binary search.
+POSSIBLE_A_PAIR = 64
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,16 @@ class RowCodes:
         category = self.category if self.of == "context" else f"{self.of} {self.category}"
         return f"{self.side} x {category}" if self.side else category
 
+    @cached_property
+    def code_of_key(self) -> np.ndarray | None:
+        """int32 (largest key + 1,), the code of each key, 0 for pairs that are not there; None if it would be large."""
+        possible = int(self.keys[-1]) + 1
+        if possible > POSSIBLE_A_PAIR * len(self.keys):
+            return None
+        table = np.zeros(possible, np.int32)
+        table[self.keys] = np.arange(1, len(self.keys) + 1)
+        return table
+
 
 def category_codes(category: str, codes: np.ndarray) -> RowCodes:
     """The codes of a context category itself."""
@@ -83,10 +97,13 @@ def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray, o
 
 
 def find_pairs(codes: RowCodes, entity: np.ndarray, category: np.ndarray) -> np.ndarray:
-    """int64 (n,): the codes of pairs; 0 for those that are not there."""
+    """int32 or int64 (n,): the codes of pairs; 0 for those that are not there."""
     if not len(codes.keys):
         return np.zeros(len(entity), np.int64)
     wanted = entity.astype(np.int64) * codes.categories + category
+    if codes.code_of_key is not None:
+        there = (category < codes.categories) & (wanted < len(codes.code_of_key))
+        return np.where(there, codes.code_of_key[np.where(there, wanted, 0)], 0)
     place = np.minimum(np.searchsorted(codes.keys, wanted), len(codes.keys) - 1)
     return np.where((codes.keys[place] == wanted) & (category < codes.categories), place + 1, 0)
 

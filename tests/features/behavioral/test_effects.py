@@ -3,6 +3,7 @@
 import csv
 import itertools
 from dataclasses import dataclass, replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -238,9 +239,13 @@ def test_codes_of_pairs_equal_a_dictionary(seen, asked):
     found = pair_codes("user", "tab", entity, category.astype(np.uint8))
     known = {pair: 1 + place for place, pair in enumerate(sorted(set(seen)))}
     assert found.codes.tolist() == [known[pair] for pair in seen] and found.size == len(known) + 1
-    place = find_pairs(found, *(np.array(column) for column in zip(*asked, strict=True)))
-    assert place.tolist() == [known.get(pair, 0) for pair in asked]
-    assert (find_pairs(found, entity, category) == found.codes).all()
+    for possible in (0, 1 << 10):  # by binary search, and in a table
+        with mock.patch("mma4ctr.features.behavioral.rates.POSSIBLE_A_PAIR", possible):
+            one = replace(found)  # nothing is cached
+            assert (one.code_of_key is None) == (possible == 0)
+            place = find_pairs(one, *(np.array(column) for column in zip(*asked, strict=True)))
+            assert place.tolist() == [known.get(pair, 0) for pair in asked]
+            assert (find_pairs(one, entity, category) == found.codes).all()
 
 
 def test_codes_of_a_category_have_no_keys():
