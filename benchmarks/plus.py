@@ -48,7 +48,7 @@ def bench_kuairand(folder: Path) -> list[Measure]:
     if not KUAIRAND.is_dir():
         return []
     content = orjson.loads((ROOT / "configs/kuairand-real.json").read_bytes())
-    content |= {"parent_folder": str(folder / "kuairand")}
+    content["parent_folder"] = str(folder / "kuairand")
     content["datasets"]["kuairand"]["folder"] = str(KUAIRAND)
     (folder / "kuairand").mkdir()
     file = folder / "kuairand/path.json"

@@ -7,14 +7,13 @@ import pyarrow as pa
 from pyarrow import csv
 
 from benchmarks.measuring import ROOT, Measure, in_process, processor_seconds
+from mma4ctr.datasets.spec_columns import OF_TIME
 from mma4ctr.evaluation.run_records import find_run, read_run
 from mma4ctr.model.inference import Scorer, load_scorer, score_pairs
 from mma4ctr.runtime.console import Stopwatch
 from mma4ctr.storage.paths import Paths
 
 DRAWN_PAIRS = 4_000_000
-# Values of the columns of time; other context columns have those of the log.
-CLOCK = {"hour": 24, "weekday": 7}
 
 
 def drawn_pairs(scorer: Scorer, rng: np.random.Generator) -> pa.Table:
@@ -24,7 +23,7 @@ def drawn_pairs(scorer: Scorer, rng: np.random.Generator) -> pa.Table:
         for name, known in (("user", scorer.users), ("item", scorer.items))
     }
     for name, column in scorer.context.columns.items():
-        values = np.arange(CLOCK[name]) if column is None else column.raw if column.is_category else column.values
+        values = np.arange(OF_TIME[name]) if column is None else column.raw if column.is_category else column.values
         table[name] = pa.array(values[rng.integers(0, len(values), DRAWN_PAIRS)])
     return pa.table(table)
 

@@ -194,10 +194,9 @@ class Scorer:
         order = np.argsort(user, kind="stable")
         user, item = user[order], item[order]
         found = self.context.codes(user, item, {name: codes[order] for name, codes in context.items()})
-        given = None
-        if self.matrix.recency:  # scaled to mean 0
+        given = None if recency is None else torch.from_numpy(recency[order])
+        if given is None and self.matrix.recency:  # scaled to mean 0
             given = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16)
-            given = given if recency is None else torch.from_numpy(recency[order])
         codes = tuple(map(torch.from_numpy, found))
         unlabelled = torch.empty(len(user), dtype=torch.uint8)
         rows = RowGroup(order, torch.from_numpy(user), torch.from_numpy(item), unlabelled, codes, given)
