@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Measure, in_process
+from mma4ctr.data.interactions import TRAIN
 from mma4ctr.features.behavioral.columns import plus_tables
 from mma4ctr.features.behavioral.inputs import LogInputs, SideInputs
-from mma4ctr.features.behavioral.signals import TrainingRows
+from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
 from mma4ctr.features.feature_matrix import FactorMatrix, Pairs, RowGroup
 from mma4ctr.model.trainer import TrainingState
 from mma4ctr.model.training_defaults import TRAINING, TrainSettings
@@ -132,12 +133,14 @@ def drawn_plus_inputs(
     user = np.sort(rng.integers(0, users, rows, dtype=np.int32))
     item = rng.integers(0, items, rows, dtype=np.int32)
     fold = rng.integers(0, FOLDS, rows, dtype=np.uint8)
-    drawn = TrainingRows(user, item, fold, users, items, FOLDS, np.arange(rows), user, item)
+    drawn = TrainingRows(user, item, fold, users, items, FOLDS)
     labels = {name: (rng.random(rows) < share).astype(np.uint8) for name, share in (("finish", 0.3), ("like", 0.05))}
     content = [rng.standard_normal((items, CONTENT_WIDTH), np.float32)]
     authors = rng.integers(0, max(2, items // 4), items)
     nothing = np.zeros((users, 0), np.float32), np.zeros((items, 0), np.float32)
+    log = LogRows(user, item, np.full(rows, TRAIN, np.uint8))
     inputs = LogInputs(
+        log,
         user=SideInputs(numbers=nothing[0]),
         item=SideInputs({"author_id": authors}, nothing[1], rated=("author_id",)),
         context={"channel": rng.integers(0, CHANNELS, rows, dtype=np.uint8)},

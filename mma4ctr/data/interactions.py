@@ -1,6 +1,6 @@
 """The kept interactions: what step 1 writes and every later step reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.artifacts import Artifact, read_artifact
 from mma4ctr.storage.paths import Paths
+from mma4ctr.storage.row_arrays import RowArrays
 
 TRAIN, VALID, TEST = range(len(SPLIT_NAMES))
 # The labelled rows that the user embedding may use: the training rows, or those of every split.
@@ -64,6 +65,7 @@ class Interactions:
         split: uint8 (rows,), TRAIN, VALID or TEST.
         user_ids: int64 (users,), sorted raw ids, or the integers that replace text ids; see `user_names`.
         item_ids: int64 (items,), likewise.
+        arrays: Opened the arrays of rows, and makes more of them.
     """
 
     artifact: Artifact
@@ -74,10 +76,11 @@ class Interactions:
     split: np.ndarray
     user_ids: np.ndarray
     item_ids: np.ndarray
+    arrays: RowArrays = field(default_factory=RowArrays)
 
     def label(self, target: str) -> np.ndarray:
         """Return the labels of a target: uint8 (rows,) of 0 and 1."""
-        return self.artifact.array(f"label_{target}")
+        return self.arrays.open(self.artifact.file(f"label_{target}.npy"))
 
     @property
     def user_names(self) -> np.ndarray:
@@ -109,8 +112,13 @@ def user_embedding_artifact(paths: Paths, task: str) -> Artifact:
 
 
 def load_interactions(paths: Paths, dataset: str) -> Interactions:
-    """Read the arrays of step 1; raises `UserError` if they are missing or damaged."""
+    """Open the arrays of step 1; raises `UserError` if they are missing or damaged."""
     artifact = interactions_artifact(paths, dataset)
     names = ("user", "item", "device", "time", "split", "user_ids", "item_ids")
-    reads = dict(in_order(artifact.array, names))  # wait for all, so that no thread is left running after an error
-    return Interactions(artifact, **{name: read.result() for name, read in reads.items()})
+    arrays = RowArrays(paths.temp)
+
+    def opened(name: str) -> np.ndarray:
+        return arrays.open(artifact.file(f"{name}.npy"))
+
+    reads = dict(in_order(opened, names))  # wait for all, so that no thread is left running after an error
+    return Interactions(artifact, **{name: read.result() for name, read in reads.items()}, arrays=arrays)

@@ -21,6 +21,7 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter
 from mma4ctr.storage.bad_lines import BadLines
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 SIDES = ("user", "item", "context")
 
@@ -237,8 +238,8 @@ class StoredColumn:
         return self.values.dtype.kind == "u"
 
 
-def stored_columns(artifact: Artifact, side: str) -> list[StoredColumn]:
-    """The columns of one side that step 1 has written."""
+def stored_columns(artifact: Artifact, side: str, arrays: RowArrays = IN_MEMORY) -> list[StoredColumn]:
+    """The columns of one side that step 1 has written; `arrays` opens those of rows."""
     found = []
     for place, entry in enumerate(artifact.manifest.get("columns", {}).get(side, ())):
         raw: np.ndarray = np.empty(0, np.int64)
@@ -246,6 +247,6 @@ def stored_columns(artifact: Artifact, side: str) -> list[StoredColumn]:
             raw = artifact.array(f"{side}_values_{place}")
             if f"{side}_texts_{place}" in artifact.array_names:
                 raw = np.char.decode(artifact.array(f"{side}_texts_{place}"), "utf-8")
-        values = artifact.array(f"{side}_column_{place}")
+        values = arrays.open(artifact.file(f"{side}_column_{place}.npy"))
         found.append(StoredColumn(entry["name"], values, int(entry.get("categories", 0)), raw))
     return found

@@ -13,7 +13,9 @@ are inner products of user and item vectors, computed with the batch. The matrix
 called `<variant>.plus`; `<variant>.plus-recency` lacks the group `recency`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ from mma4ctr.features.variants import matrix_command, split_variant
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact, check_made_from, read_artifact
 from mma4ctr.storage.paths import Paths
+from mma4ctr.storage.row_arrays import RowArrays
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class RowGroup:
         label: uint8 (rows,) of 0 and 1.
         codes: Integers (rows,), the code of each row for each lookup of the matrix.
         recency: float16 (rows, r), scaled; None without recency.
+        arrays: Made the arrays, which on a CPU are in files if they are large.
     """
 
     rows: np.ndarray
@@ -57,9 +61,25 @@ class RowGroup:
     label: torch.Tensor
     codes: tuple[torch.Tensor, ...] = ()
     recency: torch.Tensor | None = None
+    arrays: RowArrays = field(default_factory=RowArrays)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def copied(self, chosen: torch.Tensor) -> "RowGroup":
+        """Copy some of these rows to memory, given int64 (n,) positions."""
+        recency = None if self.recency is None else self.recency[chosen]
+        user_row, item_row, label = (values[chosen] for values in (self.user_row, self.item_row, self.label))
+        rows, codes = self.rows[chosen.cpu().numpy()], tuple(one[chosen] for one in self.codes)
+        self.arrays.release()
+        return RowGroup(rows, user_row, item_row, label, codes, recency)
+
+    def to(self, device: torch.device) -> "RowGroup":
+        """The same rows on a device."""
+        recency = None if self.recency is None else self.recency.to(device)
+        user_row, item_row, label = (values.to(device) for values in (self.user_row, self.item_row, self.label))
+        codes = tuple(one.to(device) for one in self.codes)
+        return RowGroup(self.rows, user_row, item_row, label, codes, recency, self.arrays)
 
     def features(
         self, matrix: "FactorMatrix", chosen: torch.Tensor | np.ndarray | slice, out: torch.Tensor | None = None
@@ -264,6 +284,11 @@ class StepInputs:
         """Names of the modalities that the user embedding has."""
         return list(self.embedding.manifest["modalities"])
 
+    @cached_property
+    def block(self) -> np.ndarray:
+        """uint8 (rows,), the block that each row uses."""
+        return self.data.arrays.open(self.embedding.file("block.npy"))
+
 
 def load_step_inputs(paths: Paths, task: str) -> StepInputs:
     """Open the outputs of steps 1 to 3; raises `UserError` if one is missing or outdated."""
@@ -302,6 +327,45 @@ def load_pairs(artifact: Artifact, first: int, device: torch.device) -> tuple[Pa
     return tuple(pairs)
 
 
+def _rows_of_split(
+    inputs: StepInputs,
+    split: int,
+    label: np.ndarray,
+    size: tuple[int, int],
+    codes: Sequence[np.ndarray],
+    recency: np.ndarray | None,
+) -> RowGroup:
+    """The rows of one split.
+
+    Args:
+        inputs: Steps 1 to 3.
+        split: TRAIN, VALID or TEST.
+        label: uint8 (rows,) of all kept rows.
+        size: Users of a block of the user part, and items of a block of the item part; 0 for one block.
+        codes: Integers (rows,) for each lookup.
+        recency: float16 (rows, r), or None.
+    """
+    data, block, arrays = inputs.data, inputs.block, inputs.data.arrays
+    count = sum(int(np.count_nonzero(data.split[part] == split)) for part in arrays.parts(len(data)))
+    rows, user_row, item_row = (arrays.empty((count,), np.int32) for _ in range(3))
+    chosen = [(one, arrays.empty((count, *one.shape[1:]), one.dtype)) for one in (label, *codes)]
+    if recency is not None:
+        chosen.append((recency, arrays.empty((count, recency.shape[1]), recency.dtype)))
+    first = 0
+    for part in arrays.parts(len(data)):
+        found = np.flatnonzero(data.split[part] == split)
+        into = slice(first, first + len(found))
+        rows[into] = found + part.start
+        user_row[into] = rows_in_blocks(data.user[part][found], block[part][found], size[0])
+        item_row[into] = rows_in_blocks(data.item[part][found], block[part][found], size[1])
+        for values, made in chosen:
+            made[into] = values[part][found]
+        first = into.stop
+    labels, *others = (torch.from_numpy(made) for _, made in chosen)
+    last = others.pop() if recency is not None else None
+    return RowGroup(rows, torch.from_numpy(user_row), torch.from_numpy(item_row), labels, tuple(others), last, arrays)
+
+
 def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> FactorMatrix:
     """Read a feature matrix and the rows of the split onto a device.
 
@@ -325,7 +389,6 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         artifact, **{"interactions": data.artifact, "modalities": inputs.modal, "user embedding": inputs.embedding}
     )
     label = data.label(target)
-    block = inputs.embedding.array("block")
     users, items = len(data.user_ids), len(data.item_ids)
     item_part = torch.from_numpy(artifact.array("item_part")).to(device)
     blocks_of_items = len(item_part) > items
@@ -335,25 +398,16 @@ def load_matrix(paths: Paths, task: str, variant: str, device: torch.device) -> 
         )
 
     lookups = load_lookups(artifact, device)
-    codes = [artifact.array(f"lookup_codes_{place}") for place in range(len(lookups))]
-    recency = artifact.array("recency") if "recency" in artifact.array_names else None
+    codes = [data.arrays.open(artifact.file(f"lookup_codes_{place}.npy")) for place in range(len(lookups))]
+    recency = data.arrays.open(artifact.file("recency.npy")) if "recency" in artifact.array_names else None
     recency_width = 0 if recency is None else recency.shape[1]
 
     def group(split: int, name: str) -> RowGroup:
-        rows = np.flatnonzero(data.split == split).astype(np.int32)
-        labels = label[rows]
-        if labels.min() == labels.max() and split != TEST:
-            raise UserError(f"{task}: every {name} row has label {labels[0]}; training needs both labels")
-        user_row = rows_in_blocks(data.user[rows], block[rows], users)
-        item_row = rows_in_blocks(data.item[rows], block[rows], items) if blocks_of_items else data.item[rows]
-        return RowGroup(
-            rows,
-            torch.from_numpy(user_row).to(device),
-            torch.from_numpy(item_row).to(device),
-            torch.from_numpy(labels).to(device),
-            tuple(torch.from_numpy(one[rows]).to(device) for one in codes),
-            None if recency is None else torch.from_numpy(recency[rows]).to(device),
-        )
+        made = _rows_of_split(inputs, split, label, (users, items if blocks_of_items else 0), codes, recency)
+        positives = int(made.label.sum())
+        if positives in (0, len(made)) and split != TEST:
+            raise UserError(f"{task}: every {name} row has label {int(positives > 0)}; training needs both labels")
+        return made.to(device)
 
     test = group(TEST, "test")
     valid = test if artifact.settings["split"] == GIVEN_VALID_TEST else group(VALID, "validation")

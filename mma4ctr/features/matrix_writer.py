@@ -4,6 +4,7 @@ Formulas are in features/reduction.py and features/behavioral/columns.py; featur
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import INPUT_GROUPS, plus_tables
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.rates import RowCodes
-from mma4ctr.features.behavioral.signals import TrainingRows
+from mma4ctr.features.behavioral.row_passes import count_codes
+from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
 from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
-from mma4ctr.features.scaling import Scaling, fit_scaling
+from mma4ctr.features.scaling import ColumnSums, Scaling, fit_scaling
 from mma4ctr.features.variants import GROUPS, matrix_command
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
@@ -120,22 +122,20 @@ def _all_tables(
     inputs: StepInputs, modalities: tuple[str, ...], folder: Path, without: str, workers: Workers | None
 ) -> PlusTables:
     data = inputs.data
-    block = inputs.embedding.array("block")
-    train = np.flatnonzero(data.split == TRAIN)
+    log = LogRows.of(data)
     rows = TrainingRows(
-        user=data.user[train],
-        item=data.item[train],
-        fold=block[train],
+        user=log.of_training(data.user),
+        item=log.of_training(data.item),
+        fold=log.of_training(inputs.block),
         users=len(data.user_ids),
         items=len(data.item_ids),
         folds=int(inputs.embedding.settings["folds"]),
-        place=train,
-        all_users=data.user,
-        all_items=data.item,
+        arrays=data.arrays,
     )
     own = split_task(inputs.task)[1]
     targets = [name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_")]
-    labels = {name: data.label(name)[train] for name in targets if without != "other-targets" or name == own}
+    wanted = targets if without != "other-targets" else [own]
+    labels = {name: log.of_training(data.label(name)) for name in wanted}
     # A generator, so that the modalities are in memory only until the items' content is made from them.
     values = (inputs.modal.array(name) for name in modalities)
     return plus_tables(rows, labels, values, log_inputs(data, without), folder, workers)
@@ -161,12 +161,44 @@ class RowScaling:
 
 @dataclass(frozen=True)
 class ScalingRows:
-    """The training rows on which a matrix is scaled: int64 (rows,) table rows, and positions among all rows."""
+    """The training rows on which a matrix is scaled.
 
+    Attributes:
+        log: All kept rows.
+        block: uint8 (rows,) of all kept rows, the block that each row uses.
+    """
+
+    log: LogRows
     block: np.ndarray
-    user_row: np.ndarray
-    item_row: np.ndarray
-    place: np.ndarray
+
+    def parts(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Parts of all kept rows, and of each the positions of its training rows and the blocks that they use."""
+        for part in self.log.parts():
+            train = np.flatnonzero(self.log.split[part] == TRAIN)
+            yield part, train, self.block[part][train]
+
+    def times(self, codes: np.ndarray, size: int, blocks: int) -> np.ndarray:
+        """How many training rows use each row of a table.
+
+        Args:
+            codes: Integers (rows,) of all kept rows: the row of the table within a block.
+            size: Rows of a block.
+            blocks: Blocks of the table; with one block, every row uses it.
+
+        Returns:
+            int64 (blocks * size,).
+        """
+        counted = np.zeros(blocks * size, np.int64)
+        for part, train, block in self.parts():
+            count_codes(rows_in_blocks(codes[part][train], block if blocks > 1 else 0 * block, size), counted)
+        return counted
+
+    def fit(self, values: np.ndarray, method: str) -> Scaling:
+        """Fit the scaling of columns (rows, width) of all kept rows."""
+        sums = ColumnSums(values.shape[1])
+        for part, train, _ in self.parts():
+            sums.add(values[part][train])
+        return sums.scaling(method)
 
 
 def _write_lookup(
@@ -175,13 +207,15 @@ def _write_lookup(
     """Write a table, its rows' codes and its keys; returns its entry in the manifest, and its scaling."""
     codes: RowCodes = lookup.codes
     table = lookup.table
+    blocks = len(table)
     table = table.reshape(-1, table.shape[2])
-    rows = rows_in_blocks(codes.codes[train.place], train.block, codes.size)
-    fitted = fit_scaling(table, np.bincount(rows, minlength=len(table)), scaling)
+    fitted = fit_scaling(table, train.times(codes.codes, codes.size, blocks), scaling)
     writer.array(f"lookup_table_{place}", fitted.apply(table))
     # torch has few operations on unsigned integers other than bytes.
     kind = np.uint8 if codes.size <= 256 else np.int16 if codes.size <= 1 << 15 else np.int32
-    writer.array(f"lookup_codes_{place}", codes.codes.astype(kind))
+    stream = writer.stream(f"lookup_codes_{place}", kind)
+    for part in train.log.parts():
+        stream.append(codes.codes[part])
     if len(codes.keys):
         writer.array(f"lookup_keys_{place}", codes.keys)
     entry = {name: getattr(codes, name) for name in ("category", "side", "of", "size", "categories")}
@@ -199,24 +233,17 @@ def fit_pair_scaling(table: PairTable, train: ScalingRows, method: str) -> Scali
     Returns:
         The scaling.
     """
-    columns = len(table.names)
-    total, squares = np.zeros(columns), np.zeros(columns)
-    low, high = np.full(columns, np.inf), np.full(columns, -np.inf)
-    for block in np.unique(train.block).tolist():  # no training row uses the last
-        vectors, item_vectors = table.block(block)
-        pairs = Pairs(torch.from_numpy(vectors), torch.from_numpy(item_vectors), torch.zeros(columns))
-        rows = np.flatnonzero(train.block == block)
-        for part in slices(len(rows), PAIRS_AT_A_TIME):
-            user = train.user_row[rows[part]] - block * len(vectors)
-            item = train.item_row[rows[part]] - block * len(item_vectors)
-            made = pairs.columns(torch.from_numpy(user), torch.from_numpy(item)).double().numpy()
-            total += made.sum(axis=0)
-            squares += (made**2).sum(axis=0)
-            low, high = np.minimum(low, made.min(axis=0)), np.maximum(high, made.max(axis=0))
-    if method == "minmax":
-        return Scaling.between(low, high)
-    mean, square = total / len(train.block), squares / len(train.block)
-    return Scaling.standard(mean, square - mean**2)
+    columns, log = len(table.names), train.log
+    sums = ColumnSums(columns)
+    for number in range(table.blocks - 1):  # no training row uses the last
+        vectors, item_vectors = map(torch.from_numpy, table.block(number))
+        pairs = Pairs(vectors, item_vectors, torch.zeros(columns))
+        for part, rows, block in train.parts():
+            own = rows[block == number]
+            for some in slices(len(own), PAIRS_AT_A_TIME):
+                user, item = (torch.from_numpy(of[part][own[some]]) for of in (log.user, log.item))
+                sums.add(pairs.columns(user, item).numpy())
+    return sums.scaling(method)
 
 
 def _write_pairs(writer: ArtifactWriter, table: PairTable, train: ScalingRows, scaling: str) -> Scaling:
@@ -250,8 +277,10 @@ def _write_plus(writer: ArtifactWriter, plus: PlusTables, train: ScalingRows, sc
         own.add(fitted)
     writer.manifest["lookups"] = entries
     if plus.recency.shape[1]:
-        fitted = fit_scaling(plus.recency[train.place], np.ones(len(train.place), np.int64), scaling)
-        writer.array("recency", fitted.apply(plus.recency).astype(np.float16))
+        fitted = train.fit(plus.recency, scaling)
+        stream = writer.stream("recency", np.float16, plus.recency.shape[1:])
+        for part in train.log.parts():
+            stream.append(fitted.apply(plus.recency[part]))
         own.add(fitted)
     for table in plus.pairs:
         own.add(_write_pairs(writer, table, train, scaling))
@@ -273,15 +302,11 @@ def _write_plus(writer: ArtifactWriter, plus: PlusTables, train: ScalingRows, sc
 def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factors, *, scaling: str) -> int:
     """Scale the parts on the training rows and write `matrix_path/<task>/<variant>/`; returns in_features."""
     data = inputs.data
-    place = np.flatnonzero(data.split == TRAIN)
-    block = inputs.embedding.array("block")[place]
+    train = ScalingRows(LogRows.of(data), inputs.block)
     users, item_part = factors.user_part, factors.item_part
-    rows = rows_in_blocks(data.user[place], block, len(data.user_ids))
-    blocks_of_items = len(item_part) > len(data.item_ids)
-    item_rows = rows_in_blocks(data.item[place], block if blocks_of_items else 0 * block, len(data.item_ids))
-    train = ScalingRows(block, rows, item_rows, place)
-    user_scaling = fit_scaling(users, np.bincount(rows, minlength=len(users)), scaling)
-    item_scaling = fit_scaling(item_part, np.bincount(item_rows, minlength=len(item_part)), scaling)
+    blocks = [len(part) // size for part, size in ((users, len(data.user_ids)), (item_part, len(data.item_ids)))]
+    user_scaling = fit_scaling(users, train.times(data.user, len(data.user_ids), blocks[0]), scaling)
+    item_scaling = fit_scaling(item_part, train.times(data.item, len(data.item_ids), blocks[1]), scaling)
     needed = users.size + item_part.size
     if factors.plus:
         needed += sum(table.size for table in factors.plus.pairs)

@@ -79,3 +79,31 @@ def fit_scaling(table: np.ndarray, times: np.ndarray, method: str) -> Scaling:
 
     mean = mean_of(lambda values: values)
     return Scaling.standard(mean, mean_of(lambda values: (values - mean) ** 2))
+
+
+class ColumnSums:
+    """Sums of columns from which their scaling is fitted; rows come in parts.
+
+    Args:
+        width: Number of columns.
+    """
+
+    def __init__(self, width: int) -> None:
+        self._rows, self._total, self._squares = 0, np.zeros(width), np.zeros(width)
+        self._low, self._high = np.full(width, np.inf), np.full(width, -np.inf)
+
+    def add(self, values: np.ndarray) -> None:
+        """Add some rows, float (n, width)."""
+        if not len(values):
+            return
+        self._rows += len(values)
+        self._low, self._high = np.minimum(self._low, values.min(axis=0)), np.maximum(self._high, values.max(axis=0))
+        self._total += values.sum(axis=0, dtype=np.float64)
+        self._squares += np.square(values, dtype=np.float64).sum(axis=0)
+
+    def scaling(self, method: str) -> Scaling:
+        """The scaling of the columns, `zscore` or `minmax`."""
+        if method == "minmax":
+            return Scaling.between(self._low.astype(np.float64), self._high.astype(np.float64))
+        mean, square = self._total / max(self._rows, 1), self._squares / max(self._rows, 1)
+        return Scaling.standard(mean, square - mean**2)

@@ -17,7 +17,7 @@ from scipy import sparse
 
 from mma4ctr.data.interactions import TRAIN, Interactions, sums_of_others
 from mma4ctr.features.scaling import Scaling
-from mma4ctr.runtime.parallel import in_order
+from mma4ctr.runtime.parallel import in_order, slices
 
 R = TypeVar("R")
 
@@ -38,8 +38,11 @@ def draw_folds(split: np.ndarray, folds: int, seed: int) -> np.ndarray:
         block.
     """
     block = np.full(len(split), folds, np.uint8)
-    train = np.flatnonzero(split == TRAIN)
-    block[train] = np.random.default_rng(seed).permutation(len(train)) % folds
+    drawn, first = np.random.default_rng(seed).permutation(np.count_nonzero(split == TRAIN)), 0
+    for part in slices(len(split), ROWS_AT_A_TIME):
+        train = np.flatnonzero(split[part] == TRAIN)
+        block[part][train] = drawn[first : first + len(train)] % folds
+        first += len(train)
     return block
 
 

@@ -73,6 +73,7 @@ def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[tor
     else:
         for start in starts:
             score(start)
+    rows.arrays.release()
     return logits, hidden
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from mma4ctr.features.feature_matrix import FactorMatrix
+from mma4ctr.features.feature_matrix import FactorMatrix, RowGroup
 from mma4ctr.model.distributed import SINGLE_PROCESS, ProcessGroup
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, torch_threads
@@ -28,6 +28,8 @@ ROWS_OF_A_THREAD = 1024
 # Rows that are permuted at once, and rows of a run where there are more; see `batches`.
 SHUFFLED_AT_ONCE, RUN = 1 << 24, 1 << 12
 
+
+Batches = Sequence[torch.Tensor]
 
 # From labels and logits of the validation rows to their AUC; None if they have one class.
 Metric = Callable[[np.ndarray, np.ndarray], float | None]
@@ -49,8 +51,8 @@ class Learner:
     adam: Adam
 
 
-def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-    """Draw the batches of an epoch.
+def draws(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor | None, Batches]]:
+    """Draw the rows of an epoch, in portions that fit in memory, and their batches.
 
     Up to `SHUFFLED_AT_ONCE` rows are permuted as a whole. More rows are cut into runs of `RUN` rows that follow each
     other; the runs are drawn in random order, and the rows of as many runs as fit are permuted together. So memory does
@@ -62,11 +64,12 @@ def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[
         generator: Of the order; its device holds the batches.
 
     Yields:
-        int64 (batch,) positions of rows.
+        int64 (portion,) positions of the rows that are drawn together, None for all rows in their order; and the
+        batches, int64 (batch,) positions in the portion.
     """
     device = generator.device
     if rows <= SHUFFLED_AT_ONCE:
-        yield from torch.randperm(rows, generator=generator, device=device).split(batch_size)
+        yield None, torch.randperm(rows, generator=generator, device=device).split(batch_size)
         return
     runs = torch.randperm(-(-rows // RUN), generator=generator, device=device)
     left = runs.new_empty(0)
@@ -74,10 +77,25 @@ def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[
     for drawn in runs.split(SHUFFLED_AT_ONCE // RUN):
         found = (drawn[:, None] * RUN + within).flatten()
         found = torch.cat([left, found[found < rows]])
-        mixed = found[torch.randperm(len(found), generator=generator, device=device)]
-        *whole, left = mixed.split(batch_size)
-        yield from whole
-    yield left
+        *whole, last = torch.randperm(len(found), generator=generator, device=device).split(batch_size)
+        yield found, whole
+        left = found[last]
+    yield left, [torch.arange(len(left), device=device)]
+
+
+def batches(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    """The batches of an epoch as int64 (batch,) positions of rows; see `draws`."""
+    for found, drawn in draws(rows, batch_size, generator):
+        yield from drawn if found is None else (found[batch] for batch in drawn)
+
+
+def _batches_of(
+    group: RowGroup, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[RowGroup, torch.Tensor]]:
+    """The batches of an epoch: the rows that are in memory, and int64 (batch,) positions among them."""
+    for found, drawn in draws(len(group), batch_size, generator):
+        rows = group if found is None else group.copied(found)
+        yield from ((rows, batch) for batch in drawn)
 
 
 @torch.no_grad()
@@ -102,13 +120,13 @@ def train_epoch(
     Returns:
         The mean loss of the rows.
     """
-    rows, network = matrix.train, learner.network
-    device = rows.label.device
+    count, network = len(matrix.train), learner.network
+    device = matrix.train.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
     total = torch.zeros((), device=device)
-    buffer = matrix.user_part.new_empty(min(settings.batch_size, len(rows)), matrix.in_features)
+    buffer = matrix.user_part.new_empty(min(settings.batch_size, count), matrix.in_features)
     start = 0
-    for whole in batches(len(rows), settings.batch_size, generator):
+    for rows, whole in _batches_of(matrix.train, settings.batch_size, generator):
         stop = start + len(whole)
         batch = whole[processes.share(0, len(whole))]
         features = rows.features(matrix, batch, buffer)
@@ -118,10 +136,10 @@ def train_epoch(
             total += loss * len(features)
         else:
             network.gradient.zero_()
-        rate = learning_rate_at(epoch + start / len(rows), settings, interrupts)
+        rate = learning_rate_at(epoch + start / count, settings, interrupts)
         start = stop
         learner.adam.step(network.parameters, processes.sum_(network.gradient), rate)
-    return float(processes.sum_(total)) / len(rows)
+    return float(processes.sum_(total)) / count
 
 
 @dataclass

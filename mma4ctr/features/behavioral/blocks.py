@@ -58,7 +58,7 @@ def make_block(given: BlockInputs, block: int) -> Block:
     index, included = (rows.user, rows.item), rows.included(block)
 
     def fit(label: np.ndarray) -> Effects:
-        return fit_effects(index, given.context, label, included, given.sides)
+        return fit_effects(index, given.context, label, included, given.sides, rows.arrays)
 
     effects = [done.result() for _, done in Threads().in_order(fit, labels)]
     signals = signals_of(rows, block, given.context, list(zip(labels, effects, strict=True)))

@@ -30,15 +30,16 @@ from mma4ctr.features.behavioral.effects import Side
 from mma4ctr.features.behavioral.inputs import RECENCY, LogInputs
 from mma4ctr.features.behavioral.rates import RowCodes, category_codes, pair_codes, rates_and_counts
 from mma4ctr.features.behavioral.residual_svd import FACTORS
-from mma4ctr.features.behavioral.signals import TrainingRows
+from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
 from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.reduction import PCA, Moments
 from mma4ctr.runtime.parallel import InTurn, Workers, slices
 from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import demand_space
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Raise it with every change of the columns: a matrix of another version is refused.
-FEATURE_VERSION = 10
+FEATURE_VERSION = 11
 # Width that an item's content is reduced to before the content factors are fitted. On simulated TikTok data 64
 # components explain 0.79 of the variance of the items' true factors, 16 explain 0.59 and all 103 columns 0.81.
 CONTENT_WIDTH = 64
@@ -48,9 +49,8 @@ ITEMS_AT_A_TIME = 1 << 16
 FEW_POSITIVES = 20
 # Item categories with at least so many values get rates.
 RATES_FROM = 32
-# Pairs of a user and a category of the item get rates if the category has at least so many values, and the log so many
-# rows a pair. With fewer rows, most have no other row of their pair.
-PAIRS_FROM, ROWS_A_PAIR = 8, 2.0
+# Pairs of a user and a category of the item get rates if the category has at least so many values.
+PAIRS_FROM = 8
 # Groups that are left out before the effects are fitted.
 INPUT_GROUPS = ("user-columns", "item-columns", "context", "recency")
 
@@ -91,38 +91,41 @@ def item_content(modalities: Iterable[np.ndarray], fitted: int | None = None) ->
     return content
 
 
-def without_constant_context(inputs: LogInputs, train: np.ndarray) -> LogInputs:
-    """The inputs without context categories of which the training rows (n,) have one value only.
+def context_of_training(inputs: LogInputs) -> tuple[LogInputs, dict[str, np.ndarray]]:
+    """The context of the training rows, without categories of which they have one value only.
 
     Their effects say nothing, but differ a little from block to block. Scaled by these small differences, the values of
     the last block, which validation and test rows use, would lie far from all that the network was trained on.
+
+    Returns:
+        The inputs without these categories, and by name uint16 or int32 (n,) codes of the training rows.
     """
-    kept = {name: codes for name, codes in inputs.context.items() if len(train) and np.ptp(codes[train]) > 0}
-    return replace(inputs, context=kept, paired=tuple(name for name in inputs.paired if name in kept))
+    arrays, kept = inputs.rows.arrays, {}
+    for name, codes in inputs.context.items():
+        found = inputs.rows.of_training(codes)
+        largest = arrays.largest(found)
+        if any((found[part] != found[0]).any() for part in arrays.parts(len(found))):
+            kept[name] = _narrow(found, largest, arrays)
+    context = {name: inputs.context[name] for name in kept}
+    return replace(inputs, context=context, paired=tuple(name for name in inputs.paired if name in kept)), kept
 
 
-def row_codes(inputs: LogInputs, user: np.ndarray, item: np.ndarray) -> list[RowCodes]:
+def row_codes(inputs: LogInputs) -> list[RowCodes]:
     """The codes by which rows look up columns.
 
     Args:
         inputs: The columns beside content of all kept rows.
-        user: int (rows,), of all kept rows.
-        item: int (rows,), of all kept rows.
 
     Returns:
         The codes of each context category, of its pairs with users and items, and of users with item categories.
     """
-    found = [category_codes(name, codes) for name, codes in inputs.context.items()]
-    for name in inputs.paired:
-        category = inputs.context[name]
-        found += [pair_codes("user", name, user, category), pair_codes("item", name, item, category)]
+    log = inputs.rows
+    found = [category_codes(name, codes, log.arrays) for name, codes in inputs.context.items()]
+    pairs = [pair_codes(log, side, name, inputs.context[name]) for name in inputs.paired for side in ("user", "item")]
     for name in inputs.item.paired:
-        if inputs.item.categories[name].max(initial=0) < PAIRS_FROM:
-            continue
-        pairs = pair_codes("user", name, user, inputs.item.categories[name][item], "item")
-        if len(user) >= ROWS_A_PAIR * len(pairs.keys):
-            found.append(pairs)
-    return found
+        if inputs.item.categories[name].max(initial=0) >= PAIRS_FROM:
+            pairs.append(pair_codes(log, "user", name, inputs.item.categories[name], "item"))
+    return found + [codes for codes in pairs if codes]
 
 
 class _Columns:
@@ -136,19 +139,19 @@ class _Columns:
         inputs: LogInputs,
         folder: Path,
     ) -> None:
-        inputs = without_constant_context(inputs, rows.place)
+        inputs, context = context_of_training(inputs)
         self.rows, self.labels, self.inputs, self.folder = rows, labels, inputs, folder
         content = item_content(modalities)
         item = inputs.item.categories
         sides = Side(rows.users, inputs.user.categories), Side(rows.items, item, content)
-        context = {name: _narrow(codes[rows.place]) for name, codes in inputs.context.items()}
         self.of_blocks = BlockInputs(rows, labels, context, sides, content)
-        self.codes = row_codes(inputs, rows.all_users, rows.all_items)
-        self.clusters = find_clusters(content, len(rows.user), rows.users)
+        self.codes = row_codes(inputs)
+        self.clusters = find_clusters(content, len(rows), rows.users)
         if self.clusters:
             of_items = self.clusters.of_item
-            for name, of_item in zip(cluster_names(len(of_items)), of_items, strict=True):
-                self.codes.append(pair_codes("user", name, rows.all_users, of_item[rows.all_items], "content"))
+            names = zip(cluster_names(len(of_items)), of_items, strict=True)
+            found = [pair_codes(inputs.rows, "user", name, of_item, "content") for name, of_item in names]
+            self.codes += [codes for codes in found if codes]
         self.rated = [name for name in inputs.item.rated if item[name].max(initial=0) >= RATES_FROM]
         blocks, columns = rows.folds + 1, 2 * len(labels)
         self.user_effects = np.empty((blocks, rows.users, columns), np.float32)
@@ -157,6 +160,7 @@ class _Columns:
         self.user_rates = self._rates(rows.user, rows.users)
         self.item_rates = self._rates(rows.item, rows.items)
         self.category_rates = [self._category_rates(item[name]) for name in self.rated]
+        self.sizes = {codes.category: codes.size for codes in self.codes if not len(codes.keys)}
         self.context_effects: dict[str, list[np.ndarray]] = {name: [] for name in inputs.context}
         self.pairs = []
         if labels:
@@ -174,7 +178,7 @@ class _Columns:
             user[:, place], user[:, targets + place] = one.user.total, one.user.own
             item[:, place], item[:, targets + place] = one.item.total - one.item.content, one.item.content
         for name, tables in self.context_effects.items():
-            size = int(self.inputs.context[name].max(initial=0)) + 1
+            size = self.sizes[name]
             of_targets = [_padded(effects.context[name], size) for effects in block.effects]
             tables.append(np.stack(of_targets, axis=1) if of_targets else np.zeros((size, 0)))
         for table in self.pairs:
@@ -198,12 +202,17 @@ class _Columns:
 
     def _rates(self, codes: np.ndarray, size: int) -> np.ndarray:
         """The rates and counts of the training rows' codes, see `rates_and_counts`."""
-        return rates_and_counts(codes, size, list(self.labels.values()), self.rows.fold, self.rows.folds)
+        rows = self.rows
+        return rates_and_counts(codes, size, list(self.labels.values()), rows.fold, rows.folds, rows.arrays)
 
     def _category_rates(self, category: np.ndarray) -> np.ndarray:
         """The rates and counts of the items' categories (items,), looked up by item."""
-        codes = _narrow(category)
-        return self._rates(codes[self.rows.item], int(category.max(initial=0)) + 1)[:, category]
+        largest = int(category.max(initial=0))
+        codes = _narrow(category, largest)
+        of_rows = self.rows.arrays.empty((len(self.rows),), codes.dtype)
+        for part in self.rows.parts():
+            of_rows[part] = codes[self.rows.item[part]]
+        return self._rates(of_rows, largest + 1)[:, category]
 
     def named(self, group: str) -> list[str]:
         """The names of a group with a column for each target."""
@@ -223,7 +232,7 @@ class _Columns:
         for one in self.codes:
             if len(one.keys):
                 names = self.named_rates("pair-rates", one.name)
-                make = partial(pair_rates, self.rows, list(self.labels.values()), one)
+                make = partial(pair_rates, self.rows, self.inputs.rows, list(self.labels.values()), one)
             else:
                 table = np.stack(self.context_effects[one.name]).astype(np.float32)
                 names, make = self.named(f"context:{one.name}"), partial(np.take, table, axis=2)
@@ -231,11 +240,14 @@ class _Columns:
         return found
 
 
-def pair_rates(rows: TrainingRows, labels: Sequence[np.ndarray], codes: RowCodes, places: list[int]) -> np.ndarray:
+def pair_rates(
+    rows: TrainingRows, log: LogRows, labels: Sequence[np.ndarray], codes: RowCodes, places: list[int]
+) -> np.ndarray:
     """Some columns of the rates and the counts of pairs.
 
     Args:
         rows: The training rows.
+        log: All kept rows.
         labels: For each target, uint8 (n,) of 0 and 1.
         codes: The pairs.
         places: Of the columns: those of the targets, then the counts.
@@ -244,7 +256,8 @@ def pair_rates(rows: TrainingRows, labels: Sequence[np.ndarray], codes: RowCodes
         float32 (blocks, codes, columns).
     """
     chosen = [labels[place] for place in places if place < len(labels)]
-    table = rates_and_counts(codes.codes[rows.place], codes.size, chosen, rows.fold, rows.folds)
+    of_training = log.of_training(codes.codes)
+    table = rates_and_counts(of_training, codes.size, chosen, rows.fold, rows.folds, rows.arrays)
     return table if len(places) > len(chosen) else table[:, :, :-1]
 
 
@@ -270,7 +283,11 @@ def plus_tables(
     Returns:
         The tables of all blocks.
     """
-    used = {name: label for name, label in labels.items() if FEW_POSITIVES <= label.sum() <= len(label) - FEW_POSITIVES}
+    used = {}
+    for name, label in labels.items():
+        positives = sum(int(np.count_nonzero(label[part])) for part in rows.parts())
+        if FEW_POSITIVES <= positives <= len(rows) - FEW_POSITIVES:
+            used[name] = label
     columns = _Columns(rows, used, modalities, inputs, folder)
     make = partial(make_block, columns.of_blocks)
     for number, block in (workers or InTurn()).in_order(make, range(rows.folds + 1)):
@@ -313,6 +330,9 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
     return np.pad(values, (0, size - len(values)))
 
 
-def _narrow(codes: np.ndarray) -> np.ndarray:
+def _narrow(codes: np.ndarray, largest: int, arrays: RowArrays = IN_MEMORY) -> np.ndarray:
     """Codes as uint16, or as int32 if they do not fit: the two types that the passes are compiled for."""
-    return codes.astype(np.uint16 if codes.max(initial=0) < 1 << 16 else np.int32)
+    made = arrays.empty((len(codes),), np.uint16 if largest < 1 << 16 else np.int32)
+    for part in arrays.parts(len(codes)):
+        made[part] = codes[part]
+    return made

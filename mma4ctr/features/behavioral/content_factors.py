@@ -23,15 +23,15 @@ import numpy as np
 
 from mma4ctr.features.behavioral.effects import weighted_products, weighted_sum
 from mma4ctr.features.behavioral.row_passes import (
+    add_by_code,
+    add_user_vectors,
     pair_scores,
-    rows_in_order,
-    sums_by_code,
     sums_of_item_vectors,
     sums_of_products,
-    sums_of_user_vectors,
 )
-from mma4ctr.features.behavioral.signals import Signals, target_residuals
+from mma4ctr.features.behavioral.signals import Signals, starts_of, target_residuals
 from mma4ctr.runtime.parallel import Threads, slices
+from mma4ctr.storage.row_arrays import RowArrays
 
 # Number of factors. With 16, 20, 24 and 32 test AUC differed by at most 0.001; 24 was best on real data.
 FACTORS_WIDTH = 24
@@ -106,15 +106,25 @@ def _moments(vectors: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.nda
     return mean, weighted_products(vectors, weight) - np.outer(mean, mean)
 
 
+def _asked(signals: Signals, part: slice, step: int) -> np.ndarray:
+    """Positions of the rows of a part that are included, of every user whose number is a multiple of `step`."""
+    included = signals.included[part]
+    if step > 1:
+        included = included & (signals.rows.user[part] % step == 0)
+    return np.flatnonzero(included) + part.start
+
+
 def find_directions(signals: Signals, content: np.ndarray) -> Directions:
     """Estimate the directions of content, float32 (items, width), along which users differ."""
     rows = signals.rows
     step = -(-rows.users // USERS_FOR_DIRECTIONS)
-    asked = np.flatnonzero(signals.included & (rows.user % step == 0) if step > 1 else signals.included)
+    asked = np.concatenate([_asked(signals, part, step) for part in rows.parts()] or [np.empty(0, np.int64)])
     user, item = rows.user[asked] // step, rows.item[asked]
     residual = signals.residual[asked].astype(np.float64)
+    hessian_weight = signals.hessian_weight[asked]
+    rows.arrays.release()
     users = -(-rows.users // step)
-    starts, _ = rows_in_order(user, users)
+    starts = starts_of(user, users)
     times = np.bincount(item, minlength=rows.items)
     mean, covariance = _moments(content, times)
     variance, axes = np.linalg.eigh(covariance)
@@ -131,7 +141,7 @@ def find_directions(signals: Signals, content: np.ndarray) -> Directions:
         products = weighted_products(content, of_item) - moved - moved.T + of_item.sum() * np.outer(mean, mean)
         return whiten.T @ products @ whiten
 
-    known = np.bincount(user, signals.hessian_weight[asked], users)
+    known = np.bincount(user, hessian_weight, users)
     shown = np.bincount(user, minlength=users).astype(np.float64)
     acted, seen = sums(residual), sums(np.ones(len(user)))
     by_acts, by_shown = 1 / (1 + TYPICAL_VARIANCE * known), 1 / (1 + TYPICAL_VARIANCE * shown)
@@ -182,31 +192,44 @@ class Regression:
     prior_variance: np.ndarray
 
 
-def posterior_means(
-    order: tuple[np.ndarray, np.ndarray],
-    other: np.ndarray,
-    included: np.ndarray,
-    vectors: np.ndarray,
-    given: Regression,
-) -> np.ndarray:
+@dataclass(frozen=True)
+class RowsInOrder:
+    """Rows in order of users (or items), for `posterior_means`.
+
+    Attributes:
+        starts: int64 (size + 1,), where the rows of each user (or item) begin.
+        other: int32 (n,), the item (or user) of each row.
+        fold: uint8 (n,).
+        left_out: Number of the fold whose rows do not count.
+        arrays: Lets go of rows that have been read.
+    """
+
+    starts: np.ndarray
+    other: np.ndarray
+    fold: np.ndarray
+    left_out: int
+    arrays: RowArrays
+
+
+def posterior_means(rows: RowsInOrder, vectors: np.ndarray, given: Regression) -> np.ndarray:
     """Compute the posterior mean of the regression of each user (or item).
 
     Args:
-        order: int64 (size + 1,), where the rows of each user (or item) begin, and int32 (n,) positions of the rows.
-        other: int32 (n,), the item (or user) of each row.
-        included: bool (n,), the rows that count.
-        vectors: float32 (m, k), the vectors of `other`.
+        rows: The rows of the users (or items).
+        vectors: float32 (m, k), the vectors of the items (or users) of the rows.
         given: Weights, gradients and prior.
 
     Returns:
         float32 (size, k).
     """
-    starts, rows = order
     means = np.zeros(given.gradients.shape, np.float32)
 
     def solve(first: int) -> None:
         part = slice(first, min(first + AT_A_TIME, len(means)))
-        products = sums_of_products(starts[part.start : part.stop + 1], rows, other, included, vectors)
+        starts = rows.starts[part.start : part.stop + 1]
+        own = slice(int(starts[0]), int(starts[-1]))
+        products = sums_of_products(starts - own.start, rows.other[own], rows.fold[own], rows.left_out, vectors)
+        rows.arrays.release(own)
         precision = products * given.weight[part, None, None]
         precision += given.exposure_weight[part, None, None] * given.covariance
         precision += np.diag(1 / given.prior_variance)
@@ -227,11 +250,9 @@ class ContentFactors:
     """
 
     def __init__(self, signals: Signals, content: np.ndarray) -> None:
-        self._signals, rows = signals, signals.rows
-        once = signals.included.astype(np.float32)
-        self._rows_of_user = sums_by_code(rows.user, once, rows.users)
-        self._rows_of_item = sums_by_code(rows.item, once, rows.items)
-        self._values = np.stack([signals.residual, once], axis=1)
+        self._signals = signals
+        self._rows_of_user = signals.by_user(signals.once[:, 0])
+        self._rows_of_item = signals.by_item(signals.once[:, 0])
         self.directions = find_directions(signals, content)
         of_content = self.directions.of(content)
         self.user = self._users(of_content)
@@ -242,9 +263,13 @@ class ContentFactors:
         """User factors, given the vectors of the items."""
         signals, rows, exposure = self._signals, self._signals.rows, self.directions.exposure
         mean, covariance = _moments(items, self._rows_of_item)
-        sums = sums_of_item_vectors(rows.by_user[0], rows.item, self._values, items)
+        sums = np.empty((rows.users, 2, items.shape[1]), np.float32)
+        for users, part in rows.parts_of_users():
+            starts = rows.starts[users.start : users.stop + 1] - part.start
+            values = np.stack([signals.residual[part], signals.once[part, 0]], axis=1)
+            sums[users] = sums_of_item_vectors(starts, rows.item[part], values, items)
         surplus = sums[:, 1] - np.outer(self._rows_of_user, mean)
-        known = sums_by_code(rows.user, signals.hessian_weight, rows.users)
+        known = signals.by_user(signals.hessian_weight)
         given = Regression(
             weight=known / np.maximum(self._rows_of_user, 1),
             gradients=sums[:, 0] + exposure * surplus,
@@ -252,22 +277,15 @@ class ContentFactors:
             covariance=covariance,
             prior_variance=self.directions.variance,
         )
-        return posterior_means(rows.by_user, rows.item, signals.included, items, given)
+        in_order = RowsInOrder(rows.starts, rows.item, rows.fold, signals.block, rows.arrays)
+        return posterior_means(in_order, items, given)
 
     def _deviations(self, of_content: np.ndarray) -> np.ndarray:
         """Deviations of the items from their content, given the user factors."""
         signals, rows, exposure = self._signals, self._signals.rows, self.directions.exposure
-        score = pair_scores(rows.user, rows.item, self.user, of_content)
-        residual, weight = np.zeros((2, len(score)), np.float32)
-        for target in signals.targets:
-            target_residuals(rows, signals.included, signals.context, target, (residual, weight), score)
-        residual /= np.float32(signals.overdispersion)
-        known = sums_by_code(rows.item, weight, rows.items) / signals.overdispersion
+        known, gradients = self._surprise(of_content)
         mean, covariance = _moments(self.user, self._rows_of_user)
         mean_content = _moments(of_content, self._rows_of_item)[0]
-        # The users who acted on an item, and those who were shown it, less those expected from its content.
-        values = residual + np.float32(exposure) * self._values[:, 1]
-        gradients = sums_of_user_vectors(rows.by_user[0], rows.item, values[:, None], self.user[:, None], rows.items)
         for part in slices(rows.items, ITEMS_AT_A_TIME):
             expected = mean + exposure * ((of_content[part] - mean_content) @ covariance)
             gradients[part] -= exposure * self._rows_of_item[part][:, None] * expected
@@ -278,4 +296,26 @@ class ContentFactors:
             covariance=covariance,
             prior_variance=np.full(self.user.shape[1], ITEM_VARIANCE),
         )
-        return posterior_means(rows.by_item, rows.user, signals.included, self.user, given)
+        by_item = rows.by_item
+        in_order = RowsInOrder(by_item.starts, by_item.user, by_item.fold, signals.block, rows.arrays)
+        return posterior_means(in_order, self.user, given)
+
+    def _surprise(self, of_content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The users who acted on an item, and those who were shown it, beyond the scores of its content.
+
+        Returns:
+            float64 (items,) Hessian weights, and float32 (items, k) sums of the users' factors.
+        """
+        signals, rows, exposure = self._signals, self._signals.rows, self.directions.exposure
+        known, gradients = np.zeros(rows.items), np.zeros((rows.items, self.user.shape[1]), np.float32)
+        for users, part in rows.parts_of_users():
+            score = pair_scores(rows.user[part], rows.item[part], self.user, of_content)
+            residual, weight = np.zeros((2, len(score)), np.float32)
+            for target in signals.targets:
+                target_residuals(signals, part, target, (residual, weight), score)
+            residual /= np.float32(signals.overdispersion)
+            add_by_code(rows.item[part], weight, known)
+            values = residual + np.float32(exposure) * signals.once[part, 0]
+            starts = rows.starts[users.start : users.stop + 1] - part.start
+            add_user_vectors(starts, rows.item[part], values[:, None], self.user[users][:, None], gradients)
+        return known / signals.overdispersion, gradients

@@ -21,11 +21,12 @@ import numpy as np
 
 from mma4ctr.features.behavioral.row_passes import (
     SMALLEST_HESSIAN_WEIGHT,
+    add_by_code,
     move_and_sum,
     start_newton_step,
-    sums_by_code,
 )
 from mma4ctr.runtime.parallel import slices
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Newton steps, and rounds of all effects within each of them.
 STEPS, ROUNDS = 5, 3
@@ -133,8 +134,8 @@ def weighted_sum(content: np.ndarray, weight: np.ndarray) -> np.ndarray:
 class _SideFit:
     """The effects of one side while they are fitted."""
 
-    def __init__(self, side: Side, index: np.ndarray) -> None:
-        self.side, self.index = side, index
+    def __init__(self, side: Side) -> None:
+        self.side = side
         self.codes = dict(side.categories)
         self.effects = {name: _Effect(int(codes.max(initial=0)) + 1) for name, codes in self.codes.items()}
         self.own = _Effect(side.size)
@@ -142,9 +143,8 @@ class _SideFit:
         self.coefficients = np.zeros(width)
         self.content = np.zeros(side.size)
 
-    def start_step(self, weight: np.ndarray) -> None:
-        """Take the Hessian weights of the rows, float32 (n,)."""
-        self.own.weight = sums_by_code(self.index, weight, self.side.size)
+    def start_step(self) -> None:
+        """Take the Hessian weights, which `own.weight` has summed for each user or item."""
         for name, effect in self.effects.items():
             effect.weight = np.bincount(self.codes[name], self.own.weight, len(effect.value))
         if self.side.content is not None:
@@ -187,11 +187,52 @@ class _SideFit:
 
 @dataclass
 class _Group:
-    """The rows of one side or context column: their codes, the number of codes, and a round over its effects."""
+    """The rows of one side or context column: their codes, its effect or that of the side, and a round over it."""
 
     codes: np.ndarray
-    size: int
+    effect: _Effect
     change: Callable[[np.ndarray], np.ndarray]
+
+
+class _Rows:
+    """The rows while effects are fitted: their logits, Hessian weights and gradients."""
+
+    def __init__(self, label: np.ndarray, included: np.ndarray, arrays: RowArrays) -> None:
+        self.label, self.included, self.arrays = label, included, arrays
+        self.logit, self.weight, self.gradient = (arrays.empty((len(label),), np.float32) for _ in range(3))
+
+    def base(self) -> float:
+        """The logit of the share of positives, at which every row starts."""
+        positives = rows = 0
+        for part in self.arrays.parts(len(self.label)):
+            positives += int(np.count_nonzero(self.label[part] & self.included[part]))
+            rows += int(np.count_nonzero(self.included[part]))
+        share = (float(positives) + 0.5) / (rows + 1)
+        base = float(np.log(share / (1 - share)))
+        for part in self.arrays.parts(len(self.label)):
+            self.logit[part] = base
+        return base
+
+    def start_step(self, groups: Sequence[_Group]) -> np.ndarray:
+        """Sum the Hessian weights of every group, and return the gradients summed for the first, float64 (size,)."""
+        for group in groups:
+            group.effect.weight = np.zeros(len(group.effect.value))
+        sums = np.zeros(len(groups[0].effect.value))
+        for part in self.arrays.parts(len(self.label)):
+            state = self.logit[part], self.weight[part], self.gradient[part]
+            start_newton_step(self.label[part], self.included[part], state)
+            for group in groups:
+                add_by_code(group.codes[part], state[1], group.effect.weight)
+            add_by_code(groups[0].codes[part], state[2], sums)
+        return sums
+
+    def move(self, change: np.ndarray, group: _Group, following: _Group) -> np.ndarray:
+        """Move the rows by the change of one group, and sum their gradients for the next: float64 (size,)."""
+        sums = np.zeros(len(following.effect.value))
+        for part in self.arrays.parts(len(self.label)):
+            state = self.logit[part], self.weight[part], self.gradient[part]
+            move_and_sum(change, group.codes[part], following.codes[part], state, sums)
+        return sums
 
 
 def fit_effects(
@@ -200,6 +241,7 @@ def fit_effects(
     label: np.ndarray,
     included: np.ndarray,
     sides: Sequence[Side],
+    arrays: RowArrays = IN_MEMORY,
 ) -> Effects:
     """Fit all effects.
 
@@ -209,35 +251,28 @@ def fit_effects(
         label: uint8 (n,) of 0 and 1.
         included: bool (n,), the rows that count.
         sides: The users and the items.
+        arrays: Makes arrays of rows.
 
     Returns:
         The effects, 0 for users, items and categories without rows.
     """
-    share = (float(np.count_nonzero(label & included)) + 0.5) / (np.count_nonzero(included) + 1)
-    base = float(np.log(share / (1 - share)))
-    # Logits, Hessian weights and gradients of the rows.
-    state = np.zeros((3, len(label)), np.float32)
-    state[0] = base
-    fits = [_SideFit(side, of_side) for side, of_side in zip(sides, index, strict=True)]
-    of_context = {name: _Effect(int(codes.max(initial=0)) + 1) for name, codes in context.items()}
-    groups = [_Group(fit.index, fit.side.size, fit.change) for fit in fits]
-    groups += [_Group(context[name], len(effect.value), effect.change) for name, effect in of_context.items()]
+    rows = _Rows(label, included, arrays)
+    base = rows.base()
+    fits = [_SideFit(side) for side in sides]
+    of_context = {name: _Effect(arrays.largest(codes) + 1) for name, codes in context.items()}
+    groups = [_Group(of_side, fit.own, fit.change) for fit, of_side in zip(fits, index, strict=True)]
+    groups += [_Group(context[name], effect, effect.change) for name, effect in of_context.items()]
     users = fits[0].own
     for _ in range(STEPS):
-        start_newton_step(label, included, state)
+        sums = rows.start_step(groups)
         for fit in fits:
-            fit.start_step(state[1])
-        for name, effect in of_context.items():
-            effect.weight = sums_by_code(context[name], state[1], len(effect.value))
-        sums = sums_by_code(groups[0].codes, state[2], groups[0].size)
+            fit.start_step()
         for _ in range(ROUNDS):
             shift = float(sums.sum()) / max(float(users.weight.sum()), SMALLEST_HESSIAN_WEIGHT)
             base += shift
             sums -= shift * users.weight
-            # Each pass moves the rows by the change of one group and sums their gradients for the next.
             for group, following in zip(groups, [*groups[1:], groups[0]], strict=True):
-                change = group.change(sums) + shift
-                sums = move_and_sum(change, group.codes, following.codes, following.size, state)
+                sums = rows.move(group.change(sums) + shift, group, following)
                 shift = 0.0
     user, item = (fit.result() for fit in fits)
     return Effects(base, user, item, {name: effect.value for name, effect in of_context.items()})

@@ -11,14 +11,14 @@ import numpy as np
 
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
+from mma4ctr.features.behavioral.signals import LogRows
+from mma4ctr.storage.row_arrays import IN_MEMORY, ROWS_AT_A_TIME, RowArrays
 
 # Quantile bins of a number: coarse ones for few rows, fine ones for many.
 BINS = (8, 32)
 QUANTILES = 1000
-# The quantiles of gaps are taken from at least so many of them, if there are more.
-GAPS_OF_QUANTILES = 1 << 22
-# Rows whose recency is computed at a time.
-ROWS_AT_A_TIME = 1 << 20
+# Quantiles are taken from at least so many values, evenly spaced, if there are more.
+VALUES_OF_QUANTILES = 1 << 22
 HOUR, DAY = 3600.0, 86_400.0
 RECENCY = ("recency:gap", "recency:last-hour", "recency:last-day")
 # Weekdays are used if the log spans at least so many days.
@@ -49,6 +49,7 @@ class LogInputs:
     """The inputs of all kept rows.
 
     Attributes:
+        rows: The rows.
         user: Of the users.
         item: Of the items.
         context: By name, unsigned codes (rows,) of the rows' own categories.
@@ -56,6 +57,7 @@ class LogInputs:
         paired: Names of the context categories whose pairs with users and items get rates.
     """
 
+    rows: LogRows
     user: SideInputs
     item: SideInputs
     context: dict[str, np.ndarray]
@@ -65,6 +67,7 @@ class LogInputs:
 
 def quantile_edges(values: np.ndarray) -> np.ndarray:
     """float64 (at most 1,000,), quantiles of the values (n,) that are not missing."""
+    values = values[:: max(1, len(values) // VALUES_OF_QUANTILES)]
     known = values[np.isfinite(values)].astype(np.float64)
     return np.quantile(known, np.linspace(0, 1, min(QUANTILES, max(len(known), 2)))) if len(known) else np.zeros(2)
 
@@ -123,23 +126,26 @@ def side_inputs(
     return SideInputs(categories, numbers, tuple(names), rated, tuple(paired))
 
 
-def recency_of(user: np.ndarray, time: np.ndarray, ticks_per_second: float | None) -> np.ndarray:
+def recency_of(
+    user: np.ndarray, time: np.ndarray, ticks_per_second: float | None, arrays: RowArrays = IN_MEMORY
+) -> np.ndarray:
     """Each row's user's earlier rows: time since the last one, and their number in the last hour and day.
 
     Args:
         user: int (rows,), sorted.
         time: (rows,), sorted within each user.
         ticks_per_second: Units of `time` in a second; None if unknown, then only the first column is made.
+        arrays: Makes arrays of rows.
 
     Returns:
         float32 (rows, 3) or (rows, 1): normal scores of the gap (that of the longest for a user's first row), and
         log(1 + rows).
     """
     scales = [] if ticks_per_second is None else [HOUR * ticks_per_second, DAY * ticks_per_second]
-    made = np.empty((len(user), 1 + len(scales)), np.float32)
-    some = np.arange(0, len(user), max(1, len(user) // GAPS_OF_QUANTILES))
+    made = arrays.empty((len(user), 1 + len(scales)), np.float32)
+    some = np.arange(0, len(user), max(1, len(user) // VALUES_OF_QUANTILES))
     edges = quantile_edges(_gaps(user, time, some))
-    for part in _parts_of_users(user):
+    for part in arrays.parts(_parts_of_users(user)):
         of_user, of_row = user[part], time[part]
         gap = _gaps(of_user, of_row, np.arange(len(of_user)))
         first = np.isnan(gap)
@@ -180,6 +186,14 @@ def _rows_within(user: np.ndarray, time: np.ndarray, start: np.ndarray, window: 
     return counts
 
 
+def times_between(data: Interactions) -> tuple[float, float]:
+    """The first and the last time; 0 and 0 without rows."""
+    if not len(data):
+        return 0.0, 0.0
+    extremes = [(data.time[part].min(), data.time[part].max()) for part in data.arrays.parts(len(data))]
+    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+
+
 def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
     """Codes of the hour and the weekday in UTC; the weekday only in a log of at least `WEEKDAYS_FROM_DAYS` days.
 
@@ -193,10 +207,13 @@ def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
     ticks = manifest.get("ticks_per_second")
     if not (manifest.get("hour") and ticks):
         return {}
-    seconds = data.time / ticks
-    found = {"hour": clock_code("hour", seconds)}
-    if len(seconds) and (seconds.max() - seconds.min()) / DAY >= WEEKDAYS_FROM_DAYS:
-        found["weekday"] = clock_code("weekday", seconds)
+    first, last = times_between(data)
+    names = ["hour", "weekday"] if (last / ticks - first / ticks) / DAY >= WEEKDAYS_FROM_DAYS else ["hour"]
+    found = {name: data.arrays.empty((len(data),), np.uint8) for name in names}
+    for part in data.arrays.parts(len(data)):
+        seconds = data.time[part] / ticks
+        for name, codes in found.items():
+            codes[part] = clock_code(name, seconds)
     return found
 
 
@@ -222,16 +239,22 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
     paired = []
     ticks = data.artifact.manifest.get("ticks_per_second")
     if without != "context":
-        for column in stored_columns(data.artifact, "context"):
+        for column in stored_columns(data.artifact, "context", data.arrays):
             if column.is_category:
                 context[column.name] = column.values
                 if column.categories > 1:
                     paired.append(column.name)
                 continue
-            bins = binned(column.name, column.values, quantile_edges(column.values))
-            context |= {name: codes.astype(np.uint8) for name, codes in bins.items()}
+            edges = quantile_edges(column.values)
+            bins = {f"{column.name}/{count}": data.arrays.empty((len(data),), np.uint8) for count in BINS}
+            for part in data.arrays.parts(len(data)):
+                for name, codes in binned(column.name, column.values[part], edges).items():
+                    bins[name][part] = codes
+            context |= bins
         context |= clock_codes(data)
     recency = np.zeros((len(data), 0), np.float32)
-    if without != "recency" and len(data) and data.time.min() < data.time.max():
-        recency = recency_of(data.user, data.time, 1 / DAY if data.time.dtype.kind == "f" else ticks)
-    return LogInputs(user, item, context, recency, tuple(paired))
+    first, last = times_between(data)
+    if without != "recency" and first < last:
+        ticks = 1 / DAY if data.time.dtype.kind == "f" else ticks
+        recency = recency_of(data.user, data.time, ticks, data.arrays)
+    return LogInputs(LogRows.of(data), user, item, context, recency, tuple(paired))

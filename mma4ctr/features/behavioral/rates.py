@@ -15,16 +15,20 @@ import numpy as np
 from scipy.special import logit
 
 from mma4ctr.data.interactions import sums_of_others
-from mma4ctr.features.behavioral.row_passes import counts_by_fold
-from mma4ctr.runtime.parallel import slices
+from mma4ctr.features.behavioral.row_passes import add_counts
+from mma4ctr.features.behavioral.signals import LogRows
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Pseudo-count of the prior. On real impressions 3, 10 and 30 gave the same validation AUC within 0.0003.
 PRIOR = 10.0
-# Rows whose keys are in memory at a time.
-ROWS_AT_A_TIME = 1 << 20
+# Pairs have rates if the log has so many rows for each of them, since with fewer most rows have no other row of their
+# pair; and if they are at most so many, which bounds the memory for their rates: 24 bytes a pair and column.
+ROWS_A_PAIR, MOST_PAIRS = 2.0, 1 << 24
 # A table of all possible pairs (5 bytes each) is made if they are at most so many, and so many a row; else the rows'
-# pairs are sorted.
+# pairs are sorted, part by part.
 POSSIBLE_PAIRS, POSSIBLE_A_ROW = 1 << 28, 16
+# Pairs of parts that are merged at once, unless more have been found before.
+LEAST_MERGED = 1 << 22
 # Pairs are found in a table of all possible pairs (4 bytes each) if they are at most so many for each pair that is
 # there, else by binary search.
 POSSIBLE_A_PAIR = 64
@@ -70,30 +74,88 @@ class RowCodes:
         return table
 
 
-def category_codes(category: str, codes: np.ndarray) -> RowCodes:
+def category_codes(category: str, codes: np.ndarray, arrays: RowArrays = IN_MEMORY) -> RowCodes:
     """The codes of a context category itself."""
-    size = int(codes.max(initial=0)) + 1
+    size = arrays.largest(codes) + 1
     return RowCodes(category, "", "context", codes, size, np.empty(0, np.int64), size)
 
 
-def pair_codes(side: str, name: str, entity: np.ndarray, category: np.ndarray, of: str = "context") -> RowCodes:
-    """Codes of the observed pairs of users or items (rows,) with a category (rows,); see `RowCodes`."""
-    categories = int(category.max(initial=0)) + 1
-    possible = (int(entity.max(initial=0)) + 1) * categories
-    if possible > min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(entity)):
-        keys, found = np.unique(entity.astype(np.int64) * categories + category, return_inverse=True)
-        return RowCodes(name, side, of, (found + 1).astype(np.uint32), len(keys) + 1, keys, categories)
-    # Without sorting, which takes several times the memory of the rows.
-    present = np.zeros(possible, bool)
-    codes = np.empty(len(entity), np.uint32)
-    parts = list(slices(len(entity), ROWS_AT_A_TIME))
-    for part in parts:
-        present[entity[part].astype(np.int64) * categories + category[part]] = True
-    code = np.cumsum(present, dtype=np.uint32)
-    for part in parts:
-        codes[part] = code[entity[part].astype(np.int64) * categories + category[part]]
-    keys = np.flatnonzero(present)
-    return RowCodes(name, side, of, codes, len(keys) + 1, keys, categories)
+class _Keys:
+    """Keys `entity * categories + category` of rows, made part by part.
+
+    Args:
+        entity: int (rows,), users or items.
+        category: Integers (rows,), or (items,) codes that the rows look up by `item`.
+        item: int (rows,); None for codes of the rows.
+        arrays: Makes arrays of rows.
+    """
+
+    def __init__(self, entity: np.ndarray, category: np.ndarray, item: np.ndarray | None, arrays: RowArrays) -> None:
+        self._entity, self._category, self._item, self.arrays = entity, category, item, arrays
+        self.categories = (arrays.largest(category) if item is None else int(category.max(initial=0))) + 1
+        self.possible = (arrays.largest(entity) + 1) * self.categories
+
+    def __len__(self) -> int:
+        return len(self._entity)
+
+    def of(self, part: slice) -> np.ndarray:
+        """int64 (part,)."""
+        category = self._category[part] if self._item is None else self._category[self._item[part]]
+        return self._entity[part].astype(np.int64) * self.categories + category
+
+    def found(self, most: int) -> np.ndarray | None:
+        """int64 (pairs,), the keys that rows have, sorted; None if they are more than `most`."""
+        if self.possible <= min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(self)):
+            # Without sorting, which takes several times the memory of the rows.
+            present = np.zeros(self.possible, bool)
+            for part in self.arrays.parts(len(self)):
+                present[self.of(part)] = True
+            return np.flatnonzero(present) if np.count_nonzero(present) <= most else None
+        found, waiting = np.empty(0, np.int64), [np.empty(0, np.int64)]
+        for part in self.arrays.parts(len(self)):
+            waiting.append(np.unique(self.of(part)))
+            if sum(map(len, waiting)) > max(len(found), LEAST_MERGED):
+                found, waiting = np.unique(np.concatenate([found, *waiting])), []
+                if len(found) > most:
+                    return None
+        found = np.unique(np.concatenate([found, *waiting]))
+        return found if len(found) <= most else None
+
+    def codes(self, keys: np.ndarray) -> np.ndarray:
+        """uint32 (rows,): 1 + the place of each row's key."""
+        made = self.arrays.empty((len(self),), np.uint32)
+        table = None
+        if self.possible <= min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(self)):
+            table = np.zeros(self.possible, np.uint32)
+            table[keys] = np.arange(1, len(keys) + 1, dtype=np.uint32)
+        for part in self.arrays.parts(len(self)):
+            wanted = self.of(part)
+            made[part] = table[wanted] if table is not None else np.searchsorted(keys, wanted) + 1
+        return made
+
+
+def pair_codes(
+    log: LogRows, side: str, name: str, category: np.ndarray, of: str = "context", rows_a_pair: float = ROWS_A_PAIR
+) -> RowCodes | None:
+    """Codes of the observed pairs of users or items with a category; see `RowCodes`.
+
+    Args:
+        log: All kept rows.
+        side: `user` or `item`.
+        name: Of the category.
+        category: Integers (rows,), or, of a category of the item, (items,).
+        of: Whose category it is.
+        rows_a_pair: Rows for each pair that the log must have.
+
+    Returns:
+        The codes; None if there are fewer rows for each pair, or more than `MOST_PAIRS` pairs.
+    """
+    entity = log.user if side == "user" else log.item
+    keys = _Keys(entity, category, None if of == "context" else log.item, log.arrays)
+    found = keys.found(min(MOST_PAIRS, int(len(log) / rows_a_pair)))
+    if found is None:
+        return None
+    return RowCodes(name, side, of, keys.codes(found), len(found) + 1, found, keys.categories)
 
 
 def find_pairs(codes: RowCodes, entity: np.ndarray, category: np.ndarray) -> np.ndarray:
@@ -109,7 +171,12 @@ def find_pairs(codes: RowCodes, entity: np.ndarray, category: np.ndarray) -> np.
 
 
 def rates_and_counts(
-    codes: np.ndarray, size: int, labels: Sequence[np.ndarray], fold: np.ndarray, folds: int
+    codes: np.ndarray,
+    size: int,
+    labels: Sequence[np.ndarray],
+    fold: np.ndarray,
+    folds: int,
+    arrays: RowArrays = IN_MEMORY,
 ) -> np.ndarray:
     """The columns of all blocks.
 
@@ -119,15 +186,24 @@ def rates_and_counts(
         labels: For each target, uint8 (n,) of 0 and 1.
         fold: uint8 (n,), 0 ... folds - 1.
         folds: Number of folds.
+        arrays: Lets go of rows that have been read.
 
     Returns:
         float32 (folds + 1, size, targets + 1): the rates, and log(1 + rows). Block f is made without the rows of fold
         f, the last block from all rows. The counts of the others are scaled to the number of all rows.
     """
     made = np.empty((folds + 1, size, len(labels) + 1), np.float32)
-    rows = sums_of_others(counts_by_fold(fold, folds, codes, size, fold)[0])
+
+    def sums(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and positives of all blocks, int (folds + 1, size) each."""
+        counts = np.zeros((2, folds, size), np.int32)
+        for part in arrays.parts(len(codes)):
+            add_counts(fold[part], codes[part], label[part], counts)
+        return sums_of_others(counts[0]), sums_of_others(counts[1])
+
+    rows = sums(fold)[0]
     for column, label in enumerate(labels):
-        positives = sums_of_others(counts_by_fold(fold, folds, codes, size, label)[1])
+        positives = sums(label)[1]
         for block in range(folds + 1):
             share = (positives[block].sum() + 0.5) / (rows[block].sum() + 1)
             rate = logit((positives[block] + PRIOR * share) / (rows[block] + PRIOR)) - logit(share)

@@ -13,12 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mma4ctr.features.behavioral.row_passes import (
-    products_over_items,
-    sums_by_code,
-    sums_of_item_vectors,
-    sums_of_user_vectors,
-)
+from mma4ctr.features.behavioral.row_passes import add_user_vectors, products_over_items, sums_of_item_vectors
 from mma4ctr.features.behavioral.signals import Signals, TrainingRows
 from mma4ctr.runtime.parallel import Threads, slices
 
@@ -131,16 +126,19 @@ def _gram(rows: TrainingRows, values: np.ndarray, of_user: np.ndarray, of_item: 
         of_user: float64 (users, targets, 1), scales of the rows of R.
         of_item: float64 (items, 1), scales of its columns.
     """
-    item_starts, order = rows.by_item
-    user, value, scale = rows.user[order], values[order], np.square(of_item[:, 0]).astype(np.float32)
+    item_starts, user = rows.by_item.starts, rows.by_item.user
+    value = rows.in_order_of_items(item_starts, values)
+    scale = np.square(of_item[:, 0]).astype(np.float32)
 
     def product(vectors: np.ndarray) -> np.ndarray:
         scaled = (of_user * vectors.reshape(*of_user.shape[:2], -1)).astype(np.float32)
 
         def of_part(items: slice) -> np.ndarray:
             starts = item_starts[items.start : items.stop + 1]
-            part = slice(starts[0], starts[-1])
-            return products_over_items(starts - starts[0], user[part], value[part], scale[items], scaled)
+            part = slice(int(starts[0]), int(starts[-1]))
+            sums = products_over_items(starts - part.start, user[part], value[part], scale[items], scaled)
+            rows.arrays.release(part)
+            return sums
 
         total = np.zeros(scaled.shape)
         for _, done in Threads().in_order(of_part, slices(rows.items, -(-rows.items // PARTS))):
@@ -165,21 +163,29 @@ def _factors(
     Returns:
         float32 (users, targets, k), and float32 (items, k).
     """
-    targets, starts = values.shape[1], rows.by_user[0]
+    targets = values.shape[1]
     of_user = 1 / np.sqrt(FACTORS_PRIOR + user_weight.T)[:, :, None]
     of_item = 1 / np.sqrt(FACTORS_PRIOR + item_weight)[:, None]
 
     def of_users(vectors: np.ndarray) -> np.ndarray:
         scaled = np.empty(vectors.shape, np.float32)
         np.multiply(of_item, vectors, out=scaled, casting="same_kind")
-        return of_user * sums_of_item_vectors(starts, rows.item, values, scaled)
+        sums = np.empty((rows.users, targets, vectors.shape[1]), np.float32)
+        for users, part in rows.parts_of_users():
+            starts = rows.starts[users.start : users.stop + 1] - part.start
+            sums[users] = sums_of_item_vectors(starts, rows.item[part], values[part], scaled)
+        return of_user * sums
 
     def times(vectors: np.ndarray) -> np.ndarray:
         return of_users(vectors).reshape(rows.users * targets, -1)
 
     def transposed_times(vectors: np.ndarray) -> np.ndarray:
         scaled = (of_user * vectors.reshape(rows.users, targets, -1)).astype(np.float32)
-        return of_item * sums_of_user_vectors(starts, rows.item, values, scaled, rows.items)
+        sums = np.zeros((rows.items, scaled.shape[2]), np.float32)
+        for users, part in rows.parts_of_users():
+            starts = rows.starts[users.start : users.stop + 1] - part.start
+            add_user_vectors(starts, rows.item[part], values[part], scaled[users], sums)
+        return of_item * sums
 
     shape = rows.users * targets, rows.items
     gram = _gram(rows, values, of_user, of_item) if _on_rows(shape) else None
@@ -193,10 +199,9 @@ def label_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 (users, targets, k), and float32 (items, k), which the targets share.
     """
-    rows = signals.rows
     scale = signals.overdispersion / signals.residuals.shape[1]
-    item_weight = scale * sums_by_code(rows.item, signals.hessian_weight, rows.items)
-    return _factors(rows, signals.residuals, signals.user_weight, item_weight)
+    item_weight = scale * signals.by_item(signals.hessian_weight)
+    return _factors(signals.rows, signals.residuals, signals.user_weight, item_weight)
 
 
 def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
@@ -205,6 +210,5 @@ def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         float32 (users, 1, k), and float32 (items, k).
     """
-    rows, once = signals.rows, signals.included.astype(np.float32)
-    user_weight = sums_by_code(rows.user, once, rows.users)
-    return _factors(rows, once[:, None], user_weight[None], sums_by_code(rows.item, once, rows.items), skipped=1)
+    once = signals.once[:, 0]
+    return _factors(signals.rows, signals.once, signals.by_user(once)[None], signals.by_item(once), skipped=1)

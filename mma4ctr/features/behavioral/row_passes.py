@@ -1,8 +1,8 @@
 """Passes over the training rows, compiled with numba.
 
-Each pass reads the rows once and keeps no temporary value per row, so memory grows with users and items and with the
-few arrays that the caller holds. A compiled pass releases the GIL, and its result does not depend on the number of
-threads.
+Each pass reads the rows that it is given once and keeps no temporary value per row. The caller gives it the rows in
+parts (`RowArrays.parts`); sums go on from one part to the next, so the result does not depend on the parts. A compiled
+pass releases the GIL, and its result does not depend on the number of threads.
 """
 
 import math
@@ -18,13 +18,15 @@ FLOAT_MATH = {"contract", "nsz", "reassoc"}
 
 
 @njit(nogil=True, cache=True)
-def start_newton_step(label: np.ndarray, included: np.ndarray, state: np.ndarray) -> None:
+def start_newton_step(
+    label: np.ndarray, included: np.ndarray, state: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
     """Write Hessian weight p (1 - p) and gradient label - p of each row; both are 0 for rows that are not included.
 
     Args:
         label: uint8 (n,) of 0 and 1.
         included: bool (n,).
-        state: float32 (3, n), logits, and Hessian weights and gradients, which are written.
+        state: float32 (n,) logits, and Hessian weights and gradients, which are written.
     """
     logit, weight, gradient = state
     for row in range(len(label)):
@@ -38,59 +40,57 @@ def start_newton_step(label: np.ndarray, included: np.ndarray, state: np.ndarray
 
 
 @njit(nogil=True, cache=True)
-def sums_by_code(codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    """The sum of float32 values (n,) of each code, int (n,): float64 (size,)."""
-    sums = np.zeros(size)
+def add_by_code(codes: np.ndarray, values: np.ndarray, sums: np.ndarray) -> None:
+    """Add float32 values (n,) to the sums of their codes, int (n,): float64 (size,)."""
     for row in range(len(codes)):
         sums[codes[row]] += values[row]
-    return sums
+
+
+@njit(nogil=True, cache=True)
+def count_codes(codes: np.ndarray, counts: np.ndarray) -> None:
+    """Count the rows of each code, int (n,): int64 (codes,), to which they are added."""
+    for code in codes:
+        counts[code] += 1
 
 
 @njit(nogil=True, cache=True)
 def move_and_sum(
-    change: np.ndarray, codes: np.ndarray, summed_by: np.ndarray, size: int, state: np.ndarray
-) -> np.ndarray:
+    change: np.ndarray,
+    codes: np.ndarray,
+    summed_by: np.ndarray,
+    state: tuple[np.ndarray, np.ndarray, np.ndarray],
+    sums: np.ndarray,
+) -> None:
     """Add each code's change to the logits, and sum the new gradients; they follow to first order.
 
     Args:
         change: float64 (codes,), added to the logits of the rows with the code.
         codes: int (n,).
         summed_by: int (n,), the codes by which the gradients are summed.
-        size: Number of these codes.
-        state: float32 (3, n), logits and gradients, which change, and Hessian weights between them.
-
-    Returns:
-        float64 (size,), the sums of the gradients.
+        state: float32 (n,) logits, Hessian weights and gradients; logits and gradients change.
+        sums: float64 (codes of `summed_by`,), to which the gradients are added.
     """
     logit, weight, gradient = state
-    sums = np.zeros(size)
     for row in range(len(codes)):
         moved = change[codes[row]]
         logit[row] += moved
         gradient[row] -= weight[row] * moved
         sums[summed_by[row]] += gradient[row]
-    return sums
 
 
 @njit(nogil=True, cache=True)
-def counts_by_fold(fold: np.ndarray, folds: int, codes: np.ndarray, size: int, label: np.ndarray) -> np.ndarray:
+def add_counts(fold: np.ndarray, codes: np.ndarray, label: np.ndarray, counts: np.ndarray) -> None:
     """Count the rows and the positives of each fold and code.
 
     Args:
         fold: uint8 (n,).
-        folds: Number of folds.
         codes: int (n,).
-        size: Number of codes.
         label: uint8 (n,) of 0 and 1.
-
-    Returns:
-        int32 (2, folds, size): rows and positives.
+        counts: int32 (2, folds, codes), rows and positives, to which they are added.
     """
-    counts = np.zeros((2, folds, size), np.int32)
     for row in range(len(codes)):
         counts[0, fold[row], codes[row]] += 1
         counts[1, fold[row], codes[row]] += label[row]
-    return counts
 
 
 @njit(nogil=True, cache=True)
@@ -145,22 +145,18 @@ def sums_of_item_vectors(starts: np.ndarray, item: np.ndarray, values: np.ndarra
 
 
 @njit(nogil=True, cache=True)
-def sums_of_user_vectors(
-    starts: np.ndarray, item: np.ndarray, values: np.ndarray, vectors: np.ndarray, items: int
-) -> np.ndarray:
-    """For each item, the sum over its rows and the targets of a value times the user's vector.
+def add_user_vectors(
+    starts: np.ndarray, item: np.ndarray, values: np.ndarray, vectors: np.ndarray, sums: np.ndarray
+) -> None:
+    """Sum for each item, over its rows and the targets, a value times the user's vector.
 
     Args:
         starts: int64 (users + 1,), where the rows of each user begin; rows are in order of users.
         item: int32 (n,).
         values: float32 (n, targets).
         vectors: float32 (users, targets, k).
-        items: Number of items.
-
-    Returns:
-        float32 (items, k).
+        sums: float32 (items, k), to which they are added.
     """
-    sums = np.zeros((items, vectors.shape[2]), np.float32)
     for user in range(len(starts) - 1):
         for first in range(starts[user], starts[user + 1], ROWS_OF_A_PRODUCT):
             last = min(first + ROWS_OF_A_PRODUCT, starts[user + 1])
@@ -169,7 +165,6 @@ def sums_of_user_vectors(
                 of_item = sums[item[row]]
                 for column in range(len(of_item)):
                     of_item[column] += made[row - first, column]
-    return sums
 
 
 @njit(nogil=True, cache=True)
@@ -212,15 +207,15 @@ def products_over_items(
 
 @njit(nogil=True, cache=True)
 def sums_of_products(
-    starts: np.ndarray, rows: np.ndarray, other: np.ndarray, included: np.ndarray, vectors: np.ndarray
+    starts: np.ndarray, other: np.ndarray, fold: np.ndarray, left_out: int, vectors: np.ndarray
 ) -> np.ndarray:
-    """For each user (or item), the sum of the products v v' over its rows that are included.
+    """For each user (or item), the sum of the products v v' over its rows outside a fold.
 
     Args:
-        starts: int64 (size + 1,), where the rows of each user (or item) begin in `rows`.
-        rows: int32 (n,), positions of the rows in order of users (or items).
+        starts: int64 (size + 1,), where the rows of each user (or item) begin; rows are in order of users (or items).
         other: int32 (n,), the item (or user) of each row.
-        included: bool (n,).
+        fold: uint8 (n,).
+        left_out: Number of the fold.
         vectors: float32 (m, k), the vectors v of `other`.
 
     Returns:
@@ -231,12 +226,11 @@ def sums_of_products(
     gathered = np.empty((ROWS_OF_A_PRODUCT, width), np.float32)
     for index in range(size):
         count = 0
-        for place in range(starts[index], starts[index + 1]):
-            row = rows[place]
-            if included[row]:
+        for row in range(starts[index], starts[index + 1]):
+            if fold[row] != left_out:
                 gathered[count] = vectors[other[row]]
                 count += 1
-            if count and (count == ROWS_OF_A_PRODUCT or place == starts[index + 1] - 1):
+            if count and (count == ROWS_OF_A_PRODUCT or row == starts[index + 1] - 1):
                 part = gathered[:count]
                 sums[index] += np.dot(part.T, part)
                 count = 0
@@ -244,25 +238,18 @@ def sums_of_products(
 
 
 @njit(nogil=True, cache=True)
-def rows_in_order(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows in order of their codes, rows with the same code in their own order; a counting sort.
+def put_in_order(codes: np.ndarray, values: np.ndarray, place: np.ndarray, made: np.ndarray) -> None:
+    """Put the values of rows in order of their codes; a counting sort.
 
     Args:
-        codes: int32 (n,), 0 ... size - 1.
-        size: Number of codes.
-
-    Returns:
-        int64 (size + 1,), where the rows of each code begin, and int32 (n,) positions of the rows.
+        codes: int (n,).
+        values: (n, ...).
+        place: int64 (codes,), where the next row of each code goes; moved on.
+        made: (all rows, ...), of which some are written.
     """
-    starts = np.zeros(size + 1, np.int64)
-    for code in codes:
-        starts[code + 1] += 1
-    starts = np.cumsum(starts)
-    place, rows = starts[:-1].copy(), np.empty(len(codes), np.int32)
     for row in range(len(codes)):
-        rows[place[codes[row]]] = row
+        made[place[codes[row]]] = values[row]
         place[codes[row]] += 1
-    return starts, rows
 
 
 @njit(nogil=True, cache=True, fastmath=FLOAT_MATH)

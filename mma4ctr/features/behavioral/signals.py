@@ -1,17 +1,58 @@
 """The training rows of a task and the residuals of their labels after the additive model (effects.py)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
+from mma4ctr.data.interactions import TRAIN, Interactions
 from mma4ctr.features.behavioral.effects import Effects
-from mma4ctr.features.behavioral.row_passes import add_residuals, rows_in_order, sums_by_code
-from mma4ctr.runtime.parallel import slices
+from mma4ctr.features.behavioral.row_passes import add_by_code, add_residuals, put_in_order
+from mma4ctr.storage import row_arrays
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
-# Rows whose logits are in memory at a time.
-ROWS_AT_A_TIME = 1 << 20
+
+def starts_of(codes: np.ndarray, size: int, arrays: RowArrays = IN_MEMORY) -> np.ndarray:
+    """int64 (size + 1,), where the rows of each code begin if rows are in order of their codes, int (n,)."""
+    starts = np.zeros(size + 1, np.int64)
+    for part in arrays.parts(len(codes)):
+        starts[1:] += np.bincount(codes[part], minlength=size)
+    return np.cumsum(starts)
+
+
+def parts_of_users(starts: np.ndarray) -> list[tuple[slice, slice]]:
+    """Cut users into parts of about `ROWS_AT_A_TIME` rows; a user with more is a part.
+
+    Args:
+        starts: int64 (users + 1,), where the rows of each user begin.
+
+    Returns:
+        The users and the rows of each part. Users without rows are in one of them too.
+    """
+    parts, first, size = [], 0, len(starts) - 1
+    while first < size:
+        last = int(np.searchsorted(starts, starts[first] + row_arrays.ROWS_AT_A_TIME, side="right")) - 1
+        last = min(max(last, first + 1), size)
+        parts.append((slice(first, last), slice(int(starts[first]), int(starts[last]))))
+        first = last
+    return parts
+
+
+@dataclass(frozen=True)
+class ItemOrder:
+    """The training rows in order of their items.
+
+    Attributes:
+        starts: int64 (items + 1,), where the rows of each item begin.
+        user: int32 (n,).
+        fold: uint8 (n,).
+    """
+
+    starts: np.ndarray
+    user: np.ndarray
+    fold: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -25,9 +66,7 @@ class TrainingRows:
         users: Number of users.
         items: Number of items.
         folds: Number of folds.
-        place: int (n,), positions of the training rows among all kept rows.
-        all_users: int (rows,), of all kept rows.
-        all_items: int (rows,), of all kept rows.
+        arrays: Makes further arrays of rows.
     """
 
     user: np.ndarray
@@ -36,65 +75,135 @@ class TrainingRows:
     users: int
     items: int
     folds: int
-    place: np.ndarray
-    all_users: np.ndarray
-    all_items: np.ndarray
+    arrays: RowArrays = field(default_factory=RowArrays)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def parts(self) -> Iterator[slice]:
+        """Parts that cover all rows; see `RowArrays.parts`."""
+        return self.arrays.parts(len(self))
 
     def included(self, block: int) -> np.ndarray:
         """Bool (n,), the rows that the tables of a block are made from: all rows outside its fold."""
-        return self.fold != block
+        made = self.arrays.empty((len(self),), bool)
+        for part in self.parts():
+            np.not_equal(self.fold[part], block, out=made[part])
+        return made
 
     @cached_property
-    def by_user(self) -> tuple[np.ndarray, np.ndarray]:
-        """int64 (users + 1,), where the rows of each user begin, and int32 (n,) positions of the rows."""
-        return rows_in_order(self.user, self.users)
+    def starts(self) -> np.ndarray:
+        """int64 (users + 1,), where the rows of each user begin."""
+        return starts_of(self.user, self.users, self.arrays)
+
+    def parts_of_users(self) -> Iterator[tuple[slice, slice]]:
+        """Users and their rows, in parts that cover all of them."""
+        cut = parts_of_users(self.starts)
+        return zip((users for users, _ in cut), self.arrays.parts([rows for _, rows in cut]), strict=True)
 
     @cached_property
-    def by_item(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same in order of items: int64 (items + 1,) and int32 (n,)."""
-        return rows_in_order(self.item, self.items)
+    def by_item(self) -> ItemOrder:
+        """Users and folds in order of the items."""
+        starts = starts_of(self.item, self.items, self.arrays)
+        return ItemOrder(starts, self.in_order_of_items(starts, self.user), self.in_order_of_items(starts, self.fold))
+
+    def in_order_of_items(self, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Values (n, ...) of the rows in order of their items; rows of an item stay in their order."""
+        made, place = self.arrays.empty(values.shape, values.dtype), starts[:-1].copy()
+        for part in self.parts():
+            put_in_order(self.item[part], values[part], place, made)
+        return made
+
+
+@dataclass(frozen=True)
+class LogRows:
+    """All kept rows, and which of them are training rows.
+
+    Attributes:
+        user: int (rows,), in order.
+        item: int (rows,).
+        split: uint8 (rows,), TRAIN for training rows.
+        arrays: Makes further arrays of rows.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    split: np.ndarray
+    arrays: RowArrays = field(default_factory=RowArrays)
+
+    @classmethod
+    def of(cls, data: Interactions) -> Self:
+        """Those of step 1."""
+        return cls(data.user, data.item, data.split, data.arrays)
+
+    def __len__(self) -> int:
+        return len(self.user)
 
     def parts(self) -> Iterator[slice]:
-        """Slices of at most `ROWS_AT_A_TIME` rows that cover all rows."""
-        return slices(len(self.user), ROWS_AT_A_TIME)
+        """Parts that cover all rows; see `RowArrays.parts`."""
+        return self.arrays.parts(len(self))
+
+    @cached_property
+    def training(self) -> int:
+        """Number of training rows."""
+        return sum(int(np.count_nonzero(self.split[part] == TRAIN)) for part in self.parts())
+
+    def of_training(self, values: np.ndarray) -> np.ndarray:
+        """The values (rows, ...) of the training rows."""
+        made, first = self.arrays.empty((self.training, *values.shape[1:]), values.dtype), 0
+        for part in self.parts():
+            found = values[part][self.split[part] == TRAIN]
+            made[first : first + len(found)] = found
+            first += len(found)
+        return made
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """The rows that a block is made from.
+
+    Attributes:
+        rows: The training rows.
+        block: Number of the block.
+        context: By name, int (n,) codes of context columns.
+        included: bool (n,), the rows of the block.
+    """
+
+    rows: TrainingRows
+    block: int
+    context: Mapping[str, np.ndarray]
+    included: np.ndarray
 
 
 def target_residuals(
-    rows: TrainingRows,
-    included: np.ndarray,
-    context: Mapping[str, np.ndarray],
+    given: BlockRows,
+    part: slice,
     target: tuple[np.ndarray, Effects],
     into: tuple[np.ndarray, np.ndarray],
     scores: np.ndarray | None = None,
 ) -> None:
-    """Add label - p and p (1 - p) of a target to the residuals and Hessian weights of the rows that are included.
+    """Add label - p and p (1 - p) of a target to residuals and Hessian weights of some rows that are included.
 
     Args:
-        rows: The training rows.
-        included: bool (n,).
-        context: By name, int (n,) codes of context columns.
+        given: The rows of a block.
+        part: Those of the training rows that are asked for.
         target: uint8 (n,) labels, and the additive model of the target.
-        into: float32 (n,) residuals and float32 (n,) Hessian weights.
-        scores: float (n,), added to the logits of the model.
+        into: float32 (part,) residuals and float32 (part,) Hessian weights.
+        scores: float (part,), added to the logits of the model.
     """
     label, effects = target
-    residual, weight = into
-    for part in rows.parts():
-        codes = {name: values[part] for name, values in context.items()}
-        logit = effects.logit(rows.user[part], rows.item[part], codes)
-        if scores is not None:
-            logit += scores[part]
-        add_residuals(label[part], included[part], logit, residual[part], weight[part])
+    context = {name: values[part] for name, values in given.context.items()}
+    logit = effects.logit(given.rows.user[part], given.rows.item[part], context)
+    if scores is not None:
+        logit += scores
+    add_residuals(label[part], given.included[part], logit, *into)
 
 
 @dataclass(frozen=True)
-class Signals:
+class Signals(BlockRows):
     """The rows that a block is made from, with the residuals of their labels; those of other rows are 0.
 
     Attributes:
-        rows: The training rows.
-        included: bool (n,), the rows of the block.
-        context: By name, int (n,) codes of context columns.
         targets: For each target uint8 (n,) labels and the additive model.
         residuals: float32 (n, targets), label - p of each target.
         user_weight: float64 (targets, users), p (1 - p) summed over the rows of a user.
@@ -104,15 +213,34 @@ class Signals:
             independent given the biases, 2 where one target is given twice.
     """
 
-    rows: TrainingRows
-    included: np.ndarray
-    context: Mapping[str, np.ndarray]
     targets: list[tuple[np.ndarray, Effects]]
     residuals: np.ndarray
     user_weight: np.ndarray
     residual: np.ndarray
     hessian_weight: np.ndarray
     overdispersion: float
+
+    @cached_property
+    def once(self) -> np.ndarray:
+        """float32 (n, 1): 1 for rows of the block."""
+        made = self.rows.arrays.empty((len(self.rows), 1), np.float32)
+        for part in self.rows.parts():
+            made[part, 0] = self.included[part]
+        return made
+
+    def by_user(self, values: np.ndarray) -> np.ndarray:
+        """The sum of float32 values (n,) of each user: float64 (users,)."""
+        return self._sums(self.rows.user, values, self.rows.users)
+
+    def by_item(self, values: np.ndarray) -> np.ndarray:
+        """The sum of float32 values (n,) of each item: float64 (items,)."""
+        return self._sums(self.rows.item, values, self.rows.items)
+
+    def _sums(self, codes: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+        sums = np.zeros(size)
+        for part in self.rows.parts():
+            add_by_code(codes[part], values[part], sums)
+        return sums
 
 
 def signals_of(
@@ -129,19 +257,24 @@ def signals_of(
     Returns:
         Rows and residuals.
     """
-    included = rows.included(block)
-    residuals = np.zeros((len(rows.user), len(targets)), np.float32)
+    given = BlockRows(rows, block, context, rows.included(block))
+    residuals = rows.arrays.empty((len(rows), len(targets)), np.float32)
     user_weight = np.zeros((len(targets), rows.users))
-    hessian_weight = np.zeros(len(rows.user), np.float32)
-    for place, target in enumerate(targets):
-        residual, weight = np.zeros((2, len(rows.user)), np.float32)
-        target_residuals(rows, included, context, target, (residual, weight))
-        residuals[:, place] = residual
-        user_weight[place] = sums_by_code(rows.user, weight, rows.users)
-        hessian_weight += weight
-    total = residuals.sum(axis=1)
-    squares = sum(float(np.square(total[part], dtype=np.float64).sum()) for part in rows.parts())
+    residual, hessian_weight = (rows.arrays.empty((len(rows),), np.float32) for _ in range(2))
+    squares = 0.0
+    for part in rows.parts():
+        hessian_weight[part] = 0
+        for place, target in enumerate(targets):
+            of_target, weight = np.zeros((2, part.stop - part.start), np.float32)
+            target_residuals(given, part, target, (of_target, weight))
+            residuals[part, place] = of_target
+            add_by_code(rows.user[part], weight, user_weight[place])
+            hessian_weight[part] += weight
+        residual[part] = residuals[part].sum(axis=1)
+        squares += float(np.square(residual[part], dtype=np.float64).sum())
     excess = max(squares / max(float(user_weight.sum()), 1e-12), 1e-3)
-    total /= np.float32(excess)
-    hessian_weight /= np.float32(excess)
-    return Signals(rows, included, context, list(targets), residuals, user_weight, total, hessian_weight, excess)
+    for part in rows.parts():
+        residual[part] /= np.float32(excess)
+        hessian_weight[part] /= np.float32(excess)
+    of_targets = list(targets), residuals, user_weight, residual, hessian_weight, excess
+    return Signals(rows, block, context, given.included, *of_targets)

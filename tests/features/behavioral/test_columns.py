@@ -23,10 +23,11 @@ from mma4ctr.evaluation.metrics import auc
 from mma4ctr.evaluation.run_figures import feature_rows
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.behavioral import residual_svd
-from mma4ctr.features.behavioral.columns import FEATURE_VERSION, item_content, plus_tables, without_constant_context
+from mma4ctr.features.behavioral.columns import FEATURE_VERSION, context_of_training, item_content, plus_tables
 from mma4ctr.features.behavioral.content_factors import (
     ContentFactors,
     Regression,
+    RowsInOrder,
     find_directions,
     posterior_means,
 )
@@ -34,10 +35,10 @@ from mma4ctr.features.behavioral.effects import Side, fit_effects, weighted_prod
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
 from mma4ctr.features.behavioral.row_passes import (
+    add_user_vectors,
     pair_scores,
     sums_of_item_vectors,
     sums_of_products,
-    sums_of_user_vectors,
 )
 from mma4ctr.features.behavioral.signals import TrainingRows, signals_of
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs
@@ -46,10 +47,13 @@ from mma4ctr.features.variants import FEATURES, GROUPS, content_modalities, spli
 from mma4ctr.model.inference import predict
 from mma4ctr.model.mlp import Network, initial_weights
 from mma4ctr.runtime.errors import UserError
+from mma4ctr.storage import row_arrays
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import ROOT, call, cluster_few_rows, relabelled, vectors_of
 
 CPU = torch.device("cpu")
+# A context category of which every pair with an item has several rows.
+CONTEXT_OF_ITEMS = {"tiktok_like": "channel", "wechat_click": "device"}
 MODALITIES = ("visual", "acoustic", "textual")
 # Vectors that depend on labels.
 SUPERVISED = {"content_factors user", "content_factors item", "label_svd user", "label_svd item"}
@@ -61,7 +65,7 @@ def rows_of(inputs):
     block = inputs.embedding.array("block")[train]
     user, item = data.user[train], data.item[train]
     sizes = len(data.user_ids), len(data.item_ids), 5
-    return TrainingRows(user, item, block, *sizes, train, data.user, data.item), train
+    return TrainingRows(user, item, block, *sizes), train
 
 
 def feature_row(factors, inputs, row):
@@ -97,7 +101,7 @@ def test_no_label_of_a_later_row_goes_into_any_column(plus, task, monkeypatch):
         *SUPERVISED,
         "exposure_svd item",
         "user x device table",
-        "item x device keys",
+        f"item x {CONTEXT_OF_ITEMS[task]} keys",
         "device table",
         "user x content cluster 4 table",
     } <= before.keys()
@@ -131,9 +135,10 @@ def test_a_training_row_is_not_among_what_its_user_was_shown(plus):
     row = 1234
     item = rows.item.copy()
     item[row] = (item[row] + 1) % rows.items
-    everywhere = rows.all_items.copy()
-    everywhere[rows.place[row]] = item[row]
-    after = plus_tables(replace(rows, item=item, all_items=everywhere), labels, features, columns, plus.temp)
+    everywhere = columns.rows.item.copy()
+    everywhere[train[row]] = item[row]
+    columns = replace(columns, rows=replace(columns.rows, item=everywhere))
+    after = plus_tables(replace(rows, item=item), labels, features, columns, plus.temp)
     own, other = rows.fold[row], (rows.fold[row] + 1) % 5
     before, after = vectors_of(before), vectors_of(after)
     for name in ("content_factors", "exposure_svd", "label_svd"):
@@ -181,19 +186,21 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
     monkeypatch.setattr("mma4ctr.features.behavioral.content_factors.AT_A_TIME", 7)
     monkeypatch.setattr("mma4ctr.features.behavioral.effects.ITEMS_AT_A_TIME", 50)
     included = rows.included(2)
-    starts, order = rows.by_user
-    found = sums_of_products(starts[10:31], order, rows.item, included, content)
+    found = sums_of_products(rows.starts[10:31], rows.item, rows.fold, 2, content)
     of_user = [content[rows.item[included & (rows.user == user)]].astype(float) for user in range(rows.users)]
     for user in range(10, 30):
         assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
-    of_item = sums_of_products(*rows.by_item, rows.user, included, np.repeat(content[:1], rows.users, axis=0))
+    by_item = rows.by_item
+    same = np.repeat(content[:1], rows.users, axis=0)
+    of_item = sums_of_products(by_item.starts, by_item.user, by_item.fold, 2, same)
     counts = np.bincount(rows.item[included], minlength=rows.items)
     assert np.allclose(of_item, counts[:, None, None] * np.outer(content[0], content[0]), atol=1e-3)
     rng = np.random.default_rng(0)
     gradients, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
     covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
     given = Regression(weight, gradients, shown, covariance, spread)
-    means = posterior_means(rows.by_user, rows.item, included, content, given)
+    in_order = RowsInOrder(rows.starts, rows.item, rows.fold, 2, rows.arrays)
+    means = posterior_means(in_order, content, given)
     for user, x in enumerate(of_user):
         precision = weight[user] * x.T @ x + shown[user] * covariance + np.diag(1 / spread)
         assert np.allclose(means[user], np.linalg.solve(precision, gradients[user]), atol=1e-4)
@@ -216,7 +223,9 @@ def test_vector_sums_equal_products_with_the_dense_table(targets):
     starts = np.searchsorted(user, np.arange(users + 1))
     assert np.allclose(sums_of_item_vectors(starts, item, values, of_items), table @ of_items, atol=1e-3)
     expected = np.einsum("uti,utk->ik", table, of_users)
-    assert np.allclose(sums_of_user_vectors(starts, item, values, of_users, items), expected, atol=1e-3)
+    sums = np.zeros((items, width), np.float32)
+    add_user_vectors(starts, item, values, of_users, sums)
+    assert np.allclose(sums, expected, atol=1e-3)
     scores = (of_users[user, 0] * of_items[item]).sum(axis=1)
     assert np.allclose(pair_scores(user, item, of_users[:, 0].copy(), of_items), scores, atol=1e-5)
 
@@ -237,7 +246,7 @@ def drawn_world(rng, *, rows=60_000, own=0.0, chosen=0.0):
     item = np.concatenate([rng.choice(items, rows // users, p=w / w.sum()) for w in weight])
     label = (rng.random(len(user)) < 1 / (1 + np.exp(1 - suits[user, item]))).astype(np.uint8)
     user, item = user.astype(np.int32), item.astype(np.int32)
-    rows = TrainingRows(user, item, np.zeros(len(user), np.uint8), users, items, 1, np.arange(len(user)), user, item)
+    rows = TrainingRows(user, item, np.zeros(len(user), np.uint8), users, items, 1)
     return rows, label, content, seen, suits
 
 
@@ -372,7 +381,7 @@ def test_vectors_of_many_items_equal_those_of_few(monkeypatch, targets):
     rng = np.random.default_rng(5)
     users, items = 30, 400
     user, item = np.sort(rng.integers(0, users, 6000)).astype(np.int32), rng.integers(0, items, 6000).astype(np.int32)
-    rows = TrainingRows(user, item, np.zeros(6000, np.uint8), users, items, 1, np.arange(6000), user, item)
+    rows = TrainingRows(user, item, np.zeros(6000, np.uint8), users, items, 1)
     of_user, of_item = rng.normal(size=(users, targets, 20)), rng.normal(size=(items, 20)) * 2.0 ** -np.arange(20)
     values = np.einsum("ntk,nk->nt", of_user[user], of_item[item]).astype(np.float32)
     weight = rng.uniform(1, 50, (targets, users)), rng.uniform(1, 20, items)
@@ -578,9 +587,12 @@ def test_a_context_category_with_one_value_has_no_column(plus):
     train = np.flatnonzero(inputs.data.split == TRAIN)
     constant = found.context["device"].copy()
     constant[train] = constant[train[0]]
-    kept = without_constant_context(replace(found, context=found.context | {"device": constant}), train)
+    kept, of_training = context_of_training(replace(found, context=found.context | {"device": constant}))
+    assert kept.context.keys() == of_training.keys()
     assert kept.context.keys() == found.context.keys() - {"device"} and "device" not in kept.paired
-    assert without_constant_context(found, train).context.keys() == found.context.keys()
+    kept, of_training = context_of_training(found)
+    assert kept.context.keys() == found.context.keys()
+    assert all((of_training[name] == codes[train]).all() for name, codes in found.context.items())
 
 
 def test_columns_of_test_rows_are_on_the_scale_of_the_training_rows(tmp_path, made):
@@ -600,3 +612,28 @@ def test_columns_of_test_rows_are_on_the_scale_of_the_training_rows(tmp_path, ma
     matrix = load_matrix(load_paths(tmp_path / "path.json"), "tiktok_like", "vat_concat.plus", CPU)
     mean = matrix.test.features(matrix, slice(None)).mean(dim=0)
     assert mean.abs().max() < 3, mean
+
+
+@pytest.mark.parametrize("task", ["tiktok_like", "wechat_click"])
+def test_many_rows_in_files_give_the_columns_of_rows_in_memory(plus, task, monkeypatch):
+    """Arrays of rows in files, and passes over many parts of the rows."""
+    cluster_few_rows(monkeypatch)
+
+    def made():
+        inputs = load_step_inputs(plus, task)
+        factors = plus_factors(inputs, MODALITIES, plus.temp)
+        write_matrix(plus, inputs, "vat_concat.plus", factors, scaling="zscore")
+        matrix = load_matrix(plus, task, "vat_concat.plus", CPU)
+        groups = [matrix.train, matrix.valid, matrix.test]
+        return [group.features(matrix, slice(0, len(group))) for group in groups], groups, inputs.data.arrays
+
+    features, groups, _ = made()
+    monkeypatch.setattr(row_arrays, "LARGEST_IN_MEMORY", 0)
+    monkeypatch.setattr(row_arrays, "ROWS_AT_A_TIME", 999)
+    monkeypatch.setattr("mma4ctr.features.behavioral.rates.POSSIBLE_A_ROW", 0)
+    monkeypatch.setattr("mma4ctr.features.behavioral.rates.LEAST_MERGED", 100)
+    in_files, same_groups, arrays = made()
+    assert arrays.empty((1,), np.uint8).base is not None
+    for one, other, group, same_group in zip(features, in_files, groups, same_groups, strict=True):
+        assert torch.allclose(one, other, atol=1e-3)
+        assert (group.rows == same_group.rows).all() and (group.label == same_group.label).all()

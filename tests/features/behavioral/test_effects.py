@@ -31,6 +31,7 @@ from mma4ctr.features.behavioral.inputs import (
     side_inputs,
 )
 from mma4ctr.features.behavioral.rates import PRIOR, category_codes, find_pairs, pair_codes, rates_and_counts
+from mma4ctr.features.behavioral.signals import LogRows
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
 from mma4ctr.features.matrix_writer import plus_factors
 from mma4ctr.model import inference
@@ -233,10 +234,16 @@ def test_rates_and_counts_equal_a_loop(rows, folds):
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40)
 
 
+def log_of(user, item=None):
+    """Rows of which all are training rows."""
+    return LogRows(user, user if item is None else item, np.full(len(user), TRAIN, np.uint8))
+
+
 @given(pairs, pairs)
 def test_codes_of_pairs_equal_a_dictionary(seen, asked):
+    seen = sorted(seen)  # rows are in order of users
     entity, category = (np.array(column) for column in zip(*seen, strict=True))
-    found = pair_codes("user", "tab", entity, category.astype(np.uint8))
+    found = pair_codes(log_of(entity), "user", "tab", category.astype(np.uint8), rows_a_pair=1)
     known = {pair: 1 + place for place, pair in enumerate(sorted(set(seen)))}
     assert found.codes.tolist() == [known[pair] for pair in seen] and found.size == len(known) + 1
     for possible in (0, 1 << 10):  # by binary search, and in a table
@@ -251,16 +258,16 @@ def test_codes_of_pairs_equal_a_dictionary(seen, asked):
 def test_codes_of_a_category_have_no_keys():
     found = category_codes("tab", np.array([0, 3, 1], np.uint8))
     assert found.size == 4 and not len(found.keys)
-    empty = pair_codes("user", "tab", np.empty(0, np.int32), np.empty(0, np.uint8))
+    empty = pair_codes(log_of(np.empty(0, np.int32)), "user", "tab", np.empty(0, np.uint8))
     assert find_pairs(empty, np.array([0, 1]), np.array([0, 1])).tolist() == [0, 0]
 
 
 def test_entities_of_any_size_do_not_overflow():
-    entity = np.array([2**31 - 1, 2**31 - 2, 2**31 - 1], np.int32)
+    entity = np.array([2**31 - 2, 2**31 - 1, 2**31 - 1], np.int32)
     category = np.array([255, 255, 254], np.uint8)
-    found = pair_codes("user", "tab", entity, category)
-    assert found.codes.tolist() == [3, 1, 2]
-    assert find_pairs(found, entity, category).tolist() == [3, 1, 2]
+    found = pair_codes(log_of(entity), "user", "tab", category, rows_a_pair=1)
+    assert found.codes.tolist() == [1, 3, 2]
+    assert find_pairs(found, entity, category).tolist() == [1, 3, 2]
     # An unknown category must not be read as the pair of another user.
     assert find_pairs(found, np.array([2**31 - 2]), np.array([255 + 256])).tolist() == [0]
 
@@ -378,8 +385,8 @@ def test_users_pair_with_item_categories_of_many_values_and_rows(users, values, 
     side = side_inputs(columns, 60, "item")
     assert side.paired == ("author", "length/8") and side.rated == ("author",)
     user, item = rng.integers(0, users, 300).astype(np.int32), rng.integers(0, 60, 300).astype(np.int32)
-    inputs = LogInputs(SideInputs(), side, {}, np.zeros((300, 0), np.float32), ())
-    found = {one.name: one for one in row_codes(inputs, user, item)}
+    inputs = LogInputs(log_of(user, item), SideInputs(), side, {}, np.zeros((300, 0), np.float32), ())
+    found = {one.name: one for one in row_codes(inputs)}
     for name in side.paired:
         code = side.categories[name][item]
         pairs = sorted(set(zip(user.tolist(), code.tolist(), strict=True)))
@@ -447,7 +454,8 @@ def test_labels_of_later_rows_change_no_array(plus, task):
     before = plus_factors(inputs, MODALITIES, plus.temp)
     after = plus_factors(relabelled(inputs, np.flatnonzero(inputs.data.split != TRAIN)), MODALITIES, plus.temp)
     one, two = every_array(before), every_array(after)
-    assert one.keys() == two.keys() and {"user x device table", "item x device codes", "recency"} <= one.keys()
+    of_items = "item x device codes" if task == "wechat_click" else "item x channel codes"
+    assert one.keys() == two.keys() and {"user x device table", of_items, "recency"} <= one.keys()
     assert len(one) == 3 + 3 * len(before.plus.lookups) + 2 * len(before.plus.pairs) + 1
     for name, values in one.items():
         assert values.tobytes() == two[name].tobytes(), name
