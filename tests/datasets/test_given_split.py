@@ -1,11 +1,14 @@
 """Splits that come with the data: as files or as a column, without labels of test rows, and selected on test rows."""
 
+import shutil
+
 import comp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import cross_matrix
 import gen_matrix
 import get_user_embedding
 import mlp
@@ -21,7 +24,9 @@ from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call, write_described
+from tests.conftest import ROOT, call, write_described
+
+MOVIELENS = list((ROOT / ".venv-baseline").glob("lib/*/site-packages/recbole/dataset_example/ml-100k"))
 
 USERS, ITEMS, ROWS = 24, 40, 1500
 PARTS = ("train", "valid", "test")
@@ -132,6 +137,39 @@ def test_files_and_a_column_give_the_rows_of_the_own_split(folder, kind):
         again = trained(folder / "path.json")
         assert (again.auc, again.gauc, again.logloss) == (score.auc, score.gauc, score.logloss)
         assert again.protocol["split"] == "given" and not again.marks
+
+
+@pytest.mark.skipif(not MOVIELENS, reason="RecBole's environment, which holds MovieLens-100k, is made by make baseline")
+def test_movielens_with_a_given_split_has_the_score_of_its_own_split(tmp_path):
+    """Both feature sets; the given files hold the rows of step 1's own split."""
+
+    def scores(description, folder):
+        datasets = {"movielens": {"description": description, "folder": str(folder.absolute())}}
+        paths = write_described(tmp_path, datasets)
+        for step in (preprocess_inter, preprocess_multimodal, get_user_embedding, cross_matrix):
+            assert call(step.main, "--paths", paths) == 0
+        assert call(cross_matrix.main, "--paths", paths, "--features", "plus") == 0
+        for options in (("--epochs", 2), ("--features", "plus")):
+            assert call(mlp.main, "--paths", paths, *options) == 0
+        found = read_results(load_paths(paths).results)[-2:]
+        return [(one.variant, one.auc, one.gauc, one.logloss) for one in found]
+
+    expected = scores("movielens-100k", MOVIELENS[0])
+    data = load_interactions(load_paths(tmp_path / "path.json"), "movielens")
+    users, items = data.user_ids[data.user].tolist(), data.item_ids[data.item].tolist()
+    part_of = dict(zip(zip(users, items, strict=True), data.split.tolist(), strict=True))
+    given = tmp_path / "given"
+    given.mkdir()
+    header, *rows = (MOVIELENS[0] / "ml-100k.inter").read_text().splitlines(keepends=True)
+    for number, name in enumerate(PARTS):
+        chosen = [row for row in rows if part_of[tuple(map(int, row.split("\t")[:2]))] == number]
+        (given / f"{name}.inter").write_text(header + "".join(chosen))
+    shutil.copy(MOVIELENS[0] / "ml-100k.item", given)
+    text = (ROOT / "mma4ctr" / "datasets" / "descriptions" / "movielens-100k.toml").read_text()
+    text = text.replace('files = "ml-100k.inter"\n', "").replace("min_interactions = 20\n", "")
+    (tmp_path / "given.toml").write_text(text + FILES.replace(".csv", ".inter"))
+    assert scores("given.toml", given) == expected
+    assert expected[1][1] > expected[0][1] > 0.6
 
 
 def test_validation_rows_default_to_the_last_tenth_of_the_training_rows(folder):
