@@ -67,15 +67,17 @@ def train_tasks(
     paths: Paths, arguments: argparse.Namespace, device: "torch.device", processes: "ProcessGroup"
 ) -> list[Result]:
     """Train, test and record a run for each chosen task and variant."""
+    from mma4ctr.data.interactions import TRAIN
     from mma4ctr.features.feature_matrix import load_step_inputs
     from mma4ctr.steps.training_run import Training, log_run, run_checkpoints
 
-    settings = training_settings(arguments)
     tasks = chosen_tasks(paths, arguments)
     demand_room_for_results(paths)
     results = []
     for task in tasks:
-        modalities = load_step_inputs(paths, task).modalities
+        inputs = load_step_inputs(paths, task)
+        modalities = inputs.modalities
+        settings = training_settings(arguments, inputs.data.rows_of(TRAIN))
         known = variants_for(paths, task)
         for name in chosen_variants(arguments.variant, known, known.all, modalities, task):
             training = Training(task, with_features(name, arguments.features), settings, [settings.epochs])

@@ -82,6 +82,10 @@ class Interactions:
         """Return the labels of a target: uint8 (rows,) of 0 and 1."""
         return self.arrays.open(self.artifact.file(f"label_{target}.npy"))
 
+    def rows_of(self, split: int) -> int:
+        """Number of the training, validation or test rows, given TRAIN, VALID or TEST."""
+        return sum(int(np.count_nonzero(self.split[part] == split)) for part in self.arrays.parts(len(self)))
+
     @property
     def user_names(self) -> np.ndarray:
         """(users,): ids as the raw files write them; see `id_names`."""

@@ -346,7 +346,7 @@ def _rows_of_split(
         recency: float16 (rows, r), or None.
     """
     data, block, arrays = inputs.data, inputs.block, inputs.data.arrays
-    count = sum(int(np.count_nonzero(data.split[part] == split)) for part in arrays.parts(len(data)))
+    count = data.rows_of(split)
     rows, user_row, item_row = (arrays.empty((count,), np.int32) for _ in range(3))
     chosen = [(one, arrays.empty((count, *one.shape[1:]), one.dtype)) for one in (label, *codes)]
     if recency is not None:

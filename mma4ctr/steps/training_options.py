@@ -3,7 +3,16 @@
 import argparse
 from typing import Any
 
-from mma4ctr.model.training_defaults import EPOCHS, LOSSES, PATIENCE, SCHEDULES, TRAINING, TrainSettings
+from mma4ctr.model.training_defaults import (
+    EPOCHS,
+    LOSSES,
+    MOST_ROWS_TRAINED,
+    PATIENCE,
+    SCHEDULES,
+    TRAINING,
+    TrainSettings,
+    default_epochs,
+)
 from mma4ctr.runtime.console import positive_number, seed_number, whole_number
 from mma4ctr.steps.options import add_device_option
 
@@ -24,7 +33,8 @@ def add_training_options(options: argparse.ArgumentParser) -> None:
     """Add the options of the training."""
     default = {name: defaults_of({kind: TRAINING[kind][name] for kind in TRAINING}) for name in TRAINING["paper"]}
     add = options.add_argument
-    add("--epochs", type=whole_number(1), metavar="N", help=f"largest number of epochs {defaults_of(EPOCHS)}")
+    fewer = f"; with features plus and more than {MOST_ROWS_TRAINED // EPOCHS['plus']:,} training rows fewer"
+    add("--epochs", type=whole_number(1), metavar="N", help=f"largest number of epochs {defaults_of(EPOCHS)}{fewer}")
     add(
         "--batch-size",
         type=batch_size_option,
@@ -73,12 +83,12 @@ def add_training_options(options: argparse.ArgumentParser) -> None:
     add_device_option(options)
 
 
-def training_settings(arguments: argparse.Namespace) -> TrainSettings:
+def training_settings(arguments: argparse.Namespace, train_rows: int) -> TrainSettings:
     """Return the settings of the command line, with the defaults of the feature set for missing options."""
     features = arguments.features
     given = {name: getattr(arguments, name) for name in TRAINING[features]}
     return TrainSettings(
-        epochs=arguments.epochs or EPOCHS[features],
+        epochs=arguments.epochs or default_epochs(features, train_rows),
         batch_size=arguments.batch_size,
         patience=PATIENCE[features] if arguments.patience is None else arguments.patience,
         loss=arguments.loss,

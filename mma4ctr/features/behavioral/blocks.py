@@ -9,11 +9,14 @@ from threadpoolctl import threadpool_limits
 
 from mma4ctr.features.behavioral.content_factors import ContentFactors
 from mma4ctr.features.behavioral.effects import Effects, Side, fit_effects
-from mma4ctr.features.behavioral.residual_svd import MANY_ITEMS, exposure_factors, label_factors
+from mma4ctr.features.behavioral.residual_svd import exposure_factors, label_factors
 from mma4ctr.features.behavioral.signals import Signals, TrainingRows, signals_of
 from mma4ctr.features.behavioral.tables import Vectors
 from mma4ctr.runtime.parallel import Threads
 from mma4ctr.runtime.system import cores
+
+# With more items than this the vectors of a block are made one after the other.
+MOST_ITEMS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def make_block(given: BlockInputs, block: int) -> Block:
 
     effects = [done.result() for _, done in Threads().in_order(fit, labels)]
     signals = signals_of(rows, block, given.context, list(zip(labels, effects, strict=True)))
-    # Each has several arrays of all items in memory while it is made, so with many items they take turns.
-    with ThreadPoolExecutor(1 if rows.items > MANY_ITEMS else cores()) as pool:
+    # Each has several arrays of all items in memory while it is made, so with very many items they take turns.
+    with ThreadPoolExecutor(1 if rows.items > MOST_ITEMS_AT_ONCE else cores()) as pool:
         fitted = pool.submit(_content_factors, signals, given.content) if labels else None
         found = {"label_svd": pool.submit(label_factors, signals)} if labels else {}
         found["exposure_svd"] = pool.submit(exposure_factors, signals)

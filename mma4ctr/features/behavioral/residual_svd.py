@@ -10,11 +10,13 @@ The sparse matrix is not stored: the rows are its entries.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from mma4ctr.features.behavioral.row_passes import add_user_vectors, products_over_items, sums_of_item_vectors
-from mma4ctr.features.behavioral.signals import Signals, TrainingRows
+from mma4ctr.features.behavioral.signals import Signals, TrainingRows, parts_of_users
 from mma4ctr.runtime.parallel import Threads, slices
 
 # Number of singular vectors, and the pseudo-count that shrinks users and items with few rows. Of widths 8 to 64 and
@@ -30,6 +32,11 @@ SMALLEST_CUT = 1e-4
 # With more items than this the iteration is on the rows of the matrix, if they are fewer: its vectors, 8 bytes for each
 # of 25 and several copies of them, are then small. With fewer items both sides take the same time.
 MANY_ITEMS = 1 << 18
+# Up to so many rows of the matrix the products run item by item: their vectors are then in the processor's cache.
+FEW_USERS = 1 << 17
+# With more training rows than this the iteration is on the rows of some users first. From there `PASSES_FROM_START`
+# products with the whole matrix are enough.
+MOST_ROWS, PASSES_FROM_START = 1 << 24, 1
 # Parts of the items that are multiplied in parallel; the sum does not depend on the number of threads.
 PARTS = 8
 
@@ -41,44 +48,80 @@ def _on_rows(shape: tuple[int, int]) -> bool:
     return shape[1] > max(MANY_ITEMS, shape[0])
 
 
-def principal_items(
-    shape: tuple[int, int], times: Product, transposed_times: Product, skipped: int = 0, gram: Product | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix that is known by its products.
+
+    Attributes:
+        shape: Rows and columns; the columns are items.
+        times: The product with float64 (items, k).
+        transposed_times: The product of its transpose with float64 (rows, k).
+        gram: The product of R R' with float64 (rows, k), if there is a faster way than the two products.
+    """
+
+    shape: tuple[int, int]
+    times: Product
+    transposed_times: Product
+    gram: Product | None = None
+
+
+def _subspace(matrix: Matrix, width: int, start: np.ndarray | None = None) -> np.ndarray:
+    """An orthonormal basis whose span has nearly the leading right singular vectors, or, on rows, the left ones.
+
+    Args:
+        matrix: The matrix R.
+        width: Number of leading vectors.
+        start: float64 (items, k), with a span near that of the leading right vectors; None if nothing is known.
+
+    Returns:
+        float64 (items, k) or (rows, k), a few vectors more than wanted.
+    """
+    shape, on_rows = matrix.shape, _on_rows(matrix.shape)
+    there, back = (matrix.transposed_times, matrix.times) if on_rows else (matrix.times, matrix.transposed_times)
+
+    def product(vectors: np.ndarray) -> np.ndarray:
+        return matrix.gram(vectors) if on_rows and matrix.gram else back(there(vectors))
+
+    if start is None:
+        size = shape[0] if on_rows else shape[1]
+        basis = np.random.default_rng(0).normal(size=(size, min(width + OVERSAMPLING, min(shape))))
+        for _ in range(FIRST_PASSES):
+            basis = product(np.linalg.qr(basis).Q)
+        for _ in range(FILTERS):
+            basis = _filtered(np.linalg.qr(basis).Q, product)
+    else:
+        basis = matrix.times(start) if on_rows else start
+        for _ in range(PASSES_FROM_START):
+            basis = product(np.linalg.qr(basis).Q)
+    orthonormal: np.ndarray = np.linalg.qr(basis).Q
+    return orthonormal
+
+
+def principal_items(matrix: Matrix, skipped: int = 0, some: Matrix | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The leading right singular vectors of a matrix, with their shrinkage.
 
     The iteration finds them as the eigenvectors of R' R; with many items and fewer rows it finds the left ones as those
     of R R', and the right ones from them as R' u / s.
 
     Args:
-        shape: Rows and items of the matrix.
-        times: The product of the matrix with float64 (items, k).
-        transposed_times: The product of its transpose with float64 (rows, k).
+        matrix: The matrix R.
         skipped: Leave out the first so many vectors.
-        gram: With many items and fewer rows the product of R R' with float64 (rows, k), if there is a faster way.
+        some: Some rows of the matrix, from whose vectors the iteration starts.
 
     Returns:
         float64 (items, k) with at most `FACTORS` vectors, and float64 (k,) shrinkage 1 - (s' / s)^2 where s is the
         vector's singular value and s' the largest one that is left out.
     """
-    items = shape[1]
-    on_rows = _on_rows(shape)
-    there, back = (transposed_times, times) if on_rows else (times, transposed_times)
-
-    def product(vectors: np.ndarray) -> np.ndarray:
-        return gram(vectors) if gram else back(there(vectors))
-
-    width = min(skipped + FACTORS + 1, min(shape) - 1)
-    nothing = np.zeros((items, 1)), np.zeros(1)
+    width = min(skipped + FACTORS + 1, min(matrix.shape) - 1)
+    nothing = np.zeros((matrix.shape[1], 1)), np.zeros(1)
     if width <= skipped + 1:
         return nothing
-    size = shape[0] if on_rows else items
-    basis = np.random.default_rng(0).normal(size=(size, min(width + OVERSAMPLING, min(shape))))
-    for _ in range(FIRST_PASSES):
-        basis = product(np.linalg.qr(basis).Q)
-    for _ in range(FILTERS):
-        basis = _filtered(np.linalg.qr(basis).Q, product)
-    basis = np.linalg.qr(basis).Q
-    projected = there(basis)
+    start = None
+    if some:
+        start = _subspace(some, width)
+        start = some.transposed_times(start) if _on_rows(some.shape) else start
+    basis, on_rows = _subspace(matrix, width, start), _on_rows(matrix.shape)
+    projected = matrix.transposed_times(basis) if on_rows else matrix.times(basis)
     squares, turned = np.linalg.eigh(projected.T @ projected)
     order = np.argsort(-squares)[:width]
     values = np.sqrt(np.maximum(squares[order], 0))
@@ -117,80 +160,120 @@ def _filtered(basis: np.ndarray, product: Product) -> np.ndarray:
     return now
 
 
-def _gram(rows: TrainingRows, values: np.ndarray, of_user: np.ndarray, of_item: np.ndarray) -> Product:
-    """The product of R R' with float64 (users * targets, k), item by item; see `_factors`.
+@dataclass(frozen=True)
+class Entries:
+    """The rows as entries of a matrix of users, targets and items, R = D_user values D_item.
 
-    Args:
-        rows: The training rows.
-        values: float32 (n, targets).
-        of_user: float64 (users, targets, 1), scales of the rows of R.
-        of_item: float64 (items, 1), scales of its columns.
-    """
-    item_starts, user = rows.by_item.starts, rows.by_item.user
-    value = rows.in_order_of_items(item_starts, values)
-    scale = np.square(of_item[:, 0]).astype(np.float32)
-
-    def product(vectors: np.ndarray) -> np.ndarray:
-        scaled = (of_user * vectors.reshape(*of_user.shape[:2], -1)).astype(np.float32)
-
-        def of_part(items: slice) -> np.ndarray:
-            starts = item_starts[items.start : items.stop + 1]
-            part = slice(int(starts[0]), int(starts[-1]))
-            sums = products_over_items(starts - part.start, user[part], value[part], scale[items], scaled)
-            rows.arrays.release(part)
-            return sums
-
-        total = np.zeros(scaled.shape)
-        for _, done in Threads().in_order(of_part, slices(rows.items, -(-rows.items // PARTS))):
-            total += done.result()
-        return (of_user * total).reshape(vectors.shape)
-
-    return product
-
-
-def _factors(
-    rows: TrainingRows, values: np.ndarray, user_weight: np.ndarray, item_weight: np.ndarray, skipped: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute user and item vectors whose inner products approximate the values of rows.
-
-    Args:
+    Attributes:
         rows: The training rows.
         values: float32 (n, targets), 0 for rows that do not count.
-        user_weight: float64 (targets, users), summed weights of the rows of each user.
-        item_weight: float64 (items,), summed weights of the rows of each item, the mean over the targets.
-        skipped: Number of leading singular vectors to leave out.
-
-    Returns:
-        float32 (users, targets, k), and float32 (items, k).
+        of_user: float64 (users, targets, 1), scales of the users.
+        of_item: float64 (items, 1), scales of the items.
     """
-    targets = values.shape[1]
-    of_user = 1 / np.sqrt(FACTORS_PRIOR + user_weight.T)[:, :, None]
-    of_item = 1 / np.sqrt(FACTORS_PRIOR + item_weight)[:, None]
 
-    def of_users(vectors: np.ndarray) -> np.ndarray:
-        scaled = np.empty(vectors.shape, np.float32)
-        np.multiply(of_item, vectors, out=scaled, casting="same_kind")
-        sums = np.empty((rows.users, targets, vectors.shape[1]), np.float32)
-        for users, part in rows.parts_of_users():
+    rows: TrainingRows
+    values: np.ndarray
+    of_user: np.ndarray
+    of_item: np.ndarray
+
+    @classmethod
+    def of(cls, rows: TrainingRows, values: np.ndarray, user_weight: np.ndarray, item_weight: np.ndarray) -> Self:
+        """Scale users and items by 1 / sqrt(prior + weight), float64 (targets, users) and (items,) weights."""
+        of_user = 1 / np.sqrt(FACTORS_PRIOR + user_weight.T)[:, :, None]
+        return cls(rows, values, of_user, 1 / np.sqrt(FACTORS_PRIOR + item_weight)[:, None])
+
+    def of_users(self, vectors: np.ndarray) -> np.ndarray:
+        """The product of R with float64 (items, k): float64 (users, targets, k)."""
+        rows, scaled = self.rows, np.empty(vectors.shape, np.float32)
+        np.multiply(self.of_item, vectors, out=scaled, casting="same_kind")
+        sums = np.empty((rows.users, self.values.shape[1], vectors.shape[1]), np.float32)
+
+        def of_part(given: tuple[slice, slice]) -> None:
+            users, part = given
             starts = rows.starts[users.start : users.stop + 1] - part.start
-            sums[users] = sums_of_item_vectors(starts, rows.item[part], values[part], scaled)
-        return of_user * sums
+            sums[users] = sums_of_item_vectors(starts, rows.item[part], self.values[part], scaled)
+            rows.arrays.release(part)
 
-    def times(vectors: np.ndarray) -> np.ndarray:
-        return of_users(vectors).reshape(rows.users * targets, -1)
+        for _, done in Threads().in_order(of_part, parts_of_users(rows.starts)):
+            done.result()
+        return self.of_user * sums
 
-    def transposed_times(vectors: np.ndarray) -> np.ndarray:
-        scaled = (of_user * vectors.reshape(rows.users, targets, -1)).astype(np.float32)
-        sums = np.zeros((rows.items, scaled.shape[2]), np.float32)
-        for users, part in rows.parts_of_users():
-            starts = rows.starts[users.start : users.stop + 1] - part.start
-            add_user_vectors(starts, rows.item[part], values[part], scaled[users], sums)
-        return of_item * sums
+    def matrix(self) -> Matrix:
+        """R with users and targets as its rows."""
+        rows, shape = self.rows, (len(self.of_user) * self.values.shape[1], self.rows.items)
 
-    shape = rows.users * targets, rows.items
-    gram = _gram(rows, values, of_user, of_item) if _on_rows(shape) else None
-    vectors, shares = principal_items(shape, times, transposed_times, skipped, gram)
-    return (of_user * of_users(vectors * shares)).astype(np.float32), (of_item * vectors).astype(np.float32)
+        def times(vectors: np.ndarray) -> np.ndarray:
+            return self.of_users(vectors).reshape(shape[0], -1)
+
+        def transposed_times(vectors: np.ndarray) -> np.ndarray:
+            scaled = (self.of_user * vectors.reshape(*self.of_user.shape[:2], -1)).astype(np.float32)
+            sums = np.zeros((rows.items, scaled.shape[2]), np.float32)
+            for users, part in rows.parts_of_users():
+                starts = rows.starts[users.start : users.stop + 1] - part.start
+                add_user_vectors(starts, rows.item[part], self.values[part], scaled[users], sums)
+            return self.of_item * sums
+
+        by_items = _on_rows(shape) and shape[0] <= FEW_USERS
+        return Matrix(shape, times, transposed_times, self._gram() if by_items else None)
+
+    def _gram(self) -> Product:
+        """The product of R R' with float64 (users * targets, k), item by item."""
+        rows, of_user = self.rows, self.of_user
+        item_starts, user = rows.by_item.starts, rows.by_item.user
+        value = rows.in_order_of_items(item_starts, self.values)
+        scale = np.square(self.of_item[:, 0]).astype(np.float32)
+
+        def product(vectors: np.ndarray) -> np.ndarray:
+            scaled = (of_user * vectors.reshape(*of_user.shape[:2], -1)).astype(np.float32)
+
+            def of_part(items: slice) -> np.ndarray:
+                starts = item_starts[items.start : items.stop + 1]
+                part = slice(int(starts[0]), int(starts[-1]))
+                sums = products_over_items(starts - part.start, user[part], value[part], scale[items], scaled)
+                rows.arrays.release(part)
+                return sums
+
+            total = np.zeros(scaled.shape)
+            for _, done in Threads().in_order(of_part, slices(rows.items, -(-rows.items // PARTS))):
+                total += done.result()
+            return (of_user * total).reshape(vectors.shape)
+
+        return product
+
+    def of_some_users(self, step: int) -> "Entries":
+        """The entries of every user whose number is a multiple of `step`, numbered anew; their rows are in memory."""
+        rows, users, items, values = self.rows, [], [], []
+        for part in rows.parts():
+            found = np.flatnonzero(rows.user[part] % step == 0)
+            users.append(rows.user[part][found] // step)
+            items.append(rows.item[part][found])
+            values.append(self.values[part][found])
+        some = TrainingRows(
+            np.concatenate(users),
+            np.concatenate(items),
+            np.empty(0, np.uint8),
+            len(self.of_user[::step]),
+            rows.items,
+            0,
+        )
+        return Entries(some, np.concatenate(values), self.of_user[::step], self.of_item)
+
+    def factors(self, skipped: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Compute user and item vectors whose inner products approximate the values.
+
+        Args:
+            skipped: Number of leading singular vectors to leave out.
+
+        Returns:
+            float32 (users, targets, k), and float32 (items, k).
+        """
+        step = -(-len(self.rows) // MOST_ROWS)
+        some = self.of_some_users(step).matrix() if step > 1 else None
+        vectors, shares = principal_items(self.matrix(), skipped, some)
+        return (
+            (self.of_user * self.of_users(vectors * shares)).astype(np.float32),
+            (self.of_item * vectors).astype(np.float32),
+        )
 
 
 def label_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +284,7 @@ def label_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
     """
     scale = signals.overdispersion / signals.residuals.shape[1]
     item_weight = scale * signals.by_item(signals.hessian_weight)
-    return _factors(signals.rows, signals.residuals, signals.user_weight, item_weight)
+    return Entries.of(signals.rows, signals.residuals, signals.user_weight, item_weight).factors()
 
 
 def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
@@ -211,4 +294,5 @@ def exposure_factors(signals: Signals) -> tuple[np.ndarray, np.ndarray]:
         float32 (users, 1, k), and float32 (items, k).
     """
     once = signals.once[:, 0]
-    return _factors(signals.rows, signals.once, signals.by_user(once)[None], signals.by_item(once), skipped=1)
+    weights = signals.by_user(once)[None], signals.by_item(once)
+    return Entries.of(signals.rows, signals.once, *weights).factors(skipped=1)

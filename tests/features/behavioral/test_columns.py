@@ -33,7 +33,7 @@ from mma4ctr.features.behavioral.content_factors import (
 )
 from mma4ctr.features.behavioral.effects import Side, fit_effects, weighted_products, weighted_sum
 from mma4ctr.features.behavioral.inputs import log_inputs
-from mma4ctr.features.behavioral.residual_svd import FACTORS, principal_items
+from mma4ctr.features.behavioral.residual_svd import FACTORS, Entries, Matrix, principal_items
 from mma4ctr.features.behavioral.row_passes import (
     add_user_vectors,
     pair_scores,
@@ -357,6 +357,10 @@ def test_content_that_says_nothing_gives_harmless_factors(width):
     assert np.abs(made.user @ made.item.T).max() < 0.5
 
 
+def matrix_of(table):
+    return Matrix(table.shape, table.__matmul__, table.T.__matmul__)
+
+
 @pytest.mark.parametrize(("rows", "items", "many"), [(70, 40, 1 << 18), (40, 70, 1 << 18), (40, 70, 0), (70, 40, 0)])
 def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise(rows, items, many, monkeypatch):
     """Whether the iteration is on the items or, with many items and fewer rows, on the rows."""
@@ -364,20 +368,23 @@ def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise(rows, it
     rng = np.random.default_rng(3)
     signal = 3 * rng.normal(size=(rows, 3)) @ rng.normal(size=(3, items))
     table = signal + rng.normal(size=(rows, items))
-    found, shares = principal_items(table.shape, lambda x: table @ x, lambda x: table.T @ x)
+    found, shares = principal_items(matrix_of(table))
     _, values, vectors = np.linalg.svd(table)
     assert found.shape == (items, FACTORS)
     assert np.allclose(np.sum(found**2, axis=0), 1)
     assert np.allclose(np.abs(np.sum(found * vectors[:FACTORS].T, axis=0)), 1)
     assert np.allclose(shares, 1 - (values[FACTORS] / values[:FACTORS]) ** 2, atol=1e-3)
     assert (shares[:3] > 0.9).all() and (shares[3:] < 0.75).all()
-    later, _ = principal_items(table.shape, lambda x: table @ x, lambda x: table.T @ x, skipped=1)
+    later, _ = principal_items(matrix_of(table), skipped=1)
     assert np.allclose(np.abs(np.sum(later[:, :5] * vectors[1:6].T, axis=0)), 1)
 
 
 @pytest.mark.parametrize("targets", [1, 3])
-def test_vectors_of_many_items_equal_those_of_few(monkeypatch, targets):
-    """With many items the products run over items, and no vector of an item is needed before the last."""
+@pytest.mark.parametrize("changed", [{"MANY_ITEMS": 0}, {"MANY_ITEMS": 0, "FEW_USERS": 0}, {"MOST_ROWS": 2000},
+                                     {"MOST_ROWS": 2000, "MANY_ITEMS": 0}])  # fmt: skip
+def test_vectors_of_many_items_or_rows_equal_those_of_few(monkeypatch, targets, changed):
+    """With many items the iteration is on the users, item by item if these are few; with many rows it starts on some
+    users."""
     rng = np.random.default_rng(5)
     users, items = 30, 400
     user, item = np.sort(rng.integers(0, users, 6000)).astype(np.int32), rng.integers(0, items, 6000).astype(np.int32)
@@ -385,9 +392,10 @@ def test_vectors_of_many_items_equal_those_of_few(monkeypatch, targets):
     of_user, of_item = rng.normal(size=(users, targets, 20)), rng.normal(size=(items, 20)) * 2.0 ** -np.arange(20)
     values = np.einsum("ntk,nk->nt", of_user[user], of_item[item]).astype(np.float32)
     weight = rng.uniform(1, 50, (targets, users)), rng.uniform(1, 20, items)
-    one = residual_svd._factors(rows, values, *weight)
-    monkeypatch.setattr(residual_svd, "MANY_ITEMS", 0)
-    other = residual_svd._factors(rows, values, *weight)
+    one = Entries.of(rows, values, *weight).factors()
+    for name, value in changed.items():
+        monkeypatch.setattr(residual_svd, name, value)
+    other = Entries.of(rows, values, *weight).factors()
     products = [np.einsum("utk,ik->uti", *vectors) for vectors in (one, other)]
     assert np.allclose(*products, atol=1e-3 * np.abs(products[0]).max())
 
@@ -398,7 +406,7 @@ def test_a_table_without_content_or_of_few_rows_has_harmless_vectors(shape, many
     monkeypatch.setattr("mma4ctr.features.behavioral.residual_svd.MANY_ITEMS", many)
     for table in (np.zeros(shape), np.ones(shape)):
         for skipped in (0, 1):
-            vectors, shares = principal_items(shape, table.__matmul__, table.T.__matmul__, skipped)
+            vectors, shares = principal_items(matrix_of(table), skipped)
             assert vectors.shape == (shape[1], len(shares)) and np.isfinite(vectors).all()
             assert ((shares >= 0) & (shares <= 1)).all()
 
