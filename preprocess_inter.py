@@ -21,6 +21,7 @@ from mma4ctr.data.column_files import (
     export_inter,
     replace_item_ids,
     write_columns,
+    write_histories,
     write_ids,
     write_log_columns,
 )
@@ -164,6 +165,7 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
             writer.array("split", split)
             tables = write_ids(raw, writer, counts.kept.ids, made.item_ids)
             write_log_columns(raw, writer, made, counts, len(split), bad)
+            write_histories(writer, made)
             export_inter(raw, writer.building, column, tables, split)
             skipped = len(bad.seen) - before
             # A line that the first pass counted and the second could not read is not a row of an unknown item.

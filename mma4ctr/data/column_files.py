@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.data.histories import FirstHistories
 from mma4ctr.data.log_columns import ColumnWriter, MostFrequent, side_values
 from mma4ctr.data.recbole_export import InterColumn, write_inter
 from mma4ctr.data.row_order import RowInTwoParts, day_and_position, record_type, row_chunks, sorted_partitions
@@ -46,12 +47,14 @@ class SortedColumns:
         item_ids: int64 (items,), sorted.
         rows_read: Number of rows of kept users and known items that were read, duplicates included.
         repeated: Columns of users and items that the raw file repeats in each row.
+        histories: What users did before their first rows.
     """
 
     column: dict[str, StoredArray]
     item_ids: np.ndarray
     rows_read: int
     repeated: dict[str, MostFrequent]
+    histories: FirstHistories
 
 
 def write_columns(
@@ -79,6 +82,7 @@ def write_columns(
     streams = {name: writer.stream(name, kind) for name, kind in kinds.items()}
     items = IdCollector()
     repeated = {side: MostFrequent(raw.columns_of(side)) for side in ("user", "item")}
+    histories = FirstHistories()
     rows_read = 0
 
     def chunks() -> Iterator[InteractionChunk]:
@@ -87,6 +91,7 @@ def write_columns(
             rows_read += len(chunk.user)
             repeated["user"].add(counts.kept.ids[chunk.user], chunk.user_values)
             repeated["item"].add(chunk.item, chunk.item_values)
+            histories.add(chunk)
             yield chunk
 
     with closing(sorted_partitions(raw, chunks(), counts.rows, temp)) as partitions:
@@ -103,7 +108,7 @@ def write_columns(
     rows = len(column["user"])
     if rows > rows_read:
         raise AssertionError(f"{raw.name}: {rows - rows_read:,} more rows were kept than were read")
-    return SortedColumns(column, items.ids(), rows_read, repeated)
+    return SortedColumns(column, items.ids(), rows_read, repeated, histories)
 
 
 def _checked(
@@ -179,6 +184,17 @@ def write_log_columns(
     for place, name in enumerate(context.names):
         columns.write_context(writer.building / f"context_{place}.npy", name, category=name in context.categories)
     columns.finish()
+
+
+def write_histories(writer: ArtifactWriter, made: SortedColumns) -> None:
+    """Write the pairs of users and items in histories, if rows have any."""
+    found = made.histories.pairs(IdIndex(made.item_ids))
+    if found is None:
+        return
+    user, item, unknown = found
+    writer.array("history_user", user)
+    writer.array("history_item", item)
+    writer.manifest["history"] = {"pairs": len(user), "users": len(np.unique(user)), "unknown": unknown}
 
 
 def export_inter(

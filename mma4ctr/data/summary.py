@@ -25,6 +25,11 @@ def describe(raw: RawDataset, manifest: dict) -> None:
         f"{rows['duplicates']:,} duplicates or rows of unknown items dropped; {skipped}"
         f"train {rows['train']:,}, valid {rows['valid']:,}, test {rows['test']:,}"
     )
+    if history := manifest.get("history"):
+        note(
+            f"{raw.name}: features plus use the histories of the first rows of {history['users']:,} users, "
+            f"{history['pairs']:,} items; {history['unknown']:,} listed items without rows are left out"
+        )
     if raw.negatives:
         seen = rows["kept"] - rows["drawn"]
         fewer = "; users with rows of nearly all items got fewer" if rows["drawn"] < seen * raw.negatives else ""

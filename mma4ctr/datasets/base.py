@@ -72,6 +72,23 @@ Values = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Histories:
+    """Items that users chose before a row.
+
+    Attributes:
+        user: int32 (n,), positions among the kept users.
+        time: int64 (n,), time of the row.
+        row: int64 (listed items,), for each item the one of the n rows that lists it.
+        item: int64 (listed items,), raw ids.
+    """
+
+    user: np.ndarray
+    time: np.ndarray
+    row: np.ndarray
+    item: np.ndarray
+
+
+@dataclass(frozen=True)
 class InteractionChunk:
     """A part of the raw interactions in the file's order; all arrays have one element per row.
 
@@ -86,6 +103,7 @@ class InteractionChunk:
         user_values: Columns of the rows' users, for files that repeat them in each row.
         item_values: Columns of the rows' items, likewise.
         part: uint8 part of the split, 0 to 2, if the data set gives one.
+        histories: Of some rows, among them each user's first one of the chunk; None if rows have none.
     """
 
     user: np.ndarray
@@ -98,6 +116,7 @@ class InteractionChunk:
     user_values: Values = field(default_factory=dict)
     item_values: Values = field(default_factory=dict)
     part: np.ndarray | None = None
+    histories: Histories | None = None
 
 
 @dataclass(frozen=True)
@@ -268,6 +287,12 @@ class RawDataset(ABC):
             UserError: No item has it because of a mistake in the description.
         """
         return None
+
+
+def first_rows(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """int64 (users,), positions of the row with the smallest time of each user, int (n,) each; of equals the first."""
+    order = np.lexsort((time, user))
+    return order[np.flatnonzero(np.diff(user[order], prepend=-1))]
 
 
 def hash_rows(columns: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column, is_text, plain_array
 from mma4ctr.datasets.base import SPLIT_NAMES
-from mma4ctr.datasets.columns import Ids
+from mma4ctr.datasets.columns import NO_TOKENS, Ids, Tokens
 from mma4ctr.datasets.roles import Role, columns_of
 from mma4ctr.datasets.table_readers import Source
 from mma4ctr.datasets.toml_spec import Description
@@ -178,6 +178,8 @@ class ParsedRows:
         categories: context columns that are categories.
         numbers: context columns that are numbers.
         part: as in `InteractionChunk`.
+        listing: int64 (n,), the rows whose history was read; None if rows have none.
+        listed: int64 row of `listing` and int64 raw id of each item in the histories.
     """
 
     user: np.ndarray
@@ -190,3 +192,5 @@ class ParsedRows:
     categories: dict[str, Ids]
     numbers: dict[str, np.ndarray]
     part: np.ndarray | None = None
+    listing: np.ndarray | None = None
+    listed: Tokens = NO_TOKENS

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column
-from mma4ctr.datasets.columns import Ids, devices_of, ids_of
+from mma4ctr.datasets.columns import Ids, Tokens, devices_of, ids_of, tokens_of
 from mma4ctr.datasets.hashing import hash_values
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.times import TimeForm, time_of
@@ -23,7 +24,7 @@ class Role:
     """The role of one column of the interactions.
 
     Attributes:
-        kind: user, item, device, time, part, target, category, number or also.
+        kind: user, item, device, time, part, target, category, number, history or also.
         name: name of the target or of another column; else the kind.
         column: name of the column.
         read: converts the column to its values; raises `BadLine`.
@@ -40,7 +41,17 @@ def columns_of(description: Description) -> list[str]:
     own = description.interactions
     rules = (rule.column for rule in description.rules.values())
     context = description.columns["context"].names.names if "context" in description.columns else ()
-    names = (own.user, own.item, own.time, own.device, *rules, *own.also, *context, description.part_column)
+    names = (
+        own.user,
+        own.item,
+        own.time,
+        own.device,
+        *rules,
+        *own.also,
+        *context,
+        description.part_column,
+        own.history,
+    )
     return [*dict.fromkeys(name for name in names if name)]
 
 
@@ -67,7 +78,11 @@ def roles_of(description: Description, form: TimeForm | None) -> tuple[Role, ...
         names = description.columns["context"].names
         roles += [Role("category", name, name, _reading(categories_of, name)) for name in names.categories]
         roles += [Role("number", name, name, _reading(amounts_of, name)) for name in names.numbers]
-    used = (own.user, own.item, own.time, own.device, description.part_column)
+    if own.history:
+        roles.append(
+            Role("history", "history", own.history, partial(_listed_items, own.history, own.history_separator))
+        )
+    used = (own.user, own.item, own.time, own.device, description.part_column, own.history)
     others = [name for name in columns_of(description) if name not in used]
     return (*roles, *(Role("also", name, name, _reading(hash_values, name)) for name in others))
 
@@ -84,6 +99,11 @@ def _named_ids(column: Column, name: str) -> Ids:
             "cannot represent; rename it"
         )
     return ids
+
+
+def _listed_items(name: str, separator: str | None, column: Column) -> Tokens:
+    """Read the items of histories."""
+    return tokens_of(column, name, words=False, separator=separator)
 
 
 def _reading(reader: Callable[..., Any], name: str, *arguments: Any) -> Callable[[Column], Any]:

@@ -26,6 +26,9 @@ class InteractionColumns:
         time: column of times; None: the rows are in time order.
         device: column of devices, if any.
         also: columns that distinguish otherwise equal rows.
+        outcomes: names or patterns of columns that are known only after the impression.
+        history: column that lists items which the user chose before the row, if any.
+        history_separator: between the items of a cell of text; None: spaces.
     """
 
     source: Source
@@ -35,6 +38,8 @@ class InteractionColumns:
     device: str | None
     also: tuple[str, ...]
     outcomes: tuple[str, ...] = ()
+    history: str | None = None
+    history_separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,13 @@ def column_sources(content: Any, where: str, mistakes: list[str], folder: Path) 
 def column_mistakes(
     columns: Mapping[str, ColumnSource], hour: bool, own: InteractionColumns, rules: Mapping[str, Rule], where: str
 ) -> list[str]:
+    """Messages about columns that are not known before the user acts, and about names that mean two things."""
+    return _history_mistakes(own, rules, where) + _context_mistakes(columns, hour, own, rules, where)
+
+
+def _context_mistakes(
+    columns: Mapping[str, ColumnSource], hour: bool, own: InteractionColumns, rules: Mapping[str, Rule], where: str
+) -> list[str]:
     """Messages about context columns that are not known before the user acts, and about names that mean two things."""
     mistakes = []
     if hour and own.time is None:
@@ -110,6 +122,8 @@ def column_mistakes(
             mistakes.append(
                 f"{where} [columns.context]: {name!r} is an outcome of the row, not known before; remove it"
             )
+        elif name == own.history:
+            mistakes.append(f"{where} [columns.context]: {name!r} is the history of the row; remove it")
         elif name in (own.user, own.item, own.time):
             mistakes.append(f"{where} [columns.context]: {name!r} is the user, the item or the time; remove it")
         elif name in ("user", "item"):
@@ -120,3 +134,12 @@ def column_mistakes(
                 f"{where} [columns.context]: hour = true makes a column {name!r} of the time; remove one of the two"
             )
     return mistakes
+
+
+def _history_mistakes(own: InteractionColumns, rules: Mapping[str, Rule], where: str) -> list[str]:
+    """Messages about a column of histories that is not known before the user acts."""
+    if own.history and own.history in {rule.column for rule in rules.values()}:
+        return [f"{where} [interactions]: history = {own.history!r}: decides a target; remove it"]
+    if own.history and any(fnmatchcase(own.history, pattern) for pattern in own.outcomes):
+        return [f"{where} [interactions]: history = {own.history!r}: is an outcome of the row; remove it"]
+    return []

@@ -10,7 +10,20 @@ from mma4ctr.runtime.console import LARGEST_NUMBER, misspelled, unknown_name
 ENCODINGS = ("text", "tokens", "vector", "vectors")
 # All keys of a description; others may be misspelled.
 KEYS = {"folder", "min_interactions", "negatives", "interactions", "targets", "modalities", "files", "format"}
-KEYS |= {"separator", "columns", "user", "item", "time", "device", "also", "outcomes", "width", "ids", *ENCODINGS}
+KEYS |= {
+    "separator",
+    "columns",
+    "user",
+    "item",
+    "time",
+    "device",
+    "also",
+    "outcomes",
+    "history",
+    "width",
+    "ids",
+    *ENCODINGS,
+}
 KEYS |= {
     "categories",
     "numbers",

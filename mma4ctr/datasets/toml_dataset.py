@@ -17,13 +17,15 @@ from mma4ctr.datasets.base import (
     BagChunk,
     ColumnChunk,
     DenseChunk,
+    Histories,
     InteractionChunk,
     Modality,
     RawDataset,
+    first_rows,
     hash_rows,
 )
 from mma4ctr.datasets.codes import Codes
-from mma4ctr.datasets.columns import Ids, NameTable, ids_of
+from mma4ctr.datasets.columns import NO_TOKENS, Ids, NameTable, ids_of
 from mma4ctr.datasets.encoders import Encoder, encoder_of, expanded
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
@@ -107,6 +109,7 @@ class DescribedDataset(RawDataset):
                 row_hash=part.row_hash,
                 part=part.part,
                 context={name: ids.values for name, ids in part.categories.items()} | part.numbers,
+                histories=_histories(part, position),
             )
             position += rows
         test_labels.check()
@@ -129,7 +132,8 @@ class DescribedDataset(RawDataset):
         without = [target for target, rule in self.description.rules.items() if rule.column in of.lacking]
         every_row = [target for target, rule in self.description.rules.items() if rule.column is None]
 
-        apart = ("target", "part")
+        apart = ("target", "part", "history")
+        history = next((role for role in roles if role.kind == "history"), None)
 
         def parse(table: pa.Table, _block: Block) -> ParsedRows:
             read = {(role.kind, role.name): role.read(table[role.column]) for role in roles if role.kind not in apart}
@@ -144,6 +148,10 @@ class DescribedDataset(RawDataset):
             hashed = [users.values, items.values, *(values for (kind, _), values in read.items() if kind == "also")]
             hashed += [] if device is None else [device.values]
             hashed += [] if time is None else [time]
+            listing, listed = None, NO_TOKENS
+            if history:
+                listing = first_rows(user[rows], np.arange(len(rows)) if time is None else time[rows])
+                listed = history.read(plain_array(table[history.column]).take(pa.array(rows[listing])))
             return ParsedRows(
                 user=user[rows],
                 user_ids=users.take(rows),
@@ -155,6 +163,8 @@ class DescribedDataset(RawDataset):
                 categories={name: ids.take(rows) for (kind, name), ids in read.items() if kind == "category"},
                 numbers={name: values[rows] for (kind, name), values in read.items() if kind == "number"},
                 part=None if part is None else part[rows],
+                listing=listing,
+                listed=listed,
             )
 
         return parse
@@ -375,6 +385,14 @@ class DescribedDataset(RawDataset):
         if not share:
             raise UserError(f"{text}; name columns and files with the same ids")
         return text
+
+
+def _histories(part: ParsedRows, position: int) -> Histories | None:
+    """The histories of a block whose first row has this position in the log."""
+    if part.listing is None:
+        return None
+    time = position + part.listing if part.time is None else part.time[part.listing]
+    return Histories(part.user[part.listing], time, *part.listed)
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -21,6 +21,8 @@ A description (keys are required unless marked optional):
     device = "phone"                    # optional: each user's most frequent value is a feature
     also = ["seconds"]                  # optional: columns that distinguish otherwise equal rows
     outcomes = ["is_*", "stay_time"]    # optional: known only after the impression; refused as inputs
+    history = "clicked"                 # optional: items that the user chose before; a user's first row is used
+    history_separator = "^"             # optional: between the items of a cell such as 12^7^9; default: spaces
 
     [targets]
     like = "rating >= 4"                # a 0/1 column, a rule, or true: every row is positive
@@ -303,10 +305,15 @@ def _interactions(part: SpecTable, folder: Path, split: GivenSplit | None) -> In
     source = part.source(files, folder)
     user, item = part.text("user", required=True), part.text("item", required=True)
     time, device, also, outcomes = part.text("time"), part.text("device"), part.texts("also"), part.texts("outcomes")
+    history, separator = part.text("history"), part.text("history_separator")
+    if separator and not history:
+        part.add_mistake("history_separator needs history, the column that it separates")
     part.check_unknown()
     if source.format == "npy":
         part.add_mistake("format = 'npy': interactions must be a table, not an array")
-    return InteractionColumns(source, user, item, time, device, also, outcomes) if user and item else None
+    if not (user and item):
+        return None
+    return InteractionColumns(source, user, item, time, device, also, outcomes, history, separator)
 
 
 def _rules(part: SpecTable) -> dict[str, Rule]:

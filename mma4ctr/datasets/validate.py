@@ -123,6 +123,9 @@ def _report_column(
         _report_times(report, role, np.concatenate(parts), form)
     elif role.kind == "target":
         _report_labels(report, raw, role, np.concatenate(parts))
+    elif role.kind == "history":
+        listed = sum(len(items) for _, items in parts)
+        report.rows.append(["histories", f"{listed:,} items in the column {role.column}; each user's first row counts"])
     return None
 
 

@@ -22,7 +22,7 @@ from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
 from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
 from mma4ctr.features.scaling import ColumnSums, Scaling, fit_scaling
-from mma4ctr.features.variants import GROUPS, matrix_command
+from mma4ctr.features.variants import GROUPS, HISTORY, matrix_command
 from mma4ctr.runtime.console import unknown_name
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import Workers, slices
@@ -105,8 +105,9 @@ def plus_factors(
     data = inputs.data
     if inputs.embedding.settings["evidence"] != "train":
         raise UserError(f"{inputs.task}: features plus need a user embedding of --evidence train; run step 3 again")
-    if without and without not in GROUPS:
-        raise unknown_name("group of columns", without, GROUPS)
+    groups = (*GROUPS, HISTORY)
+    if without and without not in groups:
+        raise unknown_name("group of columns", without, groups)
     target = split_task(inputs.task)[1]
     cache = cache or PlusCache()
     left_out = without if without in INPUT_GROUPS else target if without == "other-targets" else ""

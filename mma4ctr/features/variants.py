@@ -176,6 +176,8 @@ GROUPS = (
     "recency",
     "other-targets",
 )
+# Of logs whose description names a column of histories.
+HISTORY = "history"
 SCRIPTS = {"single": "gen_matrix.py", "concat": "cross_matrix.py", "cross": "cross_matrix.py"}
 
 

@@ -511,7 +511,7 @@ def write_microlens(folder, log, items):
 
 def write_mm_ctr(folder, log, items):
     label = (log["rating"] > 3).astype(np.int64)
-    history = pa.array([[0, int(one)] for one in log["item"]])
+    history = pa.array([[0, int(items["id"][place % ITEMS])] for place in range(len(log["item"]))])  # 0 fills up
     rows = {"user_id": log["user"], "item_id": log["item"], "item_seq": history, "likes_level": label % 3}
     table = pa.table(rows | {"views_level": log["user"] % 4, "label": label})
     first, second = 8 * ROWS // 10, 9 * ROWS // 10
@@ -650,6 +650,13 @@ def test_ready_descriptions_on_files_of_their_shape(tmp_path, capsys, without_um
     given = paths.graph / "own"
     rows, split = read_artifact(given, "").manifest["rows"], read_artifact(given, "").settings["split"]
     if name == "mm-ctr-2025":
+        data = load_interactions(paths, "own")
+        first = {user: place for place, user in reversed(list(enumerate(data.user_ids[data.user].tolist())))}
+        assert data.artifact.manifest["history"]["users"] == len(first) <= len(data.artifact.array("history_user"))
+        assert call(cross_matrix.main, "--paths", paths.file, "--features", "plus") == 0
+        assert call(mlp.main, "--paths", paths.file, "--features", "plus") == 0
+        (matrix,) = (paths.matrix / "own_click").glob("*.plus")
+        assert {"history", "history:user", "history:item"} <= set(read_artifact(matrix, "").manifest["columns"])
         assert call(mlp.main, "--paths", paths.file, "--run", "last", "--predict", "test") == 0
         (submission,) = (paths.saved / "predictions").glob("*.csv")
         header, *lines = submission.read_text().splitlines()

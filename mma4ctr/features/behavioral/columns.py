@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from mma4ctr.features.behavioral import histories
 from mma4ctr.features.behavioral.blocks import Block, BlockInputs, make_block
 from mma4ctr.features.behavioral.content_clusters import cluster_names, find_clusters
 from mma4ctr.features.behavioral.content_factors import FACTORS_WIDTH
@@ -168,6 +169,12 @@ class _Columns:
             self.pairs.append(self._pair_table("content_factors", ["content-factors"], width))
             self.pairs.append(self._pair_table("label_svd", self.named("label-svd"), FACTORS))
         self.pairs.append(self._pair_table("exposure_svd", ["exposure-svd"], FACTORS))
+        self.history_vectors = None
+        if inputs.history:
+            self.history_vectors = inputs.history.vectors(rows.users, content)
+            width = self.history_vectors[1].shape[1]
+            table = self._pair_table("history", list(histories.PAIR_NAMES), width)
+            self.pairs.append(replace(table, of_content=inputs.history.of_content(content.shape[1])))
         demand_space(folder, 4 * sum(table.size for table in self.pairs), "the vectors of features plus")
 
     def keep(self, number: int, block: Block) -> None:
@@ -181,8 +188,9 @@ class _Columns:
             size = self.sizes[name]
             of_targets = [_padded(effects.context[name], size) for effects in block.effects]
             tables.append(np.stack(of_targets, axis=1) if of_targets else np.zeros((size, 0)))
+        vectors = block.vectors | ({"history": self.history_vectors} if self.history_vectors else {})
         for table in self.pairs:
-            table.write_block(number, block.vectors[table.kind])
+            table.write_block(number, vectors[table.kind])
         if number == self.rows.folds:  # new items are scored by the last block
             self.pairs = [
                 replace(table, of_content=block.of_content) if table.kind == "content_factors" else table
@@ -293,13 +301,17 @@ def plus_tables(
     for number, block in (workers or InTurn()).in_order(make, range(rows.folds + 1)):
         columns.keep(number, block.result())
         del block  # it has the vectors of all items, while the next one is made
-    of_users = columns.user_effects, columns.user_rates, columns.repeated(inputs.user.numbers)
-    of_items = (
+    of_users = [columns.user_effects, columns.user_rates, columns.repeated(inputs.user.numbers)]
+    of_items = [
         columns.item_effects,
         columns.item_rates,
         *columns.category_rates,
         columns.repeated(inputs.item.numbers),
-    )
+    ]
+    if inputs.history:
+        trained = np.diff(rows.starts) > 0
+        for parts, counts in zip((of_users, of_items), inputs.history.counts(trained, rows.items), strict=True):
+            parts.append(columns.repeated(counts))
     return PlusTables(
         user_columns=np.concatenate(of_users, axis=2),
         item_columns=np.concatenate(of_items, axis=2),
@@ -311,6 +323,7 @@ def plus_tables(
             *columns.named("user-own-bias"),
             *columns.named_rates("rates", "user"),
             *inputs.user.number_names,
+            *(histories.USER_NAMES if inputs.history else ()),
         ],
         item_names=[
             *columns.named("item-bias"),
@@ -318,6 +331,7 @@ def plus_tables(
             *columns.named_rates("rates", "item"),
             *(name for category in columns.rated for name in columns.named_rates("rates", f"item {category}")),
             *inputs.item.number_names,
+            *(histories.ITEM_NAMES if inputs.history else ()),
         ],
         recency_names=list(RECENCY[: inputs.recency.shape[1]]),
         item_effects=columns.category_effects,

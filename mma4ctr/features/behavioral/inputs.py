@@ -11,6 +11,7 @@ import numpy as np
 
 from mma4ctr.data.interactions import Interactions
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
+from mma4ctr.features.behavioral.histories import History
 from mma4ctr.features.behavioral.signals import LogRows
 from mma4ctr.storage.row_arrays import IN_MEMORY, ROWS_AT_A_TIME, RowArrays
 
@@ -55,6 +56,7 @@ class LogInputs:
         context: By name, unsigned codes (rows,) of the rows' own categories.
         recency: float32 (rows, k), see `recency_of`; k is 0 for a log without times.
         paired: Names of the context categories whose pairs with users and items get rates.
+        history: What users did before their first rows; None if the log does not say.
     """
 
     rows: LogRows
@@ -63,6 +65,7 @@ class LogInputs:
     context: dict[str, np.ndarray]
     recency: np.ndarray
     paired: tuple[str, ...]
+    history: History | None = None
 
 
 def quantile_edges(values: np.ndarray) -> np.ndarray:
@@ -257,4 +260,7 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
     if without != "recency" and first < last:
         ticks = 1 / DAY if data.time.dtype.kind == "f" else ticks
         recency = recency_of(data.user, data.time, ticks, data.arrays)
-    return LogInputs(LogRows.of(data), user, item, context, recency, tuple(paired))
+    history = None
+    if "history_user" in data.artifact.array_names:
+        history = History(data.artifact.array("history_user"), data.artifact.array("history_item"))
+    return LogInputs(LogRows.of(data), user, item, context, recency, tuple(paired), history)
