@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from mma4ctr.data.interactions import TEST, has_test_labels, interactions_artifact, load_interactions
 from mma4ctr.datasets import BUILT_IN, split_task
+from mma4ctr.datasets.base import hash_rows
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.runtime.errors import UserError
 from mma4ctr.simulation.bars import SHAPES
@@ -38,19 +39,27 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
         UserError: The file cannot be read, or a row is not in it.
     """
     file = folder / FILE_NAME
-    keys = ["user", "item", "time"]
-    wanted = pa.table({"user": user, "item": item, "time": time, "place": np.arange(len(user))})
-    found = np.full(len(user), np.nan)
+    wanted = dict(zip(("user", "item", "time"), (user, item, time), strict=True))
+    hashes = hash_rows([np.asarray(values, np.int64) for values in wanted.values()])
+    order = np.argsort(hashes)
+    hashes = hashes[order]
+    found = np.full(len(order), np.nan)
     try:
-        for part in pq.ParquetFile(file).iter_batches(1 << 20, columns=[*keys, target]):
+        for part in pq.ParquetFile(file).iter_batches(1 << 20, columns=[*wanted, target]):
+            keys = {name: part[name].to_numpy().astype(np.int64) for name in wanted}
+            given = hash_rows(list(keys.values()))
+            place = np.minimum(np.searchsorted(hashes, given), max(len(order) - 1, 0))
+            rows = np.flatnonzero(hashes[place] == given) if len(order) else place[:0]
+            same = [wanted[name][order[place[rows]]] == values[rows] for name, values in keys.items()]
+            rows = rows[np.logical_and.reduce(same)]
             # Duplicate rows have the same probability, so any of their matches will do.
-            hits = pa.table(part).join(wanted, keys, join_type="inner")
-            found[hits["place"].to_numpy()] = hits[target].to_numpy()
+            found[place[rows]] = part[target].to_numpy()[rows]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{file}: not readable ({reason}); write the simulated files again with python -m mma4ctr.simulation"
         ) from None
+    found[order] = found[np.searchsorted(hashes, hashes)]
     if np.isnan(found).any():
         raise UserError(
             f"{folder}: rows are missing, it belongs to other simulated data; write the simulated files again with "

@@ -71,7 +71,8 @@ def truth_file(folder: Path) -> Iterator[Callable[[Chunk], None]]:
 
     def write(chunk: Chunk) -> None:
         nonlocal writer
-        table = pa.table({**chunk.keys, **chunk.probability})
+        ids = {name: pa.array(chunk.keys[name]).cast(pa.int32()) for name in ("user", "item")}
+        table = pa.table({**chunk.keys, **ids, **chunk.probability})
         if writer is None:
             # Random numbers do not compress, and dictionaries of ids cost more time than they save space.
             path = folder / TRUTH / FILE_NAME
