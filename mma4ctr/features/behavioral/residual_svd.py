@@ -242,21 +242,13 @@ class Entries:
 
     def of_some_users(self, step: int) -> "Entries":
         """The entries of every user whose number is a multiple of `step`, numbered anew; their rows are in memory."""
-        rows, users, items, values = self.rows, [], [], []
+        rows, found = self.rows, []
         for part in rows.parts():
-            found = np.flatnonzero(rows.user[part] % step == 0)
-            users.append(rows.user[part][found] // step)
-            items.append(rows.item[part][found])
-            values.append(self.values[part][found])
-        some = TrainingRows(
-            np.concatenate(users),
-            np.concatenate(items),
-            np.empty(0, np.uint8),
-            len(self.of_user[::step]),
-            rows.items,
-            0,
-        )
-        return Entries(some, np.concatenate(values), self.of_user[::step], self.of_item)
+            own = np.flatnonzero(rows.user[part] % step == 0)
+            found.append([values[part][own] for values in (rows.user, rows.item, rows.fold, self.values)])
+        user, item, fold, values = map(np.concatenate, zip(*found, strict=True))
+        some = TrainingRows(user // step, item, fold, len(self.of_user[::step]), rows.items, rows.folds)
+        return Entries(some, values, self.of_user[::step], self.of_item)
 
     def factors(self, skipped: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Compute user and item vectors whose inner products approximate the values.
