@@ -383,10 +383,9 @@ def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise(rows, it
 @pytest.mark.parametrize("changed", [{"MANY_ITEMS": 0}, {"MANY_ITEMS": 0, "FEW_USERS": 0}, {"MOST_ROWS": 2000},
                                      {"MOST_ROWS": 2000, "MANY_ITEMS": 0}])  # fmt: skip
 def test_vectors_of_many_items_or_rows_equal_those_of_few(monkeypatch, targets, changed):
-    """With many items the iteration is on the users, item by item if these are few; with many rows it starts on some
-    users."""
+    """With many items the iteration is on the users, item by item if these are few; with many rows it has one filter."""
     rng = np.random.default_rng(5)
-    users, items = 30, 400
+    users, items = 120, 400
     user, item = np.sort(rng.integers(0, users, 6000)).astype(np.int32), rng.integers(0, items, 6000).astype(np.int32)
     rows = TrainingRows(user, item, np.zeros(6000, np.uint8), users, items, 1)
     of_user, of_item = rng.normal(size=(users, targets, 20)), rng.normal(size=(items, 20)) * 2.0 ** -np.arange(20)
@@ -397,7 +396,8 @@ def test_vectors_of_many_items_or_rows_equal_those_of_few(monkeypatch, targets, 
         monkeypatch.setattr(residual_svd, name, value)
     other = Entries.of(rows, values, *weight).factors()
     products = [np.einsum("utk,ik->uti", *vectors) for vectors in (one, other)]
-    assert np.allclose(*products, atol=1e-3 * np.abs(products[0]).max())
+    error = np.linalg.norm(products[0] - products[1]) / np.linalg.norm(products[0])
+    assert error < (0.02 if "MOST_ROWS" in changed else 1e-4)
 
 
 @pytest.mark.parametrize("many", [0, 1 << 18])
