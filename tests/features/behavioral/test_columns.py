@@ -383,7 +383,7 @@ def test_singular_vectors_equal_those_of_the_whole_table_less_its_noise(rows, it
 @pytest.mark.parametrize("changed", [{"MANY_ITEMS": 0}, {"MANY_ITEMS": 0, "FEW_USERS": 0}, {"MOST_ROWS": 2000},
                                      {"MOST_ROWS": 2000, "MANY_ITEMS": 0}])  # fmt: skip
 def test_vectors_of_many_items_or_rows_equal_those_of_few(monkeypatch, targets, changed):
-    """With many items the iteration is on the users, item by item if these are few; with many rows it has one filter."""
+    """With many items the iteration is on users, item by item if these are few; with many rows it has one filter."""
     rng = np.random.default_rng(5)
     users, items = 120, 400
     user, item = np.sort(rng.integers(0, users, 6000)).astype(np.int32), rng.integers(0, items, 6000).astype(np.int32)
