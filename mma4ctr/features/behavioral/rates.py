@@ -93,7 +93,9 @@ class _Keys:
     def __init__(self, entity: np.ndarray, category: np.ndarray, item: np.ndarray | None, arrays: RowArrays) -> None:
         self._entity, self._category, self._item, self.arrays = entity, category, item, arrays
         self.categories = (arrays.largest(category) if item is None else int(category.max(initial=0))) + 1
-        self.possible = (arrays.largest(entity) + 1) * self.categories
+        self._possible = (arrays.largest(entity) + 1) * self.categories
+        # Without sorting, which takes several times the memory of the rows.
+        self._tabled = self._possible <= min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(entity))
 
     def __len__(self) -> int:
         return len(self._entity)
@@ -105,9 +107,8 @@ class _Keys:
 
     def found(self, most: int) -> np.ndarray | None:
         """int64 (pairs,), the keys that rows have, sorted; None if they are more than `most`."""
-        if self.possible <= min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(self)):
-            # Without sorting, which takes several times the memory of the rows.
-            present = np.zeros(self.possible, bool)
+        if self._tabled:
+            present = np.zeros(self._possible, bool)
             for part in self.arrays.parts(len(self)):
                 present[self.of(part)] = True
             return np.flatnonzero(present) if np.count_nonzero(present) <= most else None
@@ -124,13 +125,12 @@ class _Keys:
     def codes(self, keys: np.ndarray) -> np.ndarray:
         """uint32 (rows,): 1 + the place of each row's key."""
         made = self.arrays.empty((len(self),), np.uint32)
-        table = None
-        if self.possible <= min(POSSIBLE_PAIRS, POSSIBLE_A_ROW * len(self)):
-            table = np.zeros(self.possible, np.uint32)
+        table = np.zeros(self._possible if self._tabled else 0, np.uint32)
+        if self._tabled:
             table[keys] = np.arange(1, len(keys) + 1, dtype=np.uint32)
         for part in self.arrays.parts(len(self)):
             wanted = self.of(part)
-            made[part] = table[wanted] if table is not None else np.searchsorted(keys, wanted) + 1
+            made[part] = table[wanted] if self._tabled else np.searchsorted(keys, wanted) + 1
         return made
 
 
