@@ -8,7 +8,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,17 +45,10 @@ def learning_rate_at(progress: float, settings: TrainSettings, interrupts: int) 
 
 @dataclass
 class Learner:
-    """A network and its optimizer.
-
-    Attributes:
-        network: The network.
-        adam: The optimizer.
-        ahead: Gather the features of the next batch in a thread of its own; the result is the same.
-    """
+    """A network and its optimizer."""
 
     network: Network
     adam: Adam
-    ahead: bool = False
 
 
 def draws(rows: int, batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor | None, Batches]]:
@@ -106,43 +98,6 @@ def _batches_of(
         yield from ((rows, batch) for batch in drawn)
 
 
-Gathered = tuple[torch.Tensor, torch.Tensor, int]
-
-
-def _gathered(
-    matrix: FactorMatrix, batch_size: int, generator: torch.Generator, processes: ProcessGroup, *, ahead: bool
-) -> Iterator[Gathered]:
-    """Yield the features and labels of this process's share of each batch, and the rows of the whole batch.
-
-    Args:
-        matrix: The feature matrix.
-        batch_size: Rows of a whole batch.
-        generator: Of the order of the rows.
-        processes: The processes that share each batch.
-        ahead: Gather the next batch in a thread while the caller works on this one.
-    """
-    size = min(batch_size, len(matrix.train))
-    buffers = [matrix.user_part.new_empty(size, matrix.in_features) for _ in range(2 if ahead else 1)]
-
-    def gather(rows: RowGroup, whole: torch.Tensor, buffer: torch.Tensor) -> Gathered:
-        batch = whole[processes.share(0, len(whole))]
-        return rows.features(matrix, batch, buffer), rows.label[batch].float(), len(whole)
-
-    drawn = _batches_of(matrix.train, batch_size, generator)
-    if not ahead:
-        yield from (gather(rows, whole, buffers[0]) for rows, whole in drawn)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        waiting: Future[Gathered] | None = None
-        for place, (rows, whole) in enumerate(drawn):
-            following = pool.submit(gather, rows, whole, buffers[place % 2])
-            if waiting:
-                yield waiting.result()
-            waiting = following
-        if waiting:
-            yield waiting.result()
-
-
 @torch.no_grad()
 def train_epoch(
     learner: Learner,
@@ -169,16 +124,20 @@ def train_epoch(
     device = matrix.train.label.device
     generator = torch.Generator(device).manual_seed(settings.seed * 1_000_003 + epoch)
     total = torch.zeros((), device=device)
+    buffer = matrix.user_part.new_empty(min(settings.batch_size, count), matrix.in_features)
     start = 0
-    for features, label, rows in _gathered(matrix, settings.batch_size, generator, processes, ahead=learner.ahead):
+    for rows, whole in _batches_of(matrix.train, settings.batch_size, generator):
+        stop = start + len(whole)
+        batch = whole[processes.share(0, len(whole))]
+        features = rows.features(matrix, batch, buffer)
         if len(features):
-            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), label)
-            network.backward(features, gradient.mul_(len(features) / rows))
+            loss, gradient = loss_and_gradient(settings.loss, network.forward(features), rows.label[batch].float())
+            network.backward(features, gradient.mul_(len(features) / (stop - start)))
             total += loss * len(features)
         else:
             network.gradient.zero_()
         rate = learning_rate_at(epoch + start / count, settings, interrupts)
-        start += rows
+        start = stop
         learner.adam.step(network.parameters, processes.sum_(network.gradient), rate)
     return float(processes.sum_(total)) / count
 
@@ -254,9 +213,7 @@ class TrainingState:
         epoch = len(self.history)
         rate = learning_rate_at(epoch, self.settings, self.interrupts)
         watch, before = Stopwatch(), time.process_time()
-        with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD) as cores:
-            on_cpu = self.matrix.train.label.device.type == "cpu"
-            self.learner.ahead = on_cpu and torch.get_num_threads() < cores
+        with torch_threads(self.settings.batch_size // ROWS_OF_A_THREAD):
             train_loss = train_epoch(self.learner, self.matrix, self.settings, epoch, self.interrupts, self.processes)
         self.epoch_seconds += watch.seconds
         self.processor_seconds += time.process_time() - before
