@@ -98,7 +98,7 @@ def test_commands_on_the_demo(tmp_path, without_umap):
 
 
 def test_commands_of_the_simulation(tmp_path):
-    found = [command for command in commands("mma4ctr.simulation") if "demo/bars" not in command]
+    found = [command for command in commands("mma4ctr.simulation") if " big " in command]
     assert len(found) == 4
     for command in found:
         command = command.replace(" big ", f" {tmp_path} ")
@@ -116,6 +116,17 @@ def test_commands_of_the_simulated_benchmarks(tmp_path):
     for command in found:
         run_command(re.sub(r"--rows \d+", "--rows 3000", command.replace("demo/bars", str(tmp_path))))
     assert len((tmp_path / "saved/results.jsonl").read_text().splitlines()) == 4
+
+
+def test_commands_on_all_rows_of_track1(tmp_path):
+    found = [command for command in commands("") if " full" in command]
+    assert len(found) == 8
+    for command in found:
+        command = re.sub(r" full\b", f" {tmp_path}", command)
+        for option, small in (("rows", 9000), ("users", 30), ("items", 300)):
+            command = re.sub(rf"--{option} \d+", f"--{option} {small}", command)
+        run_command(command)
+    assert len((tmp_path / "saved/results.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_example_of_your_own_data(tmp_path, without_umap):
@@ -164,7 +175,7 @@ def test_the_tests_above_run_every_command():
     # Data that come split have tests of their own: test_toml_dataset.py runs the leaderboard, test_submission.py the
     # submission.
     known = ("demo/path.json", "demo/bars", "own.json", "configs/tiktok-real.json", "mma4ctr.simulation")
-    known = (*known, "evaluation.leaderboard", "--predict test")
+    known = (*known, "evaluation.leaderboard", "--predict test", " full/path.json")
     for page in PAGES:
         for line in shell_lines(page):
             assert line.split()[0] in (".venv/bin/python", "make", "mkdir"), (page.name, line)
