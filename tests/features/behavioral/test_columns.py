@@ -548,7 +548,7 @@ def test_a_matrix_of_other_columns_is_refused(plus, tmp_path, monkeypatch, capsy
 def test_half_precision_changes_no_value_by_more_than_its_rounding(plus, tmp_path, monkeypatch, task):
     """With many items the vectors are made in turn, and the item vectors are stored as float16."""
     monkeypatch.setattr("mma4ctr.features.matrix_writer.HALF_PRECISION_FROM", 0)
-    monkeypatch.setattr("mma4ctr.features.behavioral.blocks.MANY_ITEMS", 0)
+    monkeypatch.setattr("mma4ctr.features.behavioral.blocks.MOST_ITEMS_AT_ONCE", 0)
     inputs, own = load_step_inputs(plus, task), replace(plus, matrix=tmp_path / "matrix")
     content = content_modalities(variants_for(plus, task), "vat_concat", inputs.modalities)
     write_matrix(own, inputs, "vat_concat.plus", plus_factors(inputs, content, plus.temp), scaling="zscore")
