@@ -22,6 +22,8 @@ from mma4ctr.storage.arrays import read_header
 
 # Arrays with more bytes are mapped.
 LARGEST_IN_MEMORY = 1 << 25
+# Pages are let go of only if more bytes are mapped: mapping them again for every pass takes a quarter of its time.
+MOST_RESIDENT = 1 << 31
 # Rows of a part.
 ROWS_AT_A_TIME = 1 << 20
 
@@ -101,9 +103,14 @@ class RowArrays:
         self.release()  # arrays of other rows, which have a part elsewhere
 
     def release(self, part: slice | None = None) -> None:
-        """Let go of the pages of some rows of every mapped array, or of all rows. No value changes."""
+        """Let go of the pages of some rows of every mapped array, or of all rows, if many are mapped.
+
+        No value changes.
+        """
         with self._lock:
             mapped = list(self._mapped.items())
+        if sum(len(one) for one, _ in mapped) <= MOST_RESIDENT:
+            return
         for one, (row_bytes, header) in mapped:
             first, last = (0, len(one)) if part is None else (header + row_bytes * at for at in (part.start, part.stop))
             start = first - first % mmap.PAGESIZE

@@ -19,6 +19,7 @@ def mapped(tmp_path, monkeypatch):
     """Every array is mapped, and a part has 700 rows."""
     monkeypatch.setattr(row_arrays, "LARGEST_IN_MEMORY", 0)
     monkeypatch.setattr(row_arrays, "ROWS_AT_A_TIME", 700)
+    monkeypatch.setattr(row_arrays, "MOST_RESIDENT", 0)
     return RowArrays(tmp_path / "temp")
 
 
@@ -58,6 +59,18 @@ def test_values_stay_when_their_pages_are_let_go_of(mapped):
     assert resident(address, one.nbytes) >= one.nbytes
     mapped.release(slice(0, 2500))
     assert resident(address, one.nbytes) == 0
+
+
+def test_pages_of_few_arrays_stay(mapped, monkeypatch):
+    one = mapped.zeros((5000,), np.int64)
+    monkeypatch.setattr(row_arrays, "MOST_RESIDENT", one.nbytes)
+    one[:] = 1
+    address = one.__array_interface__["data"][0]
+    mapped.release()
+    assert resident(address, one.nbytes) >= one.nbytes
+    other = mapped.empty((1,), np.int8)
+    mapped.release()
+    assert resident(address, one.nbytes) == 0 and len(other) == 1
 
 
 def test_a_pass_over_parts_leaves_no_page_behind(mapped):

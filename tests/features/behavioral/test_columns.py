@@ -638,6 +638,7 @@ def test_many_rows_in_files_give_the_columns_of_rows_in_memory(plus, task, monke
     features, groups, _ = made()
     monkeypatch.setattr(row_arrays, "LARGEST_IN_MEMORY", 0)
     monkeypatch.setattr(row_arrays, "ROWS_AT_A_TIME", 999)
+    monkeypatch.setattr(row_arrays, "MOST_RESIDENT", 0)
     monkeypatch.setattr("mma4ctr.features.behavioral.rates.POSSIBLE_A_ROW", 0)
     monkeypatch.setattr("mma4ctr.features.behavioral.rates.LEAST_MERGED", 100)
     in_files, same_groups, arrays = made()
