@@ -30,6 +30,8 @@ def describe(raw: RawDataset, manifest: dict) -> None:
             f"{raw.name}: features plus use the histories of the first rows of {history['users']:,} users, "
             f"{history['pairs']:,} items; {history['unknown']:,} listed items without rows are left out"
         )
+        if not history["pairs"] and history["unknown"]:
+            warn(f"{raw.name}: no item of a history has a row; check history and history_separator in the description")
     if raw.negatives:
         seen = rows["kept"] - rows["drawn"]
         fewer = "; users with rows of nearly all items got fewer" if rows["drawn"] < seen * raw.negatives else ""

@@ -233,3 +233,18 @@ def test_a_history_of_decimals_is_refused(tmp_path, capsys):
     assert call(preprocess_inter.main, "--paths", described(tmp_path)) == 2
     error = capsys.readouterr().err
     assert "column seen" in error and error.count("error:") == 1
+
+
+def test_a_wrong_separator_causes_a_warning(tmp_path, capsys):
+    log, vectors = draw_log()
+    write_log(tmp_path, log, vectors, "csv")
+    paths = described(tmp_path, "csv")
+    own = tmp_path / "own.toml"
+    own.write_text(own.read_text().replace('history_separator = "^"', 'history_separator = ";"'))
+    log["seen"] = [[1, 2]] * len(log["user"])
+    write_log(tmp_path, log, vectors, "csv")
+    assert call(preprocess_inter.main, "--paths", paths) == 0
+    assert "no item of a history has a row" in capsys.readouterr().err
+    own.write_text(own.read_text().replace('history_separator = ";"', 'history_separator = "^"'))
+    assert call(preprocess_inter.main, "--paths", paths) == 0
+    assert "no item of a history" not in capsys.readouterr().err
