@@ -264,8 +264,7 @@ class ContentFactors:
         signals, rows, exposure = self._signals, self._signals.rows, self.directions.exposure
         mean, covariance = _moments(items, self._rows_of_item)
         sums = np.empty((rows.users, 2, items.shape[1]), np.float32)
-        for users, part in rows.parts_of_users():
-            starts = rows.starts[users.start : users.stop + 1] - part.start
+        for users, part, starts in rows.parts_of_users():
             values = np.stack([signals.residual[part], signals.once[part, 0]], axis=1)
             sums[users] = sums_of_item_vectors(starts, rows.item[part], values, items)
         surplus = sums[:, 1] - np.outer(self._rows_of_user, mean)
@@ -308,7 +307,7 @@ class ContentFactors:
         """
         signals, rows, exposure = self._signals, self._signals.rows, self.directions.exposure
         known, gradients = np.zeros(rows.items), np.zeros((rows.items, self.user.shape[1]), np.float32)
-        for users, part in rows.parts_of_users():
+        for users, part, starts in rows.parts_of_users():
             score = pair_scores(rows.user[part], rows.item[part], self.user, of_content)
             residual, weight = np.zeros((2, len(score)), np.float32)
             for target in signals.targets:
@@ -316,6 +315,5 @@ class ContentFactors:
             residual /= np.float32(signals.overdispersion)
             add_by_code(rows.item[part], weight, known)
             values = residual + np.float32(exposure) * signals.once[part, 0]
-            starts = rows.starts[users.start : users.stop + 1] - part.start
             add_user_vectors(starts, rows.item[part], values[:, None], self.user[users][:, None], gradients)
         return known / signals.overdispersion, gradients

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 
 from mma4ctr.features.behavioral.row_passes import add_user_vectors, products_over_items, sums_of_item_vectors
-from mma4ctr.features.behavioral.signals import Signals, TrainingRows, parts_of_users
+from mma4ctr.features.behavioral.signals import Signals, TrainingRows, UserPart, parts_of_users
 from mma4ctr.runtime.parallel import Threads, slices
 
 # Number of singular vectors, and the pseudo-count that shrinks users and items with few rows. Of widths 8 to 64 and
@@ -165,9 +165,8 @@ class Entries:
         np.multiply(self.of_item, vectors, out=scaled, casting="same_kind")
         sums = np.empty((rows.users, self.values.shape[1], vectors.shape[1]), np.float32)
 
-        def of_part(given: tuple[slice, slice]) -> None:
-            users, part = given
-            starts = rows.starts[users.start : users.stop + 1] - part.start
+        def of_part(given: UserPart) -> None:
+            users, part, starts = given
             sums[users] = sums_of_item_vectors(starts, rows.item[part], self.values[part], scaled)
             rows.arrays.release(part)
 
@@ -185,8 +184,7 @@ class Entries:
         def transposed_times(vectors: np.ndarray) -> np.ndarray:
             scaled = (self.of_user * vectors.reshape(*self.of_user.shape[:2], -1)).astype(np.float32)
             sums = np.zeros((rows.items, scaled.shape[2]), np.float32)
-            for users, part in rows.parts_of_users():
-                starts = rows.starts[users.start : users.stop + 1] - part.start
+            for users, part, starts in rows.parts_of_users():
                 add_user_vectors(starts, rows.item[part], self.values[part], scaled[users], sums)
             return self.of_item * sums
 

@@ -22,20 +22,26 @@ def starts_of(codes: np.ndarray, size: int, arrays: RowArrays = IN_MEMORY) -> np
     return np.cumsum(starts)
 
 
-def parts_of_users(starts: np.ndarray) -> list[tuple[slice, slice]]:
+# Users, their rows, and int64 (users + 1,) where the rows of each of them begin, counted from the first of these rows.
+UserPart = tuple[slice, slice, np.ndarray]
+
+
+def parts_of_users(starts: np.ndarray) -> list[UserPart]:
     """Cut users into parts of about `ROWS_AT_A_TIME` rows; a user with more is a part.
 
     Args:
         starts: int64 (users + 1,), where the rows of each user begin.
 
     Returns:
-        The users and the rows of each part. Users without rows are in one of them too.
+        The parts. Users without rows are in one of them too.
     """
     parts, first, size = [], 0, len(starts) - 1
     while first < size:
         last = int(np.searchsorted(starts, starts[first] + row_arrays.ROWS_AT_A_TIME, side="right")) - 1
         last = min(max(last, first + 1), size)
-        parts.append((slice(first, last), slice(int(starts[first]), int(starts[last]))))
+        parts.append(
+            (slice(first, last), slice(int(starts[first]), int(starts[last])), starts[first : last + 1] - starts[first])
+        )
         first = last
     return parts
 
@@ -96,10 +102,10 @@ class TrainingRows:
         """int64 (users + 1,), where the rows of each user begin."""
         return starts_of(self.user, self.users, self.arrays)
 
-    def parts_of_users(self) -> Iterator[tuple[slice, slice]]:
-        """Users and their rows, in parts that cover all of them."""
+    def parts_of_users(self) -> Iterator[UserPart]:
+        """Parts that cover all users; see `parts_of_users` and `RowArrays.parts`."""
         cut = parts_of_users(self.starts)
-        return zip((users for users, _ in cut), self.arrays.parts([rows for _, rows in cut]), strict=True)
+        return (part for part, _ in zip(cut, self.arrays.parts([rows for _, rows, _ in cut]), strict=True))
 
     @cached_property
     def by_item(self) -> ItemOrder:
