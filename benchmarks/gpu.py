@@ -110,7 +110,7 @@ class CapturedSteps:
 
     Args:
         matrix: On the GPU.
-        settings: Batch size, learning rate and number of networks are used.
+        settings: Batch size, learning rate, weight decay and number of networks are used.
     """
 
     def __init__(self, matrix: FactorMatrix, settings: TrainSettings) -> None:
@@ -119,8 +119,9 @@ class CapturedSteps:
         self._learner = first_learner(matrix, settings.networks)
         self._batch = torch.arange(settings.batch_size, device=device)
         self._buffer = matrix.user_part.new_empty(settings.batch_size, matrix.in_features)
-        # A size of 0 keeps the first weights while libraries warm up.
-        self._size, self._correction = torch.zeros((), device=device), torch.ones((), device=device)
+        # A size of 0 and a share of 1 keep the first weights while libraries warm up.
+        self._size = torch.zeros((), device=device)
+        self._correction, self._kept = (torch.ones((), device=device) for _ in range(2))
         self._generator = torch.Generator(device).manual_seed(0)
         with torch.no_grad():
             side = torch.cuda.Stream(device)
@@ -143,6 +144,7 @@ class CapturedSteps:
         adam.mean.lerp_(network.gradient, 1 - Adam.BETA1)
         adam.square.mul_(Adam.BETA2).addcmul_(network.gradient, network.gradient, value=1 - Adam.BETA2)
         root = adam.square.sqrt().div_(self._correction).add_(Adam.EPSILON)
+        network.weights[0].mul_(self._kept)
         network.parameters.sub_(adam.mean / root * self._size)
 
     def epoch(self) -> None:
@@ -154,6 +156,7 @@ class CapturedSteps:
             adam.steps += 1
             self._batch.copy_(batch)
             self._size.fill_(settings.learning_rate / (1 - Adam.BETA1**adam.steps))
+            self._kept.fill_(1 - settings.learning_rate * settings.weight_decay)
             self._correction.fill_((1 - Adam.BETA2**adam.steps) ** 0.5)
             self._graph.replay()
 

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Measure, in_process
-from mma4ctr.data.interactions import TRAIN
+from mma4ctr.data.interactions import TRAIN, LogRows
 from mma4ctr.features.behavioral.columns import plus_tables
 from mma4ctr.features.behavioral.inputs import LogInputs, SideInputs
-from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
+from mma4ctr.features.behavioral.signals import TrainingRows
 from mma4ctr.features.feature_matrix import FactorMatrix, Pairs, RowGroup
 from mma4ctr.model.trainer import TrainingState
 from mma4ctr.model.training_defaults import TRAINING, TrainSettings
@@ -138,7 +138,7 @@ def drawn_plus_inputs(
     content = [rng.standard_normal((items, CONTENT_WIDTH), np.float32)]
     authors = rng.integers(0, max(2, items // 4), items)
     nothing = np.zeros((users, 0), np.float32), np.zeros((items, 0), np.float32)
-    log = LogRows(user, item, np.full(rows, TRAIN, np.uint8))
+    log = LogRows(user=user, item=item, split=np.full(rows, TRAIN, np.uint8))
     inputs = LogInputs(
         log,
         user=SideInputs(numbers=nothing[0]),

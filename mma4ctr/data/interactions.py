@@ -1,6 +1,8 @@
 """The kept interactions: what step 1 writes and every later step reads."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -52,39 +54,69 @@ def sums_of_others(by_fold: np.ndarray) -> np.ndarray:
     return np.stack([by_fold[rest].sum(axis=0) for rest in others] + [by_fold.sum(axis=0)])
 
 
-@dataclass(frozen=True)
-class Interactions:
-    """The kept rows of one data set as aligned arrays, ordered by user and time.
+@dataclass(frozen=True, kw_only=True)
+class LogRows:
+    """The kept rows of a log, ordered by user and time.
+
+    Attributes:
+        user: int32 (rows,), positions of users.
+        item: int32 (rows,), positions of items.
+        split: uint8 (rows,), TRAIN, VALID or TEST.
+        arrays: Makes further arrays of rows.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    split: np.ndarray
+    arrays: RowArrays = field(default_factory=RowArrays)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def parts(self) -> Iterator[slice]:
+        """Parts that cover all rows; see `RowArrays.parts`."""
+        return self.arrays.parts(len(self))
+
+    def rows_of(self, split: int) -> int:
+        """Number of the training, validation or test rows, given TRAIN, VALID or TEST."""
+        return sum(int(np.count_nonzero(self.split[part] == split)) for part in self.parts())
+
+    @cached_property
+    def training(self) -> int:
+        """Number of training rows."""
+        return self.rows_of(TRAIN)
+
+    def of_training(self, values: np.ndarray) -> np.ndarray:
+        """The values (rows, ...) of the training rows."""
+        made, first = self.arrays.empty((self.training, *values.shape[1:]), values.dtype), 0
+        for part in self.parts():
+            found = values[part][self.split[part] == TRAIN]
+            made[first : first + len(found)] = found
+            first += len(found)
+        return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions(LogRows):
+    """The kept rows of one data set as aligned arrays.
 
     Attributes:
         artifact: The output of step 1.
-        user: int32 (rows,), positions in `user_ids`.
-        item: int32 (rows,), positions in `item_ids`.
         device: int64 (rows,), raw device ids.
         time: (rows,), int64 as in the file, or float64 day plus position within the day.
-        split: uint8 (rows,), TRAIN, VALID or TEST.
         user_ids: int64 (users,), sorted raw ids, or the integers that replace text ids; see `user_names`.
         item_ids: int64 (items,), likewise.
-        arrays: Opened the arrays of rows, and makes more of them.
     """
 
     artifact: Artifact
-    user: np.ndarray
-    item: np.ndarray
     device: np.ndarray
     time: np.ndarray
-    split: np.ndarray
     user_ids: np.ndarray
     item_ids: np.ndarray
-    arrays: RowArrays = field(default_factory=RowArrays)
 
     def label(self, target: str) -> np.ndarray:
         """Return the labels of a target: uint8 (rows,) of 0 and 1."""
         return self.arrays.open(self.artifact.file(f"label_{target}.npy"))
-
-    def rows_of(self, split: int) -> int:
-        """Number of the training, validation or test rows, given TRAIN, VALID or TEST."""
-        return sum(int(np.count_nonzero(self.split[part] == split)) for part in self.arrays.parts(len(self)))
 
     @property
     def user_names(self) -> np.ndarray:
@@ -95,9 +127,6 @@ class Interactions:
     def item_names(self) -> np.ndarray:
         """(items,): ids as the raw files write them; see `id_names`."""
         return id_names(self.artifact, "item")
-
-    def __len__(self) -> int:
-        return len(self.user)
 
 
 def interactions_artifact(paths: Paths, dataset: str) -> Artifact:
@@ -125,4 +154,4 @@ def load_interactions(paths: Paths, dataset: str) -> Interactions:
         return arrays.open(artifact.file(f"{name}.npy"))
 
     reads = dict(in_order(opened, names))  # wait for all, so that no thread is left running after an error
-    return Interactions(artifact, **{name: read.result() for name, read in reads.items()}, arrays=arrays)
+    return Interactions(artifact=artifact, **{name: read.result() for name, read in reads.items()}, arrays=arrays)

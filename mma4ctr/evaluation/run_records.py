@@ -67,6 +67,7 @@ class Result:
         schedule: Learning rate schedule, `halving` or `cosine`; `no-gain` in results of before.
         processor_seconds: Processor seconds of the passes over the training rows; None in results of before.
         peak_memory_mb: Peak resident memory of the process that trained, in MB (10^6 bytes); likewise.
+        weight_decay: Of the first layer.
     """
 
     run_id: str
@@ -103,6 +104,7 @@ class Result:
     schedule: str = "halving"
     processor_seconds: float | None = None
     peak_memory_mb: float | None = None
+    weight_decay: float = 0.0
 
     @property
     def auc_interval(self) -> tuple[float, float] | None:
@@ -150,7 +152,7 @@ def run_settings(features: dict[str, Any], settings: TrainSettings) -> dict[str,
         The settings. Default values of newer settings are left out, so that run ids stay the same.
     """
     training = asdict(settings)
-    for name in ("networks", "schedule"):
+    for name in ("networks", "schedule", "weight_decay"):
         if training[name] == getattr(TrainSettings, name):
             del training[name]
     return {"model": "MMa4CTR", **features, **training}

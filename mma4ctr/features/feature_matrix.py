@@ -352,7 +352,7 @@ def _rows_of_split(
     if recency is not None:
         chosen.append((recency, arrays.empty((count, recency.shape[1]), recency.dtype)))
     first = 0
-    for part in arrays.parts(len(data)):
+    for part in data.parts():
         found = np.flatnonzero(data.split[part] == split)
         into = slice(first, first + len(found))
         rows[into] = found + part.start

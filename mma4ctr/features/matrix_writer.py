@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mma4ctr.data.interactions import TRAIN
+from mma4ctr.data.interactions import TRAIN, LogRows
 from mma4ctr.datasets import split_task
 from mma4ctr.features.behavioral.columns import INPUT_GROUPS, plus_tables
 from mma4ctr.features.behavioral.inputs import log_inputs
 from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.features.behavioral.row_passes import count_codes
-from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
+from mma4ctr.features.behavioral.signals import TrainingRows
 from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
 from mma4ctr.features.scaling import ColumnSums, Scaling, fit_scaling
@@ -123,11 +123,10 @@ def _all_tables(
     inputs: StepInputs, modalities: tuple[str, ...], folder: Path, without: str, workers: Workers | None
 ) -> PlusTables:
     data = inputs.data
-    log = LogRows.of(data)
     rows = TrainingRows(
-        user=log.of_training(data.user),
-        item=log.of_training(data.item),
-        fold=log.of_training(inputs.block),
+        user=data.of_training(data.user),
+        item=data.of_training(data.item),
+        fold=data.of_training(inputs.block),
         users=len(data.user_ids),
         items=len(data.item_ids),
         folds=int(inputs.embedding.settings["folds"]),
@@ -136,7 +135,7 @@ def _all_tables(
     own = split_task(inputs.task)[1]
     targets = [name.removeprefix("label_") for name in data.artifact.array_names if name.startswith("label_")]
     wanted = targets if without != "other-targets" else [own]
-    labels = {name: log.of_training(data.label(name)) for name in wanted}
+    labels = {name: data.of_training(data.label(name)) for name in wanted}
     # A generator, so that the modalities are in memory only until the items' content is made from them.
     values = (inputs.modal.array(name) for name in modalities)
     return plus_tables(rows, labels, values, log_inputs(data, without), folder, workers)
@@ -303,7 +302,7 @@ def _write_plus(writer: ArtifactWriter, plus: PlusTables, train: ScalingRows, sc
 def write_matrix(paths: Paths, inputs: StepInputs, variant: str, factors: Factors, *, scaling: str) -> int:
     """Scale the parts on the training rows and write `matrix_path/<task>/<variant>/`; returns in_features."""
     data = inputs.data
-    train = ScalingRows(LogRows.of(data), inputs.block)
+    train = ScalingRows(data, inputs.block)
     users, item_part = factors.user_part, factors.item_part
     blocks = [len(part) // size for part, size in ((users, len(data.user_ids)), (item_part, len(data.item_ids)))]
     user_scaling = fit_scaling(users, train.times(data.user, len(data.user_ids), blocks[0]), scaling)

@@ -11,6 +11,8 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg.blas import dsyrk
 
+from mma4ctr.runtime.parallel import slices
+
 # Upper limit of the width of the item part, as in the study.
 WIDEST_ITEM_PART = 128
 # Rows that are processed at a time; in float64 they stay in the cache.
@@ -64,8 +66,8 @@ class Moments:
         """
         shift = 0.0 if self._shift is None else self._shift
         total, products = np.zeros_like(self._sum), np.zeros_like(self._products)
-        for start in range(0, len(chunk), ROWS_AT_A_TIME):
-            deviation = chunk[start : start + ROWS_AT_A_TIME] - shift
+        for part in slices(len(chunk), ROWS_AT_A_TIME):
+            deviation = chunk[part] - shift
             total += deviation.sum(axis=0)
             dsyrk(1.0, deviation.T, beta=1.0, c=products, overwrite_c=True)
         return len(chunk), total, products
@@ -114,7 +116,9 @@ class PCA:
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Return the coordinates of rows (n, d): float32 (n, width)."""
-        projected: np.ndarray = ((values - self.mean) @ self.components.T).astype(np.float32)
+        projected = np.empty((len(values), len(self.components)), np.float32)
+        for part in slices(len(values), ROWS_AT_A_TIME):
+            projected[part] = (values[part] - self.mean) @ self.components.T
         return projected
 
 

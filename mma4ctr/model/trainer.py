@@ -1,5 +1,7 @@
 """Training of the network: Adam on logits, learning rate schedule, validation interrupt, early stop.
 
+Weight decay of the first layer is decoupled from Adam's step, as in AdamW (Loshchilov and Hutter 2019).
+
 The validation interrupt: an epoch that ends with a validation AUC of 0.5 or less, or a loss that is not finite, is
 discarded and tried again at half the learning rate. Test rows are not used here.
 """
@@ -112,7 +114,7 @@ def train_epoch(
     Args:
         learner: Network and optimizer, which change.
         matrix: The feature matrix.
-        settings: Batch size, schedule, loss and seed are used.
+        settings: Batch size, schedule, weight decay, loss and seed are used.
         epoch: Number of the epoch, from 0.
         interrupts: Validation interrupts so far.
         processes: Each process takes its share of every batch.
@@ -138,6 +140,8 @@ def train_epoch(
             network.gradient.zero_()
         rate = learning_rate_at(epoch + start / count, settings, interrupts)
         start = stop
+        if settings.weight_decay:
+            network.weights[0].mul_(max(0.0, 1 - rate * settings.weight_decay))
         learner.adam.step(network.parameters, processes.sum_(network.gradient), rate)
     return float(processes.sum_(total)) / count
 

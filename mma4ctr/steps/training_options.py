@@ -13,7 +13,7 @@ from mma4ctr.model.training_defaults import (
     TrainSettings,
     default_epochs,
 )
-from mma4ctr.runtime.console import positive_number, seed_number, whole_number
+from mma4ctr.runtime.console import number_from_zero, positive_number, seed_number, whole_number
 from mma4ctr.steps.options import add_device_option
 
 
@@ -79,6 +79,12 @@ def add_training_options(options: argparse.ArgumentParser) -> None:
         type=whole_number(1, 1000),
         metavar="N",
         help=f"networks that are trained together and averaged {default['networks']}",
+    )
+    add(
+        "--weight-decay",
+        type=number_from_zero,
+        metavar="RATE",
+        help=f"decay of the first layer's weights, decoupled from Adam {default['weight_decay']}",
     )
     add_device_option(options)
 

@@ -204,6 +204,7 @@ def _result_of(
         schedule=settings.schedule,
         processor_seconds=outcome.processor_seconds,
         peak_memory_mb=peak_memory_mb(),
+        weight_decay=settings.weight_decay,
     )
 
 

@@ -101,6 +101,38 @@ def test_learning_rate_halves():
     assert [epoch.learning_rate for epoch in outcome.history] == [3e-3, 3e-3, 1.5e-3, 1.5e-3, 0.75e-3, 0.75e-3]
 
 
+@pytest.mark.parametrize("weight_decay", [0.0, 20.0])
+def test_an_epoch_with_weight_decay_equals_adamw_with_decay_of_the_first_layer(weight_decay):
+    matrix, settings = small_matrix(), replace(SETTINGS, weight_decay=weight_decay, schedule="cosine")
+    network = Network(initial_weights(matrix.in_features, 0.3, 0))
+    model = mlp_module(network.state())
+    first, *others = model.parameters()
+    optimizer = torch.optim.AdamW(
+        [{"params": [first], "weight_decay": weight_decay}, {"params": others}], weight_decay=0
+    )
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003)
+    rows, start = matrix.train, 0
+    for batch in training.batches(len(rows), settings.batch_size, generator):
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate_at(start / len(rows), settings, 0)
+        optimizer.zero_grad()
+        logits = model(rows.features(matrix, batch).clone())
+        functional.binary_cross_entropy_with_logits(logits.flatten(), rows.label[batch].float()).backward()
+        optimizer.step()
+        start += len(batch)
+    training.train_epoch(training.Learner(network, training.Adam(network.parameters)), matrix, settings, 0)
+    trained = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+    assert torch.allclose(network.parameters, trained, atol=2e-4)
+
+
+def test_weight_decay_never_turns_the_sign_of_a_weight():
+    matrix = small_matrix()
+    network = Network(initial_weights(matrix.in_features, 0.3, 0))
+    settings = replace(SETTINGS, weight_decay=1e6, learning_rate=1e-3, batch_size=len(matrix.train))
+    training.train_epoch(training.Learner(network, training.Adam(network.parameters)), matrix, settings, 0)
+    assert network.weights[0].abs().max() <= 1.001e-3  # what is left is the step of Adam
+
+
 @pytest.mark.parametrize(
     ("rows", "size"), [(1000, 256), (128_000, 256), (320_000, 512), (600_000, 1024), (5_000_000, 8192), (10**9, 8192)]
 )

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from mma4ctr.data.interactions import LogRows
 from mma4ctr.features.behavioral import histories
 from mma4ctr.features.behavioral.blocks import Block, BlockInputs, make_block
 from mma4ctr.features.behavioral.content_clusters import cluster_names, find_clusters
@@ -31,7 +32,7 @@ from mma4ctr.features.behavioral.effects import Side
 from mma4ctr.features.behavioral.inputs import RECENCY, LogInputs
 from mma4ctr.features.behavioral.rates import RowCodes, category_codes, pair_codes, rates_and_counts
 from mma4ctr.features.behavioral.residual_svd import FACTORS
-from mma4ctr.features.behavioral.signals import LogRows, TrainingRows
+from mma4ctr.features.behavioral.signals import TrainingRows
 from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
 from mma4ctr.features.reduction import PCA, Moments
 from mma4ctr.runtime.parallel import InTurn, Workers, slices

@@ -29,9 +29,9 @@ from mma4ctr.features.behavioral.row_passes import (
     sums_of_item_vectors,
     sums_of_products,
 )
-from mma4ctr.features.behavioral.signals import Signals, starts_of, target_residuals
+from mma4ctr.features.behavioral.signals import OrderedRows, Signals, starts_of, target_residuals
 from mma4ctr.runtime.parallel import Threads, slices
-from mma4ctr.storage.row_arrays import RowArrays
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Number of factors. With 16, 20, 24 and 32 test AUC differed by at most 0.001; 24 was best on real data.
 FACTORS_WIDTH = 24
@@ -192,32 +192,17 @@ class Regression:
     prior_variance: np.ndarray
 
 
-@dataclass(frozen=True)
-class RowsInOrder:
-    """Rows in order of users (or items), for `posterior_means`.
-
-    Attributes:
-        starts: int64 (size + 1,), where the rows of each user (or item) begin.
-        other: int32 (n,), the item (or user) of each row.
-        fold: uint8 (n,).
-        left_out: Number of the fold whose rows do not count.
-        arrays: Lets go of rows that have been read.
-    """
-
-    starts: np.ndarray
-    other: np.ndarray
-    fold: np.ndarray
-    left_out: int
-    arrays: RowArrays
-
-
-def posterior_means(rows: RowsInOrder, vectors: np.ndarray, given: Regression) -> np.ndarray:
+def posterior_means(
+    rows: OrderedRows, left_out: int, vectors: np.ndarray, given: Regression, arrays: RowArrays = IN_MEMORY
+) -> np.ndarray:
     """Compute the posterior mean of the regression of each user (or item).
 
     Args:
         rows: The rows of the users (or items).
+        left_out: Number of the fold whose rows do not count.
         vectors: float32 (m, k), the vectors of the items (or users) of the rows.
         given: Weights, gradients and prior.
+        arrays: Lets go of rows that have been read.
 
     Returns:
         float32 (size, k).
@@ -228,8 +213,8 @@ def posterior_means(rows: RowsInOrder, vectors: np.ndarray, given: Regression) -
         part = slice(first, min(first + AT_A_TIME, len(means)))
         starts = rows.starts[part.start : part.stop + 1]
         own = slice(int(starts[0]), int(starts[-1]))
-        products = sums_of_products(starts - own.start, rows.other[own], rows.fold[own], rows.left_out, vectors)
-        rows.arrays.release(own)
+        products = sums_of_products(starts - own.start, rows.other[own], rows.fold[own], left_out, vectors)
+        arrays.release(own)
         precision = products * given.weight[part, None, None]
         precision += given.exposure_weight[part, None, None] * given.covariance
         precision += np.diag(1 / given.prior_variance)
@@ -276,8 +261,7 @@ class ContentFactors:
             covariance=covariance,
             prior_variance=self.directions.variance,
         )
-        in_order = RowsInOrder(rows.starts, rows.item, rows.fold, signals.block, rows.arrays)
-        return posterior_means(in_order, items, given)
+        return posterior_means(rows.by_user, signals.block, items, given, rows.arrays)
 
     def _deviations(self, of_content: np.ndarray) -> np.ndarray:
         """Deviations of the items from their content, given the user factors."""
@@ -295,9 +279,7 @@ class ContentFactors:
             covariance=covariance,
             prior_variance=np.full(self.user.shape[1], ITEM_VARIANCE),
         )
-        by_item = rows.by_item
-        in_order = RowsInOrder(by_item.starts, by_item.user, by_item.fold, signals.block, rows.arrays)
-        return posterior_means(in_order, self.user, given)
+        return posterior_means(rows.by_item, signals.block, self.user, given, rows.arrays)
 
     def _surprise(self, of_content: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The users who acted on an item, and those who were shown it, beyond the scores of its content.

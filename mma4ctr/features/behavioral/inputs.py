@@ -4,16 +4,16 @@ Numbers enter twice: as quantile bins of two widths, whose effects sum to a smoo
 network. Recency describes the user's earlier rows by their times alone, so it contains no label.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mma4ctr.data.interactions import Interactions
+from mma4ctr.data.interactions import Interactions, LogRows
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.features.behavioral.histories import History
-from mma4ctr.features.behavioral.signals import LogRows
-from mma4ctr.storage.row_arrays import IN_MEMORY, ROWS_AT_A_TIME, RowArrays
+from mma4ctr.features.behavioral.signals import parts_of_users, starts_of
+from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Quantile bins of a number: coarse ones for few rows, fine ones for many.
 BINS = (8, 32)
@@ -148,7 +148,8 @@ def recency_of(
     made = arrays.empty((len(user), 1 + len(scales)), np.float32)
     some = np.arange(0, len(user), max(1, len(user) // VALUES_OF_QUANTILES))
     edges = quantile_edges(_gaps(user, time, some))
-    for part in arrays.parts(_parts_of_users(user)):
+    starts = starts_of(user, int(user[-1]) + 1 if len(user) else 0, arrays)
+    for part in arrays.parts([rows for _, rows, _ in parts_of_users(starts)]):
         of_user, of_row = user[part], time[part]
         gap = _gaps(of_user, of_row, np.arange(len(of_user)))
         first = np.isnan(gap)
@@ -168,16 +169,6 @@ def _gaps(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return gap
 
 
-def _parts_of_users(user: np.ndarray) -> Iterator[slice]:
-    """Slices of about `ROWS_AT_A_TIME` rows, each with all rows of its users; `user` is sorted."""
-    start = 0
-    while start < len(user):
-        last = user[min(start + ROWS_AT_A_TIME, len(user)) - 1]
-        stop = int(np.searchsorted(user, last, side="right"))
-        yield slice(start, stop)
-        start = stop
-
-
 def _rows_within(user: np.ndarray, time: np.ndarray, start: np.ndarray, window: float) -> np.ndarray:
     """int64 (rows,): earlier rows of each row's user that are at most `window` older."""
     begin = float(time.min(initial=0))
@@ -193,7 +184,7 @@ def times_between(data: Interactions) -> tuple[float, float]:
     """The first and the last time; 0 and 0 without rows."""
     if not len(data):
         return 0.0, 0.0
-    extremes = [(data.time[part].min(), data.time[part].max()) for part in data.arrays.parts(len(data))]
+    extremes = [(data.time[part].min(), data.time[part].max()) for part in data.parts()]
     return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
 
 
@@ -213,7 +204,7 @@ def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
     first, last = times_between(data)
     names = ["hour", "weekday"] if (last / ticks - first / ticks) / DAY >= WEEKDAYS_FROM_DAYS else ["hour"]
     found = {name: data.arrays.empty((len(data),), np.uint8) for name in names}
-    for part in data.arrays.parts(len(data)):
+    for part in data.parts():
         seconds = data.time[part] / ticks
         for name, codes in found.items():
             codes[part] = clock_code(name, seconds)
@@ -250,7 +241,7 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
                 continue
             edges = quantile_edges(column.values)
             bins = {f"{column.name}/{count}": data.arrays.empty((len(data),), np.uint8) for count in BINS}
-            for part in data.arrays.parts(len(data)):
+            for part in data.parts():
                 for name, codes in binned(column.name, column.values[part], edges).items():
                     bins[name][part] = codes
             context |= bins
@@ -263,4 +254,4 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
     history = None
     if "history_user" in data.artifact.array_names:
         history = History(data.artifact.array("history_user"), data.artifact.array("history_item"))
-    return LogInputs(LogRows.of(data), user, item, context, recency, tuple(paired), history)
+    return LogInputs(data, user, item, context, recency, tuple(paired), history)

@@ -14,9 +14,8 @@ from functools import cached_property
 import numpy as np
 from scipy.special import logit
 
-from mma4ctr.data.interactions import sums_of_others
+from mma4ctr.data.interactions import LogRows, sums_of_others
 from mma4ctr.features.behavioral.row_passes import add_counts
-from mma4ctr.features.behavioral.signals import LogRows
 from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Pseudo-count of the prior. On real impressions 3, 10 and 30 gave the same validation AUC within 0.0003.

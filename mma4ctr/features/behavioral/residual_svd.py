@@ -194,7 +194,7 @@ class Entries:
     def _gram(self) -> Product:
         """The product of R R' with float64 (users * targets, k), item by item."""
         rows, of_user = self.rows, self.of_user
-        item_starts, user = rows.by_item.starts, rows.by_item.user
+        item_starts, user = rows.by_item.starts, rows.by_item.other
         value = rows.in_order_of_items(item_starts, self.values)
         scale = np.square(self.of_item[:, 0]).astype(np.float32)
 

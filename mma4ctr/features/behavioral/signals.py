@@ -3,11 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 
-from mma4ctr.data.interactions import TRAIN, Interactions
 from mma4ctr.features.behavioral.effects import Effects
 from mma4ctr.features.behavioral.row_passes import add_by_code, add_residuals, put_in_order
 from mma4ctr.storage import row_arrays
@@ -47,17 +45,17 @@ def parts_of_users(starts: np.ndarray) -> list[UserPart]:
 
 
 @dataclass(frozen=True)
-class ItemOrder:
-    """The training rows in order of their items.
+class OrderedRows:
+    """The training rows in order of their users (or items).
 
     Attributes:
-        starts: int64 (items + 1,), where the rows of each item begin.
-        user: int32 (n,).
+        starts: int64 (size + 1,), where the rows of each user (or item) begin.
+        other: int32 (n,), the item (or user) of each row.
         fold: uint8 (n,).
     """
 
     starts: np.ndarray
-    user: np.ndarray
+    other: np.ndarray
     fold: np.ndarray
 
 
@@ -107,60 +105,22 @@ class TrainingRows:
         cut = parts_of_users(self.starts)
         return (part for part, _ in zip(cut, self.arrays.parts([rows for _, rows, _ in cut]), strict=True))
 
+    @property
+    def by_user(self) -> OrderedRows:
+        """The rows as they are, in order of the users."""
+        return OrderedRows(self.starts, self.item, self.fold)
+
     @cached_property
-    def by_item(self) -> ItemOrder:
-        """Users and folds in order of the items."""
+    def by_item(self) -> OrderedRows:
+        """The rows in order of the items."""
         starts = starts_of(self.item, self.items, self.arrays)
-        return ItemOrder(starts, self.in_order_of_items(starts, self.user), self.in_order_of_items(starts, self.fold))
+        return OrderedRows(starts, self.in_order_of_items(starts, self.user), self.in_order_of_items(starts, self.fold))
 
     def in_order_of_items(self, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Values (n, ...) of the rows in order of their items; rows of an item stay in their order."""
         made, place = self.arrays.empty(values.shape, values.dtype), starts[:-1].copy()
         for part in self.parts():
             put_in_order(self.item[part], values[part], place, made)
-        return made
-
-
-@dataclass(frozen=True)
-class LogRows:
-    """All kept rows, and which of them are training rows.
-
-    Attributes:
-        user: int (rows,), in order.
-        item: int (rows,).
-        split: uint8 (rows,), TRAIN for training rows.
-        arrays: Makes further arrays of rows.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
-    split: np.ndarray
-    arrays: RowArrays = field(default_factory=RowArrays)
-
-    @classmethod
-    def of(cls, data: Interactions) -> Self:
-        """Those of step 1."""
-        return cls(data.user, data.item, data.split, data.arrays)
-
-    def __len__(self) -> int:
-        return len(self.user)
-
-    def parts(self) -> Iterator[slice]:
-        """Parts that cover all rows; see `RowArrays.parts`."""
-        return self.arrays.parts(len(self))
-
-    @cached_property
-    def training(self) -> int:
-        """Number of training rows."""
-        return sum(int(np.count_nonzero(self.split[part] == TRAIN)) for part in self.parts())
-
-    def of_training(self, values: np.ndarray) -> np.ndarray:
-        """The values (rows, ...) of the training rows."""
-        made, first = self.arrays.empty((self.training, *values.shape[1:]), values.dtype), 0
-        for part in self.parts():
-            found = values[part][self.split[part] == TRAIN]
-            made[first : first + len(found)] = found
-            first += len(found)
         return made
 
 

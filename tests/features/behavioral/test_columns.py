@@ -27,7 +27,6 @@ from mma4ctr.features.behavioral.columns import FEATURE_VERSION, context_of_trai
 from mma4ctr.features.behavioral.content_factors import (
     ContentFactors,
     Regression,
-    RowsInOrder,
     find_directions,
     posterior_means,
 )
@@ -192,15 +191,14 @@ def test_products_and_posteriors_equal_those_of_a_loop(plus, monkeypatch):
         assert np.allclose(found[user - 10], of_user[user].T @ of_user[user], atol=1e-3)
     by_item = rows.by_item
     same = np.repeat(content[:1], rows.users, axis=0)
-    of_item = sums_of_products(by_item.starts, by_item.user, by_item.fold, 2, same)
+    of_item = sums_of_products(by_item.starts, by_item.other, by_item.fold, 2, same)
     counts = np.bincount(rows.item[included], minlength=rows.items)
     assert np.allclose(of_item, counts[:, None, None] * np.outer(content[0], content[0]), atol=1e-3)
     rng = np.random.default_rng(0)
     gradients, weight, shown = rng.normal(size=(rows.users, 6)), rng.random(rows.users), rng.random(rows.users)
     covariance, spread = np.cov(content.T), np.linspace(0.1, 0.5, 6)
     given = Regression(weight, gradients, shown, covariance, spread)
-    in_order = RowsInOrder(rows.starts, rows.item, rows.fold, 2, rows.arrays)
-    means = posterior_means(in_order, content, given)
+    means = posterior_means(rows.by_user, 2, content, given)
     for user, x in enumerate(of_user):
         precision = weight[user] * x.T @ x + shown[user] * covariance + np.diag(1 / spread)
         assert np.allclose(means[user], np.linalg.solve(precision, gradients[user]), atol=1e-4)

@@ -14,7 +14,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from benchmarks.reference import mlp_module
-from mma4ctr.data.interactions import TRAIN
+from mma4ctr.data.interactions import TRAIN, LogRows
 from mma4ctr.data.log_columns import StoredColumn
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.features.behavioral import effects
@@ -31,7 +31,6 @@ from mma4ctr.features.behavioral.inputs import (
     side_inputs,
 )
 from mma4ctr.features.behavioral.rates import PRIOR, category_codes, find_pairs, pair_codes, rates_and_counts
-from mma4ctr.features.behavioral.signals import LogRows
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
 from mma4ctr.features.matrix_writer import plus_factors
 from mma4ctr.model import inference
@@ -236,7 +235,8 @@ pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, ma
 
 def log_of(user, item=None):
     """Rows of which all are training rows."""
-    return LogRows(user, user if item is None else item, np.full(len(user), TRAIN, np.uint8))
+    split = np.full(len(user), TRAIN, np.uint8)
+    return LogRows(user=user, item=user if item is None else item, split=split)
 
 
 @given(pairs, pairs)
@@ -349,7 +349,7 @@ def test_recency_is_the_same_in_parts(monkeypatch, at_a_time):
     time = rng.integers(0, 10**6, 900)[np.argsort(user, kind="stable")]
     time = time[np.lexsort((time, user))]
     whole = recency_of(user, time, 1.0)
-    monkeypatch.setattr("mma4ctr.features.behavioral.inputs.ROWS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr("mma4ctr.storage.row_arrays.ROWS_AT_A_TIME", at_a_time)
     assert (recency_of(user, time, 1.0) == whole).all()
 
 
