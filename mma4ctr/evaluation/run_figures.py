@@ -70,13 +70,15 @@ class Predicted:
 
 def load_predicted(paths: Paths, results: Sequence[Result], task: str) -> list[Predicted]:
     """The newest run of each variant and protocol of a task with predictions, made from the present inputs."""
+    own = [one for one in results if one.task == task and one.model == "MMa4CTR"]
+    newest = newest_of_each(own, has_predictions(paths))
+    if not newest:
+        return []
     found = []
     inputs = load_step_inputs(paths, task)
     current = {"interactions": inputs.data.artifact, "modalities": inputs.modal, "user embedding": inputs.embedding}
     made_from = {name: artifact.fingerprint for name, artifact in current.items()}
-    for result in newest_of_each(
-        [r for r in results if r.task == task and r.model == "MMa4CTR"], has_predictions(paths)
-    ):
+    for result in newest:
         artifact = read_run(paths, result)
         matrix = read_matrix(paths, task, result.variant)
         if artifact.manifest["inputs"]["matrix"] != matrix.fingerprint or matrix.manifest["inputs"] != made_from:

@@ -16,7 +16,8 @@ from mma4ctr.evaluation.data_figures import doubling_buckets
 from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, page, table_html
-from mma4ctr.evaluation.run_figures import balanced_sample, roc_points
+from mma4ctr.evaluation.run_figures import balanced_sample, load_predicted, roc_points
+from mma4ctr.evaluation.run_records import read_results
 from tests.conftest import call, first_columns
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -47,6 +48,14 @@ def test_figures_are_written_and_show_something(drawn):
         assert (pixels[0] == 255).all() and (pixels[-1] == 255).all(), f"{path.name} is cut at its edge"
         assert path.with_suffix(".svg").read_text().startswith("<?xml")
     assert (drawn.saved / "tables/statistics.csv").is_file()
+
+
+def test_a_task_without_runs_needs_no_other_outputs(drawn):
+    """An outdated user embedding of a task that nobody trained must not keep the report from the others."""
+    results = read_results(drawn.results)
+    assert load_predicted(drawn, results, "tiktok_like")
+    assert not (drawn.user_embedding / "tiktok_share").exists()
+    assert load_predicted(drawn, results, "tiktok_share") == []
 
 
 def test_buckets_count_everything_once():

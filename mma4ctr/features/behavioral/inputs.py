@@ -12,6 +12,7 @@ import numpy as np
 from mma4ctr.data.interactions import Interactions, LogRows
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.features.behavioral.histories import History
+from mma4ctr.features.behavioral.row_passes import rows_within
 from mma4ctr.features.behavioral.signals import parts_of_users, starts_of
 from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
@@ -152,12 +153,10 @@ def recency_of(
     for part in arrays.parts([rows for _, rows, _ in parts_of_users(starts)]):
         of_user, of_row = user[part], time[part]
         gap = _gaps(of_user, of_row, np.arange(len(of_user)))
-        first = np.isnan(gap)
-        gap[first] = edges[-1]
+        gap[np.isnan(gap)] = edges[-1]
         made[part, 0] = normal_scores(gap, edges)
-        start = np.maximum.accumulate(np.where(first, np.arange(len(gap)), 0))
         for place, window in enumerate(scales, 1):
-            made[part, place] = np.log1p(_rows_within(of_user, of_row, start, window))
+            made[part, place] = np.log1p(rows_within(of_user, of_row, window))
     return made
 
 
@@ -167,17 +166,6 @@ def _gaps(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:
     gap = time[rows].astype(np.float64) - time[before].astype(np.float64)
     gap[(user[rows] != user[before]) | (rows == 0)] = np.nan
     return gap
-
-
-def _rows_within(user: np.ndarray, time: np.ndarray, start: np.ndarray, window: float) -> np.ndarray:
-    """int64 (rows,): earlier rows of each row's user that are at most `window` older."""
-    begin = float(time.min(initial=0))
-    span = float(time.max(initial=0)) - begin + 2 * window + 1
-    # Users one after the other on one axis of time, further apart than the window.
-    place = user.astype(np.float64) * span + (time.astype(np.float64) - begin)
-    oldest = np.searchsorted(place, place - window, side="left")
-    counts: np.ndarray = np.arange(len(user)) - np.maximum(oldest, start)
-    return counts
 
 
 def times_between(data: Interactions) -> tuple[float, float]:

@@ -238,6 +238,29 @@ def sums_of_products(
 
 
 @njit(nogil=True, cache=True)
+def rows_within(user: np.ndarray, time: np.ndarray, window: float) -> np.ndarray:
+    """Count earlier rows of each row's user that are at most `window` older.
+
+    Args:
+        user: int (n,), in order.
+        time: int or float (n,), in order within each user.
+        window: In units of `time`.
+
+    Returns:
+        int64 (n,).
+    """
+    counts = np.empty(len(user), np.int64)
+    oldest = 0
+    for row in range(len(user)):
+        if user[row] != user[oldest]:
+            oldest = row
+        while time[row] - time[oldest] > window:
+            oldest += 1
+        counts[row] = row - oldest
+    return counts
+
+
+@njit(nogil=True, cache=True)
 def put_in_order(codes: np.ndarray, values: np.ndarray, place: np.ndarray, made: np.ndarray) -> None:
     """Put the values of rows in order of their codes; a counting sort.
 
