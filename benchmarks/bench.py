@@ -40,7 +40,7 @@ from mma4ctr.features.feature_matrix import FactorMatrix, load_matrix
 from mma4ctr.features.item_features import dense_features
 from mma4ctr.features.user_embedding import UserEmbedder
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes, torch_threads
+from mma4ctr.model.mlp import Adam, Network, initial_weights, torch_threads
 from mma4ctr.model.trainer import ROWS_OF_A_THREAD, Learner, train_epoch
 from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.runtime.console import Stopwatch, note, parser, print_table, progress, run, whole_number
@@ -191,33 +191,13 @@ def bench_step_4(paths: Paths) -> list[Measure]:
     ]
 
 
-def bare_products(batch: int, in_features: int) -> Callable[[], None]:
-    """Return a function that computes only the matrix products of one training step."""
-    sizes = layer_sizes(in_features)
-    inputs = [torch.randn(batch, before) for before, _ in sizes]
-    weights = [torch.randn(after, before) for before, after in sizes]
-    outs = [torch.empty(batch, after) for _, after in sizes]
-    gradients = [torch.empty_like(weight) for weight in weights]
-    downs = [torch.empty(batch, before) for before, _ in sizes]
-
-    def step() -> None:
-        for layer, weight in enumerate(weights):
-            torch.mm(inputs[layer], weight.t(), out=outs[layer])
-        for layer in range(len(weights) - 1, -1, -1):
-            torch.mm(outs[layer].t(), inputs[layer], out=gradients[layer])
-            if layer:
-                torch.mm(outs[layer], weights[layer], out=downs[layer])
-
-    return step
-
-
 def training_rates(matrix: FactorMatrix, batch: int) -> tuple[float, float]:
     """Measure training with the threads that step 5 uses; returns rows a second, and their share of bare products'."""
     settings = TrainSettings(batch_size=batch)
     network = Network(initial_weights(matrix.in_features, 0.1, 0))
     learner = Learner(network, Adam(network.parameters))
     few = shortened(matrix, 40 * BATCH)
-    products = bare_products(batch, matrix.in_features)
+    products = training_step.bare_products(batch, matrix.in_features)
     ours, limit = [], []
     with torch_threads(batch // ROWS_OF_A_THREAD), torch.no_grad():
         products()

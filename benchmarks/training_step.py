@@ -1,11 +1,14 @@
 """Time of a training step: ours against `nn.Module`, autograd and `torch.optim.Adam(fused=True)` on the same batches.
 
+A second table has the parts of a step beside bare matrix products of the same shapes.
+
 python -m benchmarks.training_step
 """
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import mma4ctr.runtime.environment
 
@@ -13,7 +16,9 @@ import torch
 from torch import nn
 
 from benchmarks.reference import mlp_module
-from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, torch_threads
+from benchmarks.waiting import drawn_matrix
+from mma4ctr.model.mlp import Adam, Network, initial_weights, layer_sizes, loss_and_gradient, torch_threads
+from mma4ctr.model.trainer import ROWS_OF_A_THREAD
 from mma4ctr.runtime.console import parser, print_table, run, whole_number
 
 LEARNING_RATE = 1e-3
@@ -71,6 +76,57 @@ def step_seconds(batch_size: int, in_features: int, networks: int, turns: int) -
     return statistics.median(taken[0]), statistics.median(taken[1]), ratio
 
 
+def bare_products(batch: int, in_features: int) -> Callable[[], None]:
+    """Return a function that computes only the matrix products of one training step."""
+    sizes = layer_sizes(in_features)
+    inputs = [torch.randn(batch, before) for before, _ in sizes]
+    weights = [torch.randn(after, before) for before, after in sizes]
+    outs = [torch.empty(batch, after) for _, after in sizes]
+    gradients = [torch.empty_like(weight) for weight in weights]
+    downs = [torch.empty(batch, before) for before, _ in sizes]
+
+    def step() -> None:
+        for layer, weight in enumerate(weights):
+            torch.mm(inputs[layer], weight.t(), out=outs[layer])
+        for layer in range(len(weights) - 1, -1, -1):
+            torch.mm(outs[layer].t(), inputs[layer], out=gradients[layer])
+            if layer:
+                torch.mm(outs[layer], weights[layer], out=downs[layer])
+
+    return step
+
+
+PARTS = ("features", "forward pass", "loss", "backward pass", "Adam", "bare products")
+
+
+def part_seconds(batch_size: int, turns: int) -> list[float]:
+    """Median seconds of each of `PARTS` of a step of features paper, with the threads that step 5 uses."""
+    matrix = drawn_matrix("paper", max(100_000, 20 * batch_size))
+    network = Network(initial_weights(matrix.in_features, 0.3, 0))
+    adam, rows = Adam(network.parameters), matrix.train
+    products = bare_products(batch_size, matrix.in_features)
+    buffer = matrix.user_part.new_empty(batch_size, matrix.in_features)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).split(batch_size)
+    taken: list[list[float]] = []
+    with torch_threads(batch_size // ROWS_OF_A_THREAD), torch.no_grad():
+        for batch in order[:-1] * turns:
+            moments = [time.perf_counter()]
+            features = rows.features(matrix, batch, buffer)
+            moments.append(time.perf_counter())
+            logits = network.forward(features)
+            moments.append(time.perf_counter())
+            _, gradient = loss_and_gradient("bce", logits, rows.label[batch].float())
+            moments.append(time.perf_counter())
+            network.backward(features, gradient)
+            moments.append(time.perf_counter())
+            adam.step(network.parameters, network.gradient, LEARNING_RATE)
+            moments.append(time.perf_counter())
+            products()
+            moments.append(time.perf_counter())
+            taken.append([after - before for before, after in pairwise(moments)])
+    return [statistics.median(part) for part in zip(*taken, strict=True)]
+
+
 def measured(turns: int) -> list[tuple[str, int, int, int, float, float, float]]:
     """Measure the networks of features paper and of features plus at several batch sizes.
 
@@ -92,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of the measurements."""
     options = parser(__doc__, paths=False)
     options.add_argument("--turns", type=whole_number(1), default=15, help="repetitions")
+    turns = options.parse_args(arguments).turns
     rows = [
         [
             features,
@@ -101,10 +158,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             *(f"{s * 1e6:,.0f}" for s in both),
             f"{ratio:.2f}",
         ]
-        for features, batch_size, in_features, networks, *both, ratio in measured(options.parse_args(arguments).turns)
+        for features, batch_size, in_features, networks, *both, ratio in measured(turns)
     ]
     header = ["features", "batch", "columns", "networks", "ours, us", "nn.Module, us", "ratio"]
     print_table("A training step, processor time of one core", header, rows)
+    parts = [
+        [f"{size:,}", *(f"{seconds * 1e6:,.0f}" for seconds in part_seconds(size, turns))] for size in (512, 2048, 8192)
+    ]
+    print_table("Parts of a step of features paper, us", ["batch", *PARTS], parts)
 
 
 if __name__ == "__main__":

@@ -281,7 +281,13 @@ def test_a_repeated_run_counts_once(made):
 
 
 def test_wrong_options_are_refused(made, capsys):
-    for options in (("--epochs", 0), ("--learning-rate", "nan"), ("--batch-size", "big"), ("--device", "cuda:77")):
+    for options in (
+        ("--epochs", 0),
+        ("--learning-rate", "nan"),
+        ("--weight-decay", -1),
+        ("--batch-size", "big"),
+        ("--device", "cuda:77"),
+    ):
         assert call(mlp.main, "--paths", made.file, *options) == 2
     assert "cuda:77" in capsys.readouterr().err
 

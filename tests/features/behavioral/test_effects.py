@@ -348,9 +348,13 @@ def test_recency_is_the_same_in_parts(monkeypatch, at_a_time):
     user = np.sort(rng.integers(0, 40, 900))
     time = rng.integers(0, 10**6, 900)[np.argsort(user, kind="stable")]
     time = time[np.lexsort((time, user))]
-    whole = recency_of(user, time, 1.0)
+    # As WeChat's: in days, many of them an hour or a day apart.
+    of_days = np.sort(rng.integers(0, 20 * 48, 900) / 48)[np.argsort(np.argsort(time + 10**7 * user))]
+    cases = [(time, 1.0), (of_days, 1 / 86_400)]
+    whole = [recency_of(user, *case) for case in cases]
     monkeypatch.setattr("mma4ctr.storage.row_arrays.ROWS_AT_A_TIME", at_a_time)
-    assert (recency_of(user, time, 1.0) == whole).all()
+    for case, expected in zip(cases, whole, strict=True):
+        assert (recency_of(user, *case) == expected).all()
 
 
 def test_recency_of_nothing_is_nothing():
