@@ -150,13 +150,13 @@ class CapturedSteps:
     def epoch(self) -> None:
         """Train one epoch without its last, smaller batch."""
         adam, settings = self._learner.adam, self._settings
+        self._kept.fill_(1 - settings.learning_rate * settings.weight_decay)
         for batch in batches(len(self._matrix.train), settings.batch_size, self._generator):
             if len(batch) < settings.batch_size:
                 break
             adam.steps += 1
             self._batch.copy_(batch)
             self._size.fill_(settings.learning_rate / (1 - Adam.BETA1**adam.steps))
-            self._kept.fill_(1 - settings.learning_rate * settings.weight_decay)
             self._correction.fill_((1 - Adam.BETA2**adam.steps) ** 0.5)
             self._graph.replay()
 
