@@ -67,14 +67,14 @@ def fit_scaling(table: np.ndarray, times: np.ndarray, method: str) -> Scaling:
     """
     if method == "minmax":
         return Scaling.min_max(table[times > 0])
-    shares = times / times.sum()
+    rows = times.sum()
 
     def mean_of(function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """The mean over the training rows of a function of the table's values in float64: float64 (width,)."""
         total = np.zeros(table.shape[1])
         for part in slices(len(table), ROWS_AT_A_TIME):
             used = times[part] > 0
-            total += shares[part][used] @ function(table[part][used].astype(np.float64))
+            total += (times[part][used] / rows) @ function(table[part][used].astype(np.float64))
         return total
 
     mean = mean_of(lambda values: values)

@@ -21,9 +21,9 @@ from mma4ctr.runtime.parallel import slices
 from mma4ctr.storage.arrays import read_header
 
 # Arrays with more bytes are mapped.
-LARGEST_IN_MEMORY = 1 << 25
-# Pages are let go of only if more bytes are mapped: mapping them again for every pass takes a quarter of its time.
-MOST_RESIDENT = 1 << 31
+LARGEST_IN_MEMORY = 1 << 23
+# Pages are let go of only if more bytes are mapped: mapping them again takes time in every pass.
+MOST_RESIDENT = 1 << 29
 # Rows of a part.
 ROWS_AT_A_TIME = 1 << 20
 

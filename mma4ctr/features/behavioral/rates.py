@@ -7,14 +7,14 @@ model (effects.py), which separate causes, a rate says what is observed, and the
 are kept sparse: only those that occur in the log have a code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.special import logit
 
-from mma4ctr.data.interactions import LogRows, sums_of_others
+from mma4ctr.data.interactions import LogRows
 from mma4ctr.features.behavioral.row_passes import add_counts
 from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
@@ -193,21 +193,27 @@ def rates_and_counts(
     """
     made = np.empty((folds + 1, size, len(labels) + 1), np.float32)
 
-    def sums(label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and positives of all blocks, int (folds + 1, size) each."""
+    def counted(label: np.ndarray) -> np.ndarray:
+        """int32 (2, folds, size), rows and positives of each fold."""
         counts = np.zeros((2, folds, size), np.int32)
         for part in arrays.parts(len(codes)):
             add_counts(fold[part], codes[part], label[part], counts)
-        return sums_of_others(counts[0]), sums_of_others(counts[1])
+        return counts
 
-    rows = sums(fold)[0]
+    def of_blocks(by_fold: np.ndarray) -> Iterator[np.ndarray]:
+        """int32 (size,) of each block."""
+        total = by_fold.sum(axis=0, dtype=np.int32)
+        yield from (total - of_fold for of_fold in by_fold)
+        yield total
+
+    rows_by_fold = counted(fold)[0].copy()
+    scale = [folds / max(folds - 1, 1)] * folds + [1]
+    for block, rows in enumerate(of_blocks(rows_by_fold)):
+        made[block, :, -1] = np.log1p(scale[block] * rows)
     for column, label in enumerate(labels):
-        positives = sums(label)[1]
-        for block in range(folds + 1):
-            share = (positives[block].sum() + 0.5) / (rows[block].sum() + 1)
-            rate = logit((positives[block] + PRIOR * share) / (rows[block] + PRIOR)) - logit(share)
+        both = of_blocks(rows_by_fold), of_blocks(counted(label)[1])
+        for block, (rows, positives) in enumerate(zip(*both, strict=True)):
+            share = (positives.sum() + 0.5) / (rows.sum() + 1)
+            rate = logit((positives + PRIOR * share) / (rows + PRIOR)) - logit(share)
             made[block, :, column] = rate
-    scale = np.full(folds + 1, folds / max(folds - 1, 1))
-    scale[-1] = 1
-    made[:, :, -1] = np.log1p(scale[:, None] * rows)
     return made

@@ -228,6 +228,8 @@ def test_rates_and_counts_equal_a_loop(rows, folds):
             assert found[block, code, target] == pytest.approx(expected, abs=1e-5)
         scale = folds / (folds - 1) if block < folds else 1
         assert found[block, code, 2] == pytest.approx(np.log(1 + scale * len(own)), abs=1e-5)
+    counts_alone = rates_and_counts(codes.astype(np.int32), 6, [], fold, folds)
+    assert (counts_alone == found[:, :, 2:]).all()
 
 
 pairs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=40)
