@@ -22,8 +22,9 @@ from mma4ctr.storage.arrays import read_header
 
 # Arrays with more bytes are mapped.
 LARGEST_IN_MEMORY = 1 << 23
-# Pages are let go of only if more bytes are mapped: mapping them again takes time in every pass.
-MOST_RESIDENT = 1 << 29
+# Pages are let go of only if more bytes are mapped: mapping them again takes time in every pass. On WeChat's 7 million
+# rows half of this saves 0.2 GB and takes two thirds more time.
+MOST_RESIDENT = 1 << 30
 # Rows of a part.
 ROWS_AT_A_TIME = 1 << 20
 
