@@ -37,7 +37,7 @@ def has_test_labels(artifact: Artifact) -> bool:
     return bool(artifact.manifest.get("test_labels", True))
 
 
-def sums_of_others(by_fold: np.ndarray) -> np.ndarray:
+def each_sum_of_others(by_fold: np.ndarray) -> Iterator[np.ndarray]:
     """Sum over all folds but one, for each fold in turn, and over all folds.
 
     Each sum is added up from the other folds, not computed as the total less the fold, so a fold's labels cannot change
@@ -46,12 +46,18 @@ def sums_of_others(by_fold: np.ndarray) -> np.ndarray:
     Args:
         by_fold: (folds, ...), sums of each fold.
 
-    Returns:
-        (folds + 1, ...): entry f excludes fold f, the last entry includes all folds.
+    Yields:
+        (...) for each fold without it, then that of all folds.
     """
     every = range(len(by_fold))
-    others = [[fold for fold in every if fold != left_out] for left_out in every]
-    return np.stack([by_fold[rest].sum(axis=0) for rest in others] + [by_fold.sum(axis=0)])
+    for left_out in every:
+        yield by_fold[[fold for fold in every if fold != left_out]].sum(axis=0)
+    yield by_fold.sum(axis=0)
+
+
+def sums_of_others(by_fold: np.ndarray) -> np.ndarray:
+    """The sums of `each_sum_of_others` as one array, (folds + 1, ...)."""
+    return np.stack(list(each_sum_of_others(by_fold)))
 
 
 @dataclass(frozen=True, kw_only=True)

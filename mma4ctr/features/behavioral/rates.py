@@ -7,14 +7,14 @@ model (effects.py), which separate causes, a rate says what is observed, and the
 are kept sparse: only those that occur in the log have a code.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from scipy.special import logit
 
-from mma4ctr.data.interactions import LogRows
+from mma4ctr.data.interactions import LogRows, each_sum_of_others
 from mma4ctr.features.behavioral.row_passes import add_counts
 from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
@@ -200,18 +200,12 @@ def rates_and_counts(
             add_counts(fold[part], codes[part], label[part], counts)
         return counts
 
-    def of_blocks(by_fold: np.ndarray) -> Iterator[np.ndarray]:
-        """int32 (size,) of each block."""
-        total = by_fold.sum(axis=0, dtype=np.int32)
-        yield from (total - of_fold for of_fold in by_fold)
-        yield total
-
     rows_by_fold = counted(fold)[0].copy()
     scale = [folds / max(folds - 1, 1)] * folds + [1]
-    for block, rows in enumerate(of_blocks(rows_by_fold)):
+    for block, rows in enumerate(each_sum_of_others(rows_by_fold)):
         made[block, :, -1] = np.log1p(scale[block] * rows)
     for column, label in enumerate(labels):
-        both = of_blocks(rows_by_fold), of_blocks(counted(label)[1])
+        both = each_sum_of_others(rows_by_fold), each_sum_of_others(counted(label)[1])
         for block, (rows, positives) in enumerate(zip(*both, strict=True)):
             share = (positives.sum() + 0.5) / (rows.sum() + 1)
             rate = logit((positives + PRIOR * share) / (rows + PRIOR)) - logit(share)
