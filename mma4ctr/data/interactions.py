@@ -49,9 +49,12 @@ def each_sum_of_others(by_fold: np.ndarray) -> Iterator[np.ndarray]:
     Yields:
         (...) for each fold without it, then that of all folds.
     """
-    every = range(len(by_fold))
-    for left_out in every:
-        yield by_fold[[fold for fold in every if fold != left_out]].sum(axis=0)
+    for left_out in range(len(by_fold)):
+        total = by_fold[:0].sum(axis=0)  # zeros; an index of the others would copy them
+        for fold, own in enumerate(by_fold):
+            if fold != left_out:
+                total += own
+        yield total
     yield by_fold.sum(axis=0)
 
 

@@ -1,10 +1,10 @@
-"""Environment variables that libraries read when they are loaded: how threads wait, where compiled code is cached.
+"""What a process needs before libraries are loaded: how threads wait, where caches are, how memory is freed.
 
-Importing the package sets them, and child processes inherit them. A script that imports torch itself must import
-this module first.
+Importing the package sets it. A script that imports torch itself must import this module first.
 """
 
 import atexit
+import ctypes
 import os
 import shutil
 import tempfile
@@ -16,6 +16,11 @@ from pathlib import Path
 # By default OpenMP threads spin while they wait. With other processes on the cores, two epochs of 2 million rows at
 # batch size 2048 took 594 s. On an idle machine one epoch took 8 s, and 4.3 s with sleeping threads.
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+# glibc raises the size from which a block is mapped on its own to the largest block freed, up to 32 MB. Smaller blocks
+# come from heaps, which keep freed blocks as long as a later one is in use. With 8 MB for good, step 4 of WeChat at
+# full size (features plus) has a third less memory for arrays, and takes no longer.
+LARGEST_IN_HEAP = 1 << 23
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NUMBA, MATPLOTLIB = "NUMBA_CACHE_DIR", "MPLCONFIGDIR"
 
 
@@ -23,6 +28,16 @@ def wait_passively(environ: MutableMapping[str, str]) -> None:
     """Let waiting OpenMP threads sleep, unless the user has set one of the variables."""
     if not any(name in environ for name in (*PASSIVE, "GOMP_SPINCOUNT")):
         environ.update(PASSIVE)
+
+
+def return_freed_memory(environ: MutableMapping[str, str]) -> None:
+    """Let glibc return freed memory to the system, unless the user has set its thresholds; no effect elsewhere."""
+    if "MALLOC_MMAP_THRESHOLD_" in environ or "glibc.malloc" in environ.get("GLIBC_TUNABLES", ""):
+        return
+    with suppress(OSError, TypeError, AttributeError):  # another system or C library
+        set_option = ctypes.CDLL(None).mallopt
+        set_option(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+        set_option(M_TRIM_THRESHOLD, LARGEST_IN_HEAP)
 
 
 def writable(folder: Path) -> bool:
@@ -78,6 +93,7 @@ def _compiled_sources() -> list[Path]:
 
 
 wait_passively(os.environ)
+return_freed_memory(os.environ)
 _temporary = fall_back_to_temporary_caches(os.environ, _compiled_sources())
 if _temporary:
     atexit.register(shutil.rmtree, _temporary, ignore_errors=True)

@@ -61,16 +61,20 @@ def test_values_stay_when_their_pages_are_let_go_of(mapped):
     assert resident(address, one.nbytes) == 0
 
 
-def test_pages_of_few_arrays_stay(mapped, monkeypatch):
-    one = mapped.zeros((5000,), np.int64)
-    monkeypatch.setattr(row_arrays, "MOST_RESIDENT", one.nbytes)
-    one[:] = 1
-    address = one.__array_interface__["data"][0]
+def test_pages_of_the_oldest_arrays_stay_as_far_as_they_fit(mapped, monkeypatch):
+    sizes = [40_000, 90_000, 30_000, 20_000]
+    arrays = [mapped.zeros((size,), np.uint8) for size in sizes]
+    monkeypatch.setattr(row_arrays, "MOST_RESIDENT", 80_000)
+    for step in (lambda: mapped.release(), lambda: list(mapped.parts(sizes[1]))):
+        for one in arrays:
+            one[:] = 1
+        step()
+        stayed = [resident(one.__array_interface__["data"][0], one.nbytes) > 0 for one in arrays]
+        assert stayed == [True, False, True, False]
+    del arrays[0], one
+    arrays[2][:] = 2
     mapped.release()
-    assert resident(address, one.nbytes) >= one.nbytes
-    other = mapped.empty((1,), np.int8)
-    mapped.release()
-    assert resident(address, one.nbytes) == 0 and len(other) == 1
+    assert resident(arrays[2].__array_interface__["data"][0], sizes[3]) > 0
 
 
 def test_a_pass_over_parts_leaves_no_page_behind(mapped):

@@ -16,6 +16,7 @@ from scipy.special import logit
 
 from mma4ctr.data.interactions import LogRows, each_sum_of_others
 from mma4ctr.features.behavioral.row_passes import add_counts
+from mma4ctr.runtime.parallel import slices
 from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
 
 # Pseudo-count of the prior. On real impressions 3, 10 and 30 gave the same validation AUC within 0.0003.
@@ -31,6 +32,8 @@ LEAST_MERGED = 1 << 22
 # Pairs are found in a table of all possible pairs (4 bytes each) if they are at most so many for each pair that is
 # there, else by binary search.
 POSSIBLE_A_PAIR = 64
+# Codes whose rates are made at a time.
+CODES_AT_A_TIME = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ def rates_and_counts(
         both = each_sum_of_others(rows_by_fold), each_sum_of_others(counted(label)[1])
         for block, (rows, positives) in enumerate(zip(*both, strict=True)):
             share = (positives.sum() + 0.5) / (rows.sum() + 1)
-            rate = logit((positives + PRIOR * share) / (rows + PRIOR)) - logit(share)
-            made[block, :, column] = rate
+            for some in slices(size, CODES_AT_A_TIME):
+                rate = (positives[some] + PRIOR * share) / (rows[some] + PRIOR)
+                made[block, some, column] = logit(rate) - logit(share)
     return made
