@@ -619,7 +619,7 @@ def group(rows):
 
 matrix = FactorMatrix(torch.randn(3000, 66), torch.randn(2000, 128), group(500_000), group(1000), group(1000), {}, "")
 before = resource.getrusage(resource.RUSAGE_SELF)
-train(matrix, TrainSettings(epochs=1, batch_size=2048, max_interrupts=0))
+train(matrix, TrainSettings(epochs=1, batch_size=2048, max_interrupts=0), lambda label, logits: 0.6)
 after = resource.getrusage(resource.RUSAGE_SELF)
 print(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 """
