@@ -163,8 +163,10 @@ def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup, new: 
     unknown = np.zeros(1, np.int64)
     of_item = {}
     for one in stored_columns(data.artifact, "item") if wanted else ():
-        own = {one.name: one.values.astype(np.int64)}
-        known = own if one.is_category else binned(one.name, one.values, quantile_edges(one.values))
+        if one.is_category:
+            known = {one.name: one.values.astype(np.int64)}
+        else:
+            known = binned(one.name, one.values, quantile_edges(one.values))
         for name in wanted & known.keys():
             of_item["item", name] = np.concatenate([known[name], new.categories[name] if new else unknown[:0], unknown])
     if any(lookup.of == "content" for lookup in lookups):

@@ -539,6 +539,19 @@ def test_a_category_called_hour_is_read_as_the_log_has_it(own):
     assert found["hour"].tolist() == [feed, 0]
 
 
+def test_item_categories_of_rows_to_predict_are_those_of_the_features(own):
+    """Among them bins of a number that an item lacks."""
+    data = load_interactions(step_1(own), "own")
+    categories = log_inputs(data).item.categories
+    assert {"author", "length/8"} <= categories.keys()
+    entries = [{"category": name, "side": "user", "of": "item", "size": 2, "categories": 9} for name in categories]
+    matrix = SimpleNamespace(manifest={"lookups": entries}, array=lambda _: np.ones(1, np.int64))
+    found = context_lookups(matrix, data, RowGroup(*[None] * 4), None).of_item
+    assert found.keys() == {("item", name) for name in categories}
+    for name, codes in categories.items():
+        assert found["item", name].tolist() == [*codes.tolist(), 0]
+
+
 # The built-in data sets
 
 
