@@ -153,8 +153,9 @@ def _remove_artifact(folder: Path) -> None:
     if manifest is None:
         return
     for path in folder.iterdir():
-        if path.name == MANIFEST or path.name in manifest["files"]:
+        if path.name in manifest["files"]:
             path.unlink()
+    (folder / MANIFEST).unlink()  # last: without it a removal that was killed could not be finished later
     with suppress(OSError):  # the folder stays if another file was added meanwhile
         folder.rmdir()
 

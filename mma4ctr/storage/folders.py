@@ -82,12 +82,23 @@ def finish_building(folder: Path, remove: Callable[[Path], None]) -> None:
     if not folder.exists():
         building.rename(folder)
     elif exchange_folders(building, folder):
-        remove(building)
+        _remove_replaced(building, remove)
     else:
         folder.rename(retired_of(folder))
         building.rename(folder)
-        remove(retired_of(folder))
+        _remove_replaced(retired_of(folder), remove)
     sync(folder.parent)
+
+
+def _remove_replaced(folder: Path, remove: Callable[[Path], None]) -> None:
+    """Remove the old output, also if a signal comes meanwhile: the new one is complete, so nothing else would do it."""
+    try:
+        remove(folder)
+    except BaseException:
+        remove(folder)
+        with suppress(OSError):
+            folder.rmdir()
+        raise
 
 
 @cache

@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
+from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
 from safetensors.torch import load_file
@@ -18,6 +20,7 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.signals import Stopped
 from mma4ctr.storage import artifacts
 from mma4ctr.storage.artifacts import ArtifactWriter, fingerprint_of, read_artifact
+from mma4ctr.storage.folders import UNDER_CONSTRUCTION
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
@@ -146,3 +149,36 @@ def test_a_signal_while_a_finished_folder_is_synced_leaves_no_other_folder(tmp_p
         write(2)
     assert [path.name for path in tmp_path.iterdir()] == ([] if first else ["made"])
     assert first or read_artifact(tmp_path / "made", "").json("one") == [1]
+
+
+def write_number(folder, value):
+    with ArtifactWriter(folder, step=1, made_by="x.py", settings={}, inputs={}) as writer:
+        for name in ("a", "b", "c"):
+            writer.array(name, np.full(3, value))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("moment", range(5))
+def test_a_signal_while_the_old_output_is_removed(tmp_path, monkeypatch, moment, killed):
+    """The new output stands; the old one is removed at once, or by the next run if the process was killed."""
+    write_number(tmp_path / "made", 1)
+    unlink, calls = Path.unlink, []
+
+    def ended(path, **options):
+        if path.name != UNDER_CONSTRUCTION and path.parent.name == ".made.partial":
+            calls.append(path)
+            if len(calls) == moment + 1 or (killed and len(calls) > moment):
+                raise Stopped(signal.SIGTERM)
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", ended)
+    if moment < 4:
+        with pytest.raises(Stopped):
+            write_number(tmp_path / "made", 2)
+    else:
+        write_number(tmp_path / "made", 2)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert read_artifact(tmp_path / "made", "x.py").array("a").tolist() == [2] * 3
+    if killed:
+        write_number(tmp_path / "made", 3)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["made"]
