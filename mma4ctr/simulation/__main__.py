@@ -165,6 +165,9 @@ def remove_simulated(folder: Path) -> None:
     """Remove a simulated world that was replaced, unless its folder contains other files."""
     with suppress(UserError):
         check_simulated(folder)
+        mark = f"{TRUTH}/{MARK}"  # last: without it a removal that was killed could not be finished later
+        for name in _files_in(folder) - {mark}:
+            (folder / name).unlink()
         shutil.rmtree(folder)
 
 

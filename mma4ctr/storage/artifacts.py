@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -148,7 +148,7 @@ def check_replaceable(folder: Path, step: int, settings: Mapping[str, Any]) -> N
 
 
 def _remove_artifact(folder: Path) -> None:
-    """Remove a replaced artifact: its own files, then the folder if it is empty."""
+    """Remove the files of a replaced artifact."""
     manifest = _read_manifest(folder)
     if manifest is None:
         return
@@ -156,8 +156,6 @@ def _remove_artifact(folder: Path) -> None:
         if path.name in manifest["files"]:
             path.unlink()
     (folder / MANIFEST).unlink()  # last: without it a removal that was killed could not be finished later
-    with suppress(OSError):  # the folder stays if another file was added meanwhile
-        folder.rmdir()
 
 
 def _restore(folder: Path) -> None:

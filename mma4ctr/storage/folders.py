@@ -37,7 +37,7 @@ def start_building(folder: Path, remove: Callable[[Path], None]) -> Path:
 
     Args:
         folder: the final path.
-        remove: removes an earlier output from a folder, then the folder if it is empty.
+        remove: removes an earlier output from a folder; the folder itself may stay.
 
     Returns:
         The temporary folder.
@@ -53,9 +53,7 @@ def start_building(folder: Path, remove: Callable[[Path], None]) -> Path:
             if (stale / UNDER_CONSTRUCTION).is_file():
                 shutil.rmtree(stale)
             else:
-                remove(stale)
-                with suppress(OSError):
-                    stale.rmdir()  # empty if the run was killed right after creating it
+                _remove_earlier(stale, remove)
         if os.path.lexists(stale):
             raise UserError(f"{stale}: was not written by this project, and its name is needed; move it")
     building.mkdir(parents=True)
@@ -93,12 +91,17 @@ def finish_building(folder: Path, remove: Callable[[Path], None]) -> None:
 def _remove_replaced(folder: Path, remove: Callable[[Path], None]) -> None:
     """Remove the old output, also if a signal comes meanwhile: the new one is complete, so nothing else would do it."""
     try:
-        remove(folder)
+        _remove_earlier(folder, remove)
     except BaseException:
-        remove(folder)
-        with suppress(OSError):
-            folder.rmdir()
+        _remove_earlier(folder, remove)
         raise
+
+
+def _remove_earlier(folder: Path, remove: Callable[[Path], None]) -> None:
+    """Remove an earlier output and its folder; the folder stays if another file was added meanwhile."""
+    remove(folder)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @cache

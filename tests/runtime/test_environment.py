@@ -4,11 +4,10 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
 
 # Ten blocks of 20 MB, of which the last stays in use. The first, larger block makes glibc raise its threshold.
 FREED = """
@@ -39,8 +38,7 @@ def mb_after_freeing(module, **variables):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_goes_back_to_the_system():
-    without = mb_after_freeing("numpy")
-    assert without > 150
+    assert mb_after_freeing("numpy") > 150
     assert mb_after_freeing("mma4ctr") < 40
     for own in ({"MALLOC_MMAP_THRESHOLD_": str(1 << 25)}, {"GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={1 << 25}"}):
         assert mb_after_freeing("mma4ctr", **own) > 150

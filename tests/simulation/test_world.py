@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -140,3 +142,25 @@ def test_it_does_not_write_over_real_files(tmp_path, capsys):
     assert call(command.main, tmp_path, "--dataset", "wechat", "--rows", 1000) == 2
     assert "which is not a file of the simulated world" in capsys.readouterr().err
     assert (real / "user_action.csv").read_text() == "precious"
+
+
+def test_an_old_world_whose_removal_was_killed_is_removed_later(tmp_path, monkeypatch):
+    settings = command.WorldSettings("tiktok", 2000, users=20, items=60, seed=1)
+    command.write_world(settings, tmp_path / "whole")
+    files, unlink = len(contents(tmp_path / "whole")), os.unlink
+    assert files > 3
+    for moment in range(files):
+        folder = tmp_path / str(moment)
+        shutil.copytree(tmp_path / "whole", folder)
+        before = iter(range(moment))
+
+        def killed(*place, before=before, **options):
+            if next(before, None) is None:
+                raise KeyboardInterrupt
+            unlink(*place, **options)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, "unlink", killed)
+            command.remove_simulated(folder)
+        command.remove_simulated(folder)
+        assert not folder.exists(), moment
