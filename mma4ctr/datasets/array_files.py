@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.datasets.base import DenseChunk
-from mma4ctr.datasets.columns import Ids, ids_of
+from mma4ctr.datasets.columns import Ids, as_float32, ids_of
 from mma4ctr.datasets.table_readers import RowRange
 from mma4ctr.runtime.errors import BadLine, UserError
 
@@ -228,8 +228,7 @@ def array_chunks(file: VectorFile, ids: Ids) -> Iterator[DenseChunk]:
     path, values, width = file.path, file.values, file.shape[1]
     text = ids.shown() if len(ids.named) else None
     for start in range(0, file.shape[0], ARRAY_ROWS):
-        with np.errstate(over="ignore"):
-            part = np.ascontiguousarray(values[start : min(start + ARRAY_ROWS, file.shape[0])], np.float32)
+        part = np.ascontiguousarray(as_float32(values[start : min(start + ARRAY_ROWS, file.shape[0])]))
         broken = np.flatnonzero(~np.isfinite(part).all(axis=1))
         if len(broken):
             row = start + int(broken[0])

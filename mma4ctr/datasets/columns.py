@@ -233,6 +233,20 @@ def numbers_of(array: Column, name: str) -> np.ndarray:
     return values
 
 
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """Convert numbers to float32; those beyond its range become infinite, without a warning."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
+def float32_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Convert the finite numbers of a column to float32; raises `BadLine` for one beyond its range."""
+    narrow = as_float32(values)
+    if not np.isfinite(narrow).all():
+        raise BadLine(f"column {name}: {values[~np.isfinite(narrow)][0]} is beyond the range of float32")
+    return narrow
+
+
 def binary_labels(values: np.ndarray, column: str, *, suggest_rule: bool = False) -> np.ndarray:
     """Convert numbers to uint8 labels (n,).
 

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column, column_reader, is_text, scatter_rows
 from mma4ctr.datasets.base import MISSING
-from mma4ctr.datasets.columns import Ids, concatenate_ids, ids_of, joined_ids, numbers_of
+from mma4ctr.datasets.columns import Ids, concatenate_ids, float32_numbers, ids_of, joined_ids, numbers_of
 
 
 def _missing(array: pa.Array) -> np.ndarray:
@@ -42,18 +42,19 @@ def categories_of(array: Column, name: str) -> Ids:
 
 @column_reader("numbers", scatter_rows)
 def amounts_of(array: Column, name: str) -> np.ndarray:
-    """Numbers as float64 (n,); one that is null, NaN or empty is NaN.
+    """Numbers as float64 (n,), each within the range of float32, as step 1 stores them; null, NaN or empty is NaN.
 
     Args:
         array: A column of numbers or of text.
         name: Its name, for messages.
 
     Raises:
-        BadLine: For text that is no number, for infinity and for dates.
+        BadLine: For text that is no number, for infinity, for a number beyond float32 and for dates.
     """
     missing = _missing(array)
     values = np.full(len(array), np.nan)
     filled = np.flatnonzero(~missing)
     if len(filled):
         values[filled] = numbers_of(array.take(pa.array(filled)), name)
+        float32_numbers(values[filled], name)
     return values

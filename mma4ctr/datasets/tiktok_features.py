@@ -12,6 +12,7 @@ import orjson
 import simdjson
 
 from mma4ctr.datasets.base import BagChunk, DenseChunk
+from mma4ctr.datasets.columns import as_float32
 from mma4ctr.runtime.errors import BadLine
 from mma4ctr.storage.text_blocks import Block
 
@@ -100,8 +101,7 @@ def _all_at_once(data: bytes, key: str, width: int) -> tuple[np.ndarray, np.ndar
     if length.max() > width or not -(2**63) <= min(ids) <= max(ids) < 2**63:
         return None
     values = np.zeros((lines, width), np.float32)
-    with np.errstate(over="ignore"):  # checked by the caller
-        values[np.arange(width) < length[:, None]] = np.frombuffer(b"".join(arrays))
+    values[np.arange(width) < length[:, None]] = as_float32(np.frombuffer(b"".join(arrays)))  # checked by the caller
     return np.array(ids, np.int64), values, length
 
 
@@ -115,8 +115,7 @@ def _line_by_line(data: bytes, block: Block, key: str, width: int) -> DenseChunk
         ids[row], vector = _item_vector(line, key)
         if len(vector) > width:
             raise BadLine(f"{key} has {len(vector)} numbers, at most {width} are expected")
-        with np.errstate(over="ignore"):  # checked below, for all lines at once
-            values[row, : len(vector)] = vector
+        values[row, : len(vector)] = as_float32(vector)  # checked below, for all lines at once
         length[row] = len(vector)
     _check_finite(values, key)
     return DenseChunk(block, ids, values, length, np.array([number for number, _ in lines], np.int64))
@@ -246,8 +245,9 @@ def parse_faces(data: bytes, block: Block) -> DenseChunk:
             )
         except (KeyError, TypeError, ValueError):
             table = np.empty((0, 0))
-        if table.shape[1:] != (6,) or not np.isfinite(table).all():
+        if table.shape[1:] != (6,):
             raise BadLine("face_attrs: a face needs gender, beauty and four numbers of relative_position")
+        _check_finite(as_float32(table), "face_attrs")
         mean = table.mean(axis=0)
         values[row] = [len(faces), mean[0], mean[1], table[:, 1].max(), *mean[2:]]
         length[row] = FACE_WIDTH

@@ -192,10 +192,10 @@ def time_of(array: Column, name: str, form: TimeForm) -> np.ndarray:
             raise BadLine(f"column {name}: {value} is in {unit}, but the first times are in {form.unit}")
     if form.kind == "whole":
         return values
-    moments = np.round(values * MICROSECONDS)
-    if len(moments) and np.abs(moments).max() >= 2**63:
+    # Compared before the product, which overflows for the largest numbers.
+    if len(values) and np.abs(values).max() >= 2**63 / MICROSECONDS:
         raise BadLine(f"column {name}: a time of over 9e12 seconds")
-    return moments.astype(np.int64)
+    return np.round(values * MICROSECONDS).astype(np.int64)
 
 
 @column_reader("times", scatter_rows)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mma4ctr.datasets.arrow import Column, column_reader, described_type, is_list, is_text
-from mma4ctr.datasets.columns import numbers_of
+from mma4ctr.datasets.columns import float32_numbers, numbers_of
 from mma4ctr.runtime.errors import BadLine
 
 # Each kind of separator is replaced by one character before the text is checked.
@@ -109,8 +109,6 @@ def _as_vectors(numbers: np.ndarray, length: np.ndarray, name: str, width: int |
     if len(other):
         raise BadLine(f"column {name}: a list of {other[0]} numbers where {width} are expected")
     vectors = np.zeros((len(length), width), np.float32)
-    with np.errstate(over="ignore"):
-        vectors[filled] = numbers.reshape(-1, width).astype(np.float32) if width else 0
-    if not np.isfinite(vectors).all():
-        raise BadLine(f"column {name}: a number beyond the range of float32")
+    if width:
+        vectors[filled] = float32_numbers(numbers, name).reshape(-1, width)
     return vectors, length.astype(np.int32)
