@@ -4,7 +4,7 @@
 #   make demo     the same on a simulated world, everything in demo/
 #   make test     lint, format, types and tests
 #   make own-data        the steps on MovieLens-100k, read by a description, and the baselines on the same rows
-#   make baseline        RecBole's environment, and every model of the comparison for one epoch on a tiny world
+#   make baseline        RecBole's environment, and every model of the comparison but FuxiCTR's on a tiny world
 #   make real            the steps on the real input in ../shared/data: tiktok-real and kuairand-real
 #   make compare         every model on the demo's three tasks and the real input, and the tables of README.md and docs/: hours
 #   make baseline-fuxictr    FuxiCTR's environment
@@ -109,8 +109,8 @@ compare: demo $(if $(REAL_IS_THERE),real) .venv-baseline/installed
 
 baseline-fuxictr: .venv/installed .venv-fuxictr/installed
 
-# Rows of each data set, the limit of epochs, and FuxiCTR's models. An epoch of DIN or DIEN on 1,000,000 rows takes most of
-# an hour on two cores.
+# Rows of each data set, the limit of epochs, and FuxiCTR's models. An epoch of DIN on 1,000,000 rows takes about 40
+# minutes on two cores, one of DIEN more than an hour.
 BENCHMARK_ROWS := 1000000
 BENCHMARK_EPOCHS := 5
 BENCHMARK_MODELS := DIN DIEN DCNv2 xDeepFM

@@ -209,7 +209,7 @@ def main() -> None:
     options.add_argument(
         "--valid",
         choices=("test",),
-        help="select on the test rows of a given split; results are marked SELECTED ON TEST",
+        help="choose the epoch on the test rows of data that come with a split; results are marked SELECTED ON TEST",
     )
     options.add_argument(
         "--seed", type=seed_number, default=0, help="seed of the random and user splits and of negatives"

@@ -117,7 +117,7 @@ def main() -> int:
         type=whole_number(1),
         default=list(STUDIES[COMPARISON].epochs),
         metavar="E",
-        help="results after each",
+        help="numbers of epochs after which the other models are tested; MMa4CTR has its own",
     )
     add_runs_options(options, "model", seeds=1)
     arguments = options.parse_args()

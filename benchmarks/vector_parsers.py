@@ -1,7 +1,7 @@
 """Speed of parsers of JSON vectors: ours, DuckDB, simdjson, polars and orjson, with the sums that PCA needs.
 
 Every parser reads the same lines of 128 numbers and ends with the same sums, on one core. Processor seconds. DuckDB
-and polars are no dependencies of the project: `pip install duckdb polars`.
+and polars are no dependencies of the project: `python3 -m pip --python .venv/bin/python install duckdb polars`.
 
     python -m benchmarks.vector_parsers
 """
