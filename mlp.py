@@ -7,9 +7,9 @@ Writes   torch_model_path/<task>/<run id>/: model.safetensors, history.json, and
     Linear(in,128) Tanh Linear(128,32) Tanh Linear(32,4) Tanh Linear(4,1) Sigmoid
 
 is trained on logits: with features paper one network with Adam, whose learning rate halves every few epochs, until
-validation AUC no longer improves; with features plus three networks with AdamW on a cosine schedule, whose mean logit is
-the prediction. If an epoch ends with a validation AUC of 0.5 or less, or with a loss that is not finite, it is undone and
-repeated with half the rate (the validation interrupt). Test rows are used once, at the end.
+validation AUC no longer improves; with features plus three networks with AdamW on a cosine schedule, whose mean logit
+is the prediction. If an epoch ends with a validation AUC of 0.5 or less, or with a loss that is not finite, it is
+undone and repeated with half the rate (the validation interrupt). Test rows are used once, at the end.
 
     python mlp.py --task wechat_click --variant vat_concat --epochs 30
 
@@ -57,7 +57,11 @@ def read_options() -> argparse.Namespace:
     add_training_options(options)
     add = options.add_argument
     add("--run", metavar="RUN_ID", help="use this run, or the last, instead of training")
-    add("--predict", metavar="FILE", help="score this TSV with the columns user and item; test: the test rows of data that come with a split")
+    add(
+        "--predict",
+        metavar="FILE",
+        help="score this TSV with the columns user and item; test: the test rows of data that come with a split",
+    )
     add("--top", type=whole_number(1), metavar="N", help="find the N best items for each user of --predict")
     add("--output", type=Path, metavar="FILE", help="file for the scores (default: a file in saved_path/predictions/)")
     add("--onnx", type=Path, metavar="FILE", help="write the network of the run as ONNX")

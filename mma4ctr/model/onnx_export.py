@@ -34,7 +34,9 @@ def onnx_model(network: Network, matrix: Artifact) -> bytes:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
-        raise UserError("the onnx package is not there; install it with: python3 -m pip --python .venv/bin/python install onnx") from None
+        raise UserError(
+            "the onnx package is not there; install it with: python3 -m pip --python .venv/bin/python install onnx"
+        ) from None
 
     shift, scale = scaling_of(matrix)
     tensors = {"shift": shift, "scale": scale, "last": np.array([1], np.int64)}

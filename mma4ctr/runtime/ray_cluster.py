@@ -95,7 +95,9 @@ def connect(address: str, code: Path) -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("--ray needs the extra 'cluster': python3 -m pip --python .venv/bin/python install '.[cluster]'") from None
+        raise UserError(
+            "--ray needs the extra 'cluster': python3 -m pip --python .venv/bin/python install '.[cluster]'"
+        ) from None
     if address != LOCAL:
         _check_answers(address)
     # Ray replaces the built-in print for its progress bars, which are not used here; numba cannot compile a function

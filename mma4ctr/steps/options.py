@@ -70,8 +70,8 @@ def add_features_option(options: argparse.ArgumentParser) -> None:
         "--features",
         choices=FEATURES,
         default="paper",
-        help="paper: the columns of the published study; plus: in their place biases, rates, content factors and residual "
-        "SVDs, estimated out of fold from the training rows",
+        help="paper: the columns of the published study; plus: in their place biases, rates, content factors and "
+        "residual SVDs, estimated out of fold from the training rows",
     )
 
 
