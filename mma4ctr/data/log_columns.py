@@ -180,10 +180,11 @@ class ColumnWriter:
         self.entries["context"].append(entry)
 
     def finish(self) -> None:
-        """Write the names to the manifest."""
+        """Write the names and the unit of the times to the manifest."""
         if self.entries["user"] or self.entries["item"] or self.entries["context"] or self._raw.hour:
             self._writer.manifest["columns"] = self.entries
             self._writer.manifest["hour"] = self._raw.hour
+        if self._raw.ticks_per_second:
             self._writer.manifest["ticks_per_second"] = self._raw.ticks_per_second
 
     def _categories(self, side: str, name: str, known: np.ndarray) -> dict[str, int]:

@@ -13,11 +13,17 @@ import numpy as np
 import pytest
 import torch
 
+import gen_matrix
+import get_user_embedding
+import mlp
+import preprocess_inter
+import preprocess_multimodal
 from mma4ctr.data.interactions import TRAIN, VALID, load_interactions
 from mma4ctr.datasets import BUILT_IN
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.datasets.wechat import ACTIONS
 from mma4ctr.evaluation.metrics import auc
+from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
 from mma4ctr.features.matrix_writer import user_part
 from mma4ctr.features.scaling import fit_scaling
@@ -26,7 +32,7 @@ from mma4ctr.model.trainer import train
 from mma4ctr.model.training_defaults import TrainSettings
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import prepare
+from tests.conftest import call, prepare, write_described
 
 CPU = torch.device("cpu")
 FILES = {
@@ -202,3 +208,41 @@ def test_evidence_all_sees_the_test_labels(made):
     block = np.zeros(len(data), np.uint8)
     tables = [UserEmbedder(data, kind, block, "all").table(features, 21) for kind in (label, changed)]
     assert (tables[0] != tables[1]).any()
+
+
+DRAWN = """
+min_interactions = 1
+negatives = 3
+[interactions]
+files = "log.csv"
+user = "user"
+item = "item"
+time = "time"
+[targets]
+seen = true
+[columns.context]
+hour = true
+[modalities.visual]
+vectors = "vectors.npy"
+ids = 0
+"""
+
+
+def test_nothing_tells_drawn_negatives_from_positives(tmp_path):
+    """In a log of random items, features plus find nothing in a row that tells whether it was drawn."""
+    rng, users, items, rows = np.random.default_rng(0), 40, 400, 2000
+    columns = rng.integers(0, users, rows), rng.integers(0, items, rows), 1_600_000_000 + 900 * np.arange(rows)
+    with (tmp_path / "log.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("user", "item", "time"), *zip(*columns, strict=True)])
+    np.save(tmp_path / "vectors.npy", rng.normal(size=(items, 4)).astype(np.float32))
+    (tmp_path / "own.toml").write_text(DRAWN)
+    paths = write_described(tmp_path, {"own": "own.toml"})
+    usual = ("--paths", paths)
+    for script in (preprocess_inter, preprocess_multimodal, get_user_embedding):
+        assert call(script.main, *usual) == 0
+    assert call(gen_matrix.main, *usual, "--features", "plus") == 0
+    assert call(mlp.main, *usual, "--features", "plus") == 0
+    (result,) = read_results(load_paths(paths).results)
+    assert result.auc is not None and 0.42 < result.auc < 0.58
+    manifest = read_artifact(load_paths(paths).matrix / "own_seen/visual.plus", "").manifest
+    assert sum("recency" in str(name) for name in manifest["columns"]) >= 1

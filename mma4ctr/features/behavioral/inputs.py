@@ -1,7 +1,8 @@
 """What features plus take from the columns beside content: categories, bins of numbers, the hour and recency.
 
 Numbers enter twice: as quantile bins of two widths, whose effects sum to a smooth curve, and as normal scores for the
-network. Recency describes the user's earlier rows by their times alone, so it contains no label.
+network. Recency describes the user's earlier rows by their times alone, so it contains no label. Rows of equal time
+have the same recency: their order may depend on the labels, as with sampled negatives, which follow their positive.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ QUANTILES = 1000
 VALUES_OF_QUANTILES = 1 << 22
 HOUR, DAY = 3600.0, 86_400.0
 RECENCY = ("recency:gap", "recency:last-hour", "recency:last-day")
+# Where a log has days in place of times, a row comes one such part of a day after the user's row before it.
+PARTS_OF_A_DAY = 1 << 20
 # Weekdays are used if the log spans at least so many days.
 WEEKDAYS_FROM_DAYS = 21
 
@@ -55,7 +58,7 @@ class LogInputs:
         user: Of the users.
         item: Of the items.
         context: By name, unsigned codes (rows,) of the rows' own categories.
-        recency: float32 (rows, k), see `recency_of`; k is 0 for a log without times.
+        recency: float32 (rows, k), see `recency_of`; k is 0 if all times are equal.
         paired: Names of the context categories whose pairs with users and items get rates.
         history: What users did before their first rows; None if the log does not say.
     """
@@ -89,15 +92,20 @@ def binned(name: str, values: np.ndarray, edges: np.ndarray) -> dict[str, np.nda
 
 
 def normal_scores(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """float32 (n,): the normal quantile of each value's rank among the edges; 0 for a missing value."""
-    if not len(values):
-        return np.zeros(0, np.float32)
+    """float32 (n,): the normal quantile of each value's rank among the edges; 0 for a missing value.
+
+    The scores lie between -3, that of the lowest edge and of lower values, and 3, that of the highest.
+    """
+    lowest, width = edges[0], edges[-1] - edges[0]
+    if not len(values) or not width:
+        return np.zeros(len(values), np.float32)
     # Importing sklearn takes a second, which processes that only train save.
     from sklearn.preprocessing import QuantileTransformer
 
     transformer = QuantileTransformer(n_quantiles=len(edges), output_distribution="normal", subsample=None)
-    transformer.fit(edges[:, None])
-    scores = transformer.transform(np.asarray(values, np.float64)[:, None])[:, 0]
+    # It takes values within 1e-7 of the lowest or highest edge for these, so the edges are scaled.
+    transformer.fit((edges[:, None] - lowest) / width)
+    scores = transformer.transform((np.asarray(values, np.float64)[:, None] - lowest) / width)[:, 0]
     # A share of 0 or 1 has an infinite score, which the transformer clips at 5.2.
     return np.nan_to_num(np.clip(scores, -3, 3)).astype(np.float32)
 
@@ -133,11 +141,11 @@ def side_inputs(
 def recency_of(
     user: np.ndarray, time: np.ndarray, ticks_per_second: float | None, arrays: RowArrays = IN_MEMORY
 ) -> np.ndarray:
-    """Each row's user's earlier rows: time since the last one, and their number in the last hour and day.
+    """Each row's user's rows of earlier times: time since the last one, and their number in the last hour and day.
 
     Args:
         user: int (rows,), sorted.
-        time: (rows,), sorted within each user.
+        time: int64 (rows,), sorted within each user.
         ticks_per_second: Units of `time` in a second; None if unknown, then only the first column is made.
         arrays: Makes arrays of rows.
 
@@ -152,12 +160,28 @@ def recency_of(
     starts = starts_of(user, int(user[-1]) + 1 if len(user) else 0, arrays)
     for part in arrays.parts([rows for _, rows, _ in parts_of_users(starts)]):
         of_user, of_row = user[part], time[part]
-        gap = _gaps(of_user, of_row, np.arange(len(of_user)))
+        first, group = _groups(of_user, of_row)
+        gap = _gaps(of_user, of_row, first)
         gap[np.isnan(gap)] = edges[-1]
-        made[part, 0] = normal_scores(gap, edges)
+        made[part, 0] = normal_scores(gap, edges)[group]
         for place, window in enumerate(scales, 1):
-            made[part, place] = np.log1p(rows_within(of_user, of_row, window))
+            made[part, place] = np.log1p(rows_within(of_user, of_row, window)[first])[group]
     return made
+
+
+def _groups(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Group neighbouring rows of equal user and time.
+
+    Args:
+        user: int (n,), sorted.
+        time: (n,), sorted within each user.
+
+    Returns:
+        int64 (groups,), the first row of each group, and int64 (n,), the group of each row.
+    """
+    new = np.ones(len(user), bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    return np.flatnonzero(new), np.cumsum(new) - 1
 
 
 def _gaps(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -166,6 +190,29 @@ def _gaps(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:
     gap = time[rows].astype(np.float64) - time[before].astype(np.float64)
     gap[(user[rows] != user[before]) | (rows == 0)] = np.nan
     return gap
+
+
+def times_of_days(user: np.ndarray, day: np.ndarray, arrays: RowArrays = IN_MEMORY) -> np.ndarray:
+    """Times of rows that have a day and an order within it: each row follows the one before by a part of the day.
+
+    The fraction of the day that step 1 wrote (`day_and_position`) would tell how many rows of the user follow that day.
+
+    Args:
+        user: int (rows,), sorted.
+        day: float64 (rows,), days with any fraction, sorted within each user.
+        arrays: Makes arrays of rows.
+
+    Returns:
+        int64 (rows,), in units of 1 / `PARTS_OF_A_DAY` of a day.
+    """
+    made = arrays.empty((len(user),), np.int64)
+    starts = starts_of(user, int(user[-1]) + 1 if len(user) else 0, arrays)
+    for part in arrays.parts([rows for _, rows, _ in parts_of_users(starts)]):
+        whole = np.floor(day[part]).astype(np.int64)
+        first, group = _groups(user[part], whole)
+        position = np.arange(len(whole)) - first[group]
+        made[part] = whole * PARTS_OF_A_DAY + np.minimum(position, PARTS_OF_A_DAY - 1)
+    return made
 
 
 def times_between(data: Interactions) -> tuple[float, float]:
@@ -237,8 +284,10 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
     recency = np.zeros((len(data), 0), np.float32)
     first, last = times_between(data)
     if without != "recency" and first < last:
-        ticks = 1 / DAY if data.time.dtype.kind == "f" else ticks
-        recency = recency_of(data.user, data.time, ticks, data.arrays)
+        time = data.time
+        if time.dtype.kind == "f":
+            time, ticks = times_of_days(data.user, time, data.arrays), PARTS_OF_A_DAY / DAY
+        recency = recency_of(data.user, time, ticks, data.arrays)
     history = None
     if "history_user" in data.artifact.array_names:
         history = History(data.artifact.array("history_user"), data.artifact.array("history_item"))

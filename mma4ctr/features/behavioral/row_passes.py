@@ -254,7 +254,7 @@ def rows_within(user: np.ndarray, time: np.ndarray, window: float) -> np.ndarray
     for row in range(len(user)):
         if user[row] != user[oldest]:
             oldest = row
-        while time[row] - time[oldest] > window:
+        while np.float64(time[row]) - np.float64(time[oldest]) > window:
             oldest += 1
         counts[row] = row - oldest
     return counts

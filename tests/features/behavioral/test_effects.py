@@ -16,11 +16,13 @@ from scipy.stats import norm
 from benchmarks.reference import mlp_module
 from mma4ctr.data.interactions import TRAIN, LogRows
 from mma4ctr.data.log_columns import StoredColumn
+from mma4ctr.data.row_order import day_and_position
 from mma4ctr.datasets.tiktok import COLUMNS
 from mma4ctr.features.behavioral import effects
 from mma4ctr.features.behavioral.columns import row_codes
 from mma4ctr.features.behavioral.effects import Side, fit_effects
 from mma4ctr.features.behavioral.inputs import (
+    PARTS_OF_A_DAY,
     LogInputs,
     SideInputs,
     bins_of,
@@ -29,6 +31,7 @@ from mma4ctr.features.behavioral.inputs import (
     quantile_edges,
     recency_of,
     side_inputs,
+    times_of_days,
 )
 from mma4ctr.features.behavioral.rates import PRIOR, category_codes, find_pairs, pair_codes, rates_and_counts
 from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
@@ -327,10 +330,8 @@ def test_recency_equals_a_loop(rows):
     rows = sorted(rows)
     user, time = (np.array(column, np.int64) for column in zip(*rows, strict=True))
     found = recency_of(user, time * 1000, 1000.0)
-    gaps = [
-        one[1] - before[1] if one[0] == before[0] else None
-        for before, one in zip([(None, 0), *rows], rows, strict=False)
-    ]
+    earlier = [[then for other, then in rows if other == one and then < moment] for one, moment in rows]
+    gaps = [moment - max(times) if times else None for times, (_, moment) in zip(earlier, rows, strict=True)]
     longest = max([gap for gap in gaps if gap is not None], default=0)
     gaps = np.array([longest if gap is None else gap for gap in gaps])
     assert found.shape == (len(rows), 3) and np.isfinite(found).all()
@@ -338,9 +339,9 @@ def test_recency_equals_a_loop(rows):
     assert (np.diff(found[order, 0]) >= 0).all(), "a longer gap has a larger score"
     assert (np.abs(np.diff(found[order, 0]))[np.diff(gaps[order]) == 0] == 0).all()
     for place, window in ((1, 3600), (2, 86_400)):
-        for row, (one, moment) in enumerate(rows):
-            earlier = sum(other == one and moment - then <= window for other, then in rows[:row])
-            assert found[row, place] == pytest.approx(np.log1p(earlier), abs=1e-6)
+        for row, (times, (_, moment)) in enumerate(zip(earlier, rows, strict=True)):
+            count = sum(moment - then <= window for then in times)
+            assert found[row, place] == pytest.approx(np.log1p(count), abs=1e-6)
     assert recency_of(user, time, None).shape == (len(rows), 1)
 
 
@@ -350,9 +351,9 @@ def test_recency_is_the_same_in_parts(monkeypatch, at_a_time):
     user = np.sort(rng.integers(0, 40, 900))
     time = rng.integers(0, 10**6, 900)[np.argsort(user, kind="stable")]
     time = time[np.lexsort((time, user))]
-    # As WeChat's: in days, many of them an hour or a day apart.
-    of_days = np.sort(rng.integers(0, 20 * 48, 900) / 48)[np.argsort(np.argsort(time + 10**7 * user))]
-    cases = [(time, 1.0), (of_days, 1 / 86_400)]
+    # Many rows are an hour or a day apart.
+    apart = np.sort(rng.integers(0, 20 * 48, 900))[np.argsort(np.argsort(time + 10**7 * user))]
+    cases = [(time, 1.0), (apart, 1 / 1800)]
     whole = [recency_of(user, *case) for case in cases]
     monkeypatch.setattr("mma4ctr.storage.row_arrays.ROWS_AT_A_TIME", at_a_time)
     for case, expected in zip(cases, whole, strict=True):
@@ -376,6 +377,39 @@ def test_recency_sees_no_later_row(count, data):
         changed = recency_of(user, later, 1.0)
         before = np.arange(count) < last
         assert (whole[before, 1:] == changed[before, 1:]).all(), user_of
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=30), st.integers(1, 10))
+def test_recency_of_days_does_not_tell_how_many_rows_follow(rows, more):
+    """More rows at the end of a user's last day change no earlier row, though they change each fraction of that day."""
+    user, day = (np.array(column, np.int64) for column in zip(*sorted(rows), strict=True))
+    longer_user, longer_day = np.append(user, [user[-1]] * more), np.append(day, [day[-1]] * more)
+    times = [
+        times_of_days(of_user, day_and_position(of_user, of_day))
+        for of_user, of_day in ((user, day), (longer_user, longer_day))
+    ]
+    assert (times[1][: len(user)] == times[0]).all() and (np.diff(times[0])[np.diff(user) == 0] > 0).all()
+    found = [recency_of(*case, PARTS_OF_A_DAY / 86_400) for case in ((user, times[0]), (longer_user, times[1]))]
+    assert (found[1][: len(user), 1:] == found[0][:, 1:]).all()
+    earlier = [sorted(rows)[:place].count(one) for place, one in enumerate(sorted(rows))]
+    assert np.allclose(np.expm1(found[0][:, 1]), earlier)
+
+
+@given(seconds)
+def test_recency_does_not_tell_the_order_of_rows_of_one_time(rows):
+    """Step 1 writes sampled negatives after their positive, with its time."""
+    rows = sorted(rows)
+    user, time = (np.repeat(np.array(column, np.int64), 4) for column in zip(*rows, strict=True))
+    found = recency_of(user, time, 1.0).reshape(len(rows), 4, 3)
+    assert (found == found[:, :1]).all()
+
+
+@pytest.mark.parametrize("width", [1e-30, 1e-9, 1.0, 1e30])
+def test_normal_scores_do_not_depend_on_the_unit(width):
+    values = np.random.default_rng(0).exponential(size=500).astype(np.float32).astype(np.float64)
+    scores = normal_scores(values, quantile_edges(values))
+    assert np.allclose(normal_scores(values * width, quantile_edges(values * width)), scores, atol=1e-5)
+    assert len(np.unique(scores)) > 400
 
 
 @given(st.integers(1, 40), st.integers(2, 12), st.data())
