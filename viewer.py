@@ -114,7 +114,9 @@ def main() -> None:
                 files, clouds[task] = draw_clouds(paths, runs[0], chosen, arguments.seed)
                 written += files
             advance(1)
-    written.append(draw_reliability(paths, predicted))
+    labelled = {task: runs for task, runs in predicted.items() if runs[0].result.test_labels}
+    if labelled:
+        written.append(draw_reliability(paths, labelled))
     report = write_report(paths, results, predicted, clouds)
     closing_line(8, f"{report} and {paths.saved / 'figures'}", len(written), watch, unit="figures")
 

@@ -9,7 +9,7 @@ import numpy as np
 from mma4ctr.datasets.base import Histories, InteractionChunk, first_rows
 from mma4ctr.datasets.id_index import IdIndex
 
-# Listed items that are gathered before those of later rows are dropped, unless more are kept.
+# Listed items and rows that are gathered before those of later rows are dropped, unless more are kept.
 LEAST_MERGED = 1 << 22
 
 
@@ -33,6 +33,11 @@ def of_first_rows(given: Histories) -> Histories:
     return Histories(given.user[rows], given.time[rows], place[given.row[kept]], given.item[kept])
 
 
+def _size(histories: Histories) -> int:
+    """Number of listed items and of rows, which may list none."""
+    return len(histories.item) + len(histories.user)
+
+
 class FirstHistories:
     """Gathers the histories of the users' first rows from chunks of a log."""
 
@@ -45,8 +50,8 @@ class FirstHistories:
         if chunk.histories is None:
             return
         self._found.append(of_first_rows(chunk.histories))
-        self._waiting += len(self._found[-1].item)
-        if self._waiting > max(LEAST_MERGED, 2 * len(self._found[0].item)):
+        self._waiting += _size(self._found[-1])
+        if self._waiting > max(LEAST_MERGED, 2 * _size(self._found[0])):
             self._found = [of_first_rows(joined(self._found))]
             self._waiting = 0
 

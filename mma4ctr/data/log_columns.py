@@ -22,6 +22,7 @@ from mma4ctr.storage.arrays import StoredArray
 from mma4ctr.storage.artifacts import Artifact, ArtifactWriter
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.row_arrays import IN_MEMORY, RowArrays
+from mma4ctr.storage.text_blocks import Block
 
 SIDES = ("user", "item", "context")
 
@@ -86,10 +87,10 @@ def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNa
         UserError: If one of them is listed twice with different values; names both lines.
     """
     found = missing_values(columns, len(ids))
-    where: list[ColumnChunk] = []
+    where: list[Block] = []
     source, line = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int64)
     for chunk in chunks:
-        where.append(chunk)
+        where.append(chunk.block)
         position = ids.positions(chunk.ids)
         rows = np.flatnonzero(position >= 0)
         first = rows[np.unique(position[rows], return_index=True)[1]]
@@ -102,10 +103,10 @@ def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNa
             if len(differs):
                 row = int(rows[differs[0]])
                 earlier = where[source[position[row]]]
-                first_line = earlier.block.line_of(int(line[position[row]]))
+                first_line = earlier.line_of(int(line[position[row]]))
                 raise UserError(
                     f"{chunk.block.path}:{chunk.block.line_of(int(chunk.line[row]))}: {shown_id(chunk, row)} has "
-                    f"another {name} than in {earlier.block.path}:{first_line}; remove one of the two lines"
+                    f"another {name} than in {earlier.path}:{first_line}; remove one of the two lines"
                 )
     return found
 

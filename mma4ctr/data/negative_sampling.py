@@ -1,5 +1,6 @@
 """Negative sampling for logs that contain only positives: draw items that the user has no row with."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -27,6 +28,13 @@ def by_first_split(item: np.ndarray, split: np.ndarray, items: int) -> tuple[np.
     first = np.full(items, 255, np.uint8)
     np.minimum.at(first, item, split)
     return np.argsort(first, kind="stable"), np.cumsum(np.bincount(first, minlength=3))
+
+
+def _by_user(user: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each user of some rows, int64 (n,) in order of the users, with its rows."""
+    if len(rows):
+        for of_user in np.split(rows, np.flatnonzero(np.diff(user[rows])) + 1):
+            yield int(user[of_user[0]]), of_user
 
 
 def draw_unseen(
@@ -71,15 +79,16 @@ def draw_unseen(
         drawn_items.append(drawn[new])
         seen = np.union1d(seen, key[new])
         rows = rows[~new]
-    for one in rows.tolist():
-        base = int(user[one]) * items
-        first, last = np.searchsorted(seen, (base, base + items))
-        free = np.setdiff1d(order[: sizes[split[one]]], seen[first:last] - base)
-        if len(free):
-            chosen = int(rng.choice(free))
-            drawn_rows.append(np.array([one]))
-            drawn_items.append(np.array([chosen]))
-            seen = np.insert(seen, np.searchsorted(seen, base + chosen), base + chosen)
+    for one, of_user in _by_user(user, rows):
+        first, last = np.searchsorted(seen, (one * items, (one + 1) * items))
+        taken = seen[first:last] - one * items
+        for part in range(len(sizes)):
+            wanting = of_user[split[of_user] == part]
+            free = np.setdiff1d(order[: sizes[part]], taken) if len(wanting) else wanting
+            chosen = rng.choice(free, min(len(free), len(wanting)), replace=False)
+            drawn_rows.append(wanting[: len(chosen)])
+            drawn_items.append(chosen)
+            taken = np.append(taken, chosen)
     row, drawn = np.concatenate(drawn_rows), np.concatenate(drawn_items)
     by_row = np.argsort(row, kind="stable")
     return row[by_row], drawn[by_row]

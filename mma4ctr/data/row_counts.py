@@ -3,8 +3,8 @@
 import pyarrow as pa
 
 ROWS = "rows"
-# Number of chunks whose counts are added up at a time.
-COUNTS_WAITING = 64
+# Counts that wait before they are added up, unless there are more already.
+LEAST_ADDED = 1 << 20
 
 
 class RowCounts:
@@ -20,7 +20,7 @@ class RowCounts:
     def add(self, counted: pa.Table) -> None:
         """Add the counts of a chunk: the columns of the schema, and `rows`."""
         self._waiting.append(counted)
-        if len(self._waiting) > COUNTS_WAITING:
+        if sum(map(len, self._waiting[1:])) > max(LEAST_ADDED, len(self._waiting[0])):
             self._waiting = [summed(self._waiting)]
 
     def total(self) -> pa.Table:

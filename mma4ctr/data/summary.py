@@ -1,5 +1,8 @@
 """The summary that step 1 prints, and the check for targets of one class."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mma4ctr.datasets.base import RawDataset
 from mma4ctr.runtime.console import note, warn
 from mma4ctr.runtime.errors import UserError
@@ -14,6 +17,12 @@ def refuse_one_class(raw: RawDataset, positives: dict[str, int], rows: int) -> N
                 f"{raw.name}_{target}: the rule '{rule}' labels every kept row {int(positives[target] > 0)}, so "
                 f"there is nothing to learn; correct the rule{hint} in the description"
             )
+
+
+def labelled_rows(manifest: Mapping[str, Any]) -> int:
+    """Number of kept rows with labels; test rows may have none."""
+    rows = manifest["rows"]
+    return int(rows["kept"] - (0 if manifest.get("test_labels", True) else rows["test"]))
 
 
 def describe(raw: RawDataset, manifest: dict) -> None:
@@ -37,7 +46,7 @@ def describe(raw: RawDataset, manifest: dict) -> None:
         fewer = "; users with rows of nearly all items got fewer" if rows["drawn"] < seen * raw.negatives else ""
         note(f"{raw.name}: {seen:,} rows are from the log, {rows['drawn']:,} were drawn from unseen items{fewer}")
     shares = []
-    labelled = rows["kept"] - (0 if manifest.get("test_labels", True) else rows["test"])
+    labelled = labelled_rows(manifest)
     for target, positives in manifest["positives"].items():
         if positives in (0, labelled):
             warn(f"{raw.name}_{target}: all labels are {int(positives > 0)}; there is nothing to learn")

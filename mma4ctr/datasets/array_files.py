@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import pyarrow as pa
 
+from mma4ctr.datasets.arrow import LIBRARY_ERRORS, first_line
 from mma4ctr.datasets.base import DenseChunk
 from mma4ctr.datasets.columns import Ids, as_float32, ids_of
 from mma4ctr.datasets.table_readers import RowRange
@@ -26,6 +26,8 @@ ARRAY_ROWS = 16_384
 
 # The arrays of an archive.
 KEY, VALUE = "key", "value"
+# Types of safetensors that numpy lacks; text encoders often write bfloat16.
+_NOT_OF_NUMPY = ("BF16", "F8_E4M3", "F8_E5M2")
 
 
 class Rows(Protocol):
@@ -101,13 +103,16 @@ def id_array(path: Path) -> np.ndarray:
 
 @contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Raise `UserError` for what the libraries raise for an archive that is damaged or of another format."""
-    from safetensors import SafetensorError
+    """Raise `UserError` for what the libraries raise for a file that is damaged or of another format.
 
+    They raise many types: numpy alone `ValueError`, `EOFError`, `BadZipFile`, `zlib.error` and `TokenError`.
+    """
     try:
         yield
-    except (ValueError, OSError, EOFError, BadZipFile, KeyError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:]} ({str(error).splitlines()[0]})") from None
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as {path.suffix[1:] or 'npy'} ({first_line(error)})") from None
 
 
 def _chosen(path: Path, arrays: dict[str, Any], name: str, advice: str, *, or_only: bool = False) -> Any:
@@ -171,9 +176,20 @@ def _safetensors(path: Path) -> dict[str, _Lazy]:
     arrays = {}
     for name in file.keys():  # noqa: SIM118 (it is not a dictionary)
         tensor = file.get_slice(name)
-        kind = tensor[:0].dtype
-        arrays[name] = _Lazy(kind, tuple(tensor.get_shape()), tensor.__getitem__)
+        shape = tuple(tensor.get_shape())
+        if tensor.get_dtype() in _NOT_OF_NUMPY:
+            arrays[name] = _Lazy(np.dtype(np.float32), shape, partial(_through_torch, path, name))
+        else:
+            arrays[name] = _Lazy(tensor[:0].dtype, shape, tensor.__getitem__)
     return arrays
+
+
+def _through_torch(path: Path, name: str, rows: slice) -> np.ndarray:
+    """Read some rows of numbers of a type that numpy lacks, as float32."""
+    from safetensors import safe_open
+
+    found: np.ndarray = safe_open(path, "pt").get_slice(name)[rows].float().numpy()
+    return found
 
 
 _ARCHIVES: dict[str, Callable[[Path], dict[str, Any]]] = {
@@ -197,10 +213,8 @@ def array_file(path: Path, dimensions: int = 2) -> np.ndarray:
     Raises:
         UserError: The file is not an array of numbers, or of ids, with these dimensions.
     """
-    try:
+    with _errors_of(path):
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read as an array ({str(error).splitlines()[0]})") from None
     if not isinstance(found, np.ndarray):
         raise UserError(f"{path}: is an archive (.npz), not an array; save one array as .npy")
     _check_array(path, "", dimensions, found.dtype, found.shape)
@@ -217,10 +231,12 @@ def _check_array(path: Path, where: str, dimensions: int, kind: np.dtype, shape:
 
 def checked_ids(path: Path, array: np.ndarray) -> Ids:
     """Convert an array to ids; raises `UserError` for values that are not ids."""
+    # pyarrow reads no bytes in the other order, which HDF5 and NumPy can hold.
+    native = array.astype(str if array.dtype.kind == "S" else array.dtype.newbyteorder("="), copy=False)
     try:
-        return ids_of(pa.array(array.astype(str) if array.dtype.kind == "S" else array), "ids")
-    except (BadLine, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {error}") from None
+        return ids_of(pa.array(native), "ids")
+    except (BadLine, *LIBRARY_ERRORS) as error:
+        raise UserError(f"{path}: {first_line(error)}") from None
 
 
 def array_chunks(file: VectorFile, ids: Ids) -> Iterator[DenseChunk]:
@@ -228,7 +244,8 @@ def array_chunks(file: VectorFile, ids: Ids) -> Iterator[DenseChunk]:
     path, values, width = file.path, file.values, file.shape[1]
     text = ids.shown() if len(ids.named) else None
     for start in range(0, file.shape[0], ARRAY_ROWS):
-        part = np.ascontiguousarray(as_float32(values[start : min(start + ARRAY_ROWS, file.shape[0])]))
+        with _errors_of(path):
+            part = np.ascontiguousarray(as_float32(values[start : min(start + ARRAY_ROWS, file.shape[0])]))
         broken = np.flatnonzero(~np.isfinite(part).all(axis=1))
         if len(broken):
             row = start + int(broken[0])

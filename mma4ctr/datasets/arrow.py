@@ -185,3 +185,13 @@ def check_text(table: pa.Table) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@column_reader("values", scatter_rows)
+def missing_cells(array: Column, name: str) -> np.ndarray:
+    """Return bool (n,): whether a cell is null, NaN or text of blanks."""
+    missing = pc.is_null(array, nan_is_null=True)
+    if is_text(array.type):
+        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), True))
+    found: np.ndarray = missing.to_numpy(zero_copy_only=False)
+    return found

@@ -126,7 +126,7 @@ class ColumnChunk:
     Attributes:
         block: Where they stand.
         ids: int64 (n,).
-        line: int64 (n,) from 0 within the block.
+        line: int64 (n,) number of each row among those read from the block, from 0; see `Block.line_of`.
         values: The columns.
         text: The ids as they are written, if the numbers stand for text.
     """
@@ -147,7 +147,7 @@ class DenseChunk:
         ids: int64 (n,) item ids.
         values: float32 (n, raw_width), padded with zeros.
         length: int32 (n,) numbers of each vector in the file; 0: the item has no vector.
-        line: int64 (n,) line of each item in the block, from 0.
+        line: int64 (n,) number of each item's row among those read from the block, from 0; see `Block.line_of`.
         text: the ids as written, if `ids` are hashes of text; else None.
     """
 
@@ -166,7 +166,7 @@ class BagChunk:
     Attributes:
         block: the lines or rows they were read from.
         ids: int64 (n,) item ids.
-        line: int64 (n,) line of each item in the block, from 0.
+        line: int64 (n,) number of each item's row among those read from the block, from 0; see `Block.line_of`.
         row: (tokens,) position of each token's item in `ids`.
         token: int64 (tokens,).
         weight: float32 (tokens,).
@@ -237,7 +237,7 @@ class RawDataset(ABC):
 
     @abstractmethod
     def read_interactions(self, kept: IdIndex, bad: BadLines) -> Iterator[InteractionChunk]:
-        """Yield the rows of the kept users; rows with an unknown user or item (-1) are left out."""
+        """Yield the rows of the kept users; TikTok's rows with an unknown user or item (-1) are left out."""
 
     @abstractmethod
     def feature_files(self, modality: str) -> list[Path]:

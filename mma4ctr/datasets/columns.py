@@ -7,6 +7,7 @@ different formats, and rows can be read without a table of all ids.
 
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from mma4ctr.datasets.arrow import (
     described_type,
     is_list,
     is_text,
+    missing_cells,
     plain_array,
     scatter_rows,
 )
@@ -86,7 +88,7 @@ def joined_ids(length: int, parts: list[tuple[np.ndarray, Ids]]) -> Ids:
 @column_reader("ids", joined_ids)
 def ids_of(array: Column, name: str) -> Ids:
     """Convert a column of any type to ids; raises `BadLine` for an empty or too long id, or another kind of value."""
-    if pa.types.is_null(array.type) or array.null_count:
+    if array.null_count:
         raise BadLine(f"column {name}: an id is empty")
     if pa.types.is_integer(array.type):
         try:
@@ -95,6 +97,8 @@ def ids_of(array: Column, name: str) -> Ids:
             return _text_as_ids(pc.cast(array, pa.string()), name)
     if pa.types.is_floating(array.type):
         values = array.to_numpy(zero_copy_only=False)
+        if np.isnan(values).any():
+            raise BadLine(f"column {name}: an id is empty")
         if not np.all(values == np.floor(values)):
             raise BadLine(f"column {name}: an id is a number with decimals")
         large = values[~(np.abs(values.astype(np.float64)) < EXACT_FLOATS[values.itemsize])]
@@ -112,18 +116,23 @@ def ids_of(array: Column, name: str) -> Ids:
 @column_reader("devices", joined_ids)
 def devices_of(array: Column, name: str) -> Ids:
     """Convert a column to ids as `ids_of` does; missing values (null, NaN, empty text) are one device, without text."""
-    missing = pc.is_null(array, nan_is_null=True)
-    if is_text(array.type):
-        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), True))
-    missing = missing.to_numpy(zero_copy_only=False)
-    rows, filled = np.flatnonzero(missing), np.flatnonzero(~missing)
+
+    def unknown(count: int) -> Ids:
+        # A value that no text and no number of a device has.
+        values = np.repeat(hash_text(pa.array(["\0"])).view(np.int64), count)
+        return Ids(values, np.arange(count), pa.array([""] * count, pa.string()))
+
+    return ids_or_missing(array, name, unknown)
+
+
+def ids_or_missing(array: pa.Array, name: str, missing: Callable[[int], Ids]) -> Ids:
+    """Convert a column to ids as `ids_of` does, with the ids that `missing` makes of the number of missing cells."""
+    is_missing = missing_cells(array, name)
+    rows, filled = np.flatnonzero(is_missing), np.flatnonzero(~is_missing)
     if not len(rows):
         return ids_of(array, name)
-    # A value that no text and no number of a device has.
-    values = np.repeat(hash_text(pa.array(["\0"])).view(np.int64), len(rows))
-    unknown = Ids(values, np.arange(len(rows)), pa.array([""] * len(rows), pa.string()))
     given = ids_of(array.take(pa.array(filled)), name) if len(filled) else concatenate_ids([])
-    return joined_ids(len(array), [(filled, given), (rows, unknown)])
+    return joined_ids(len(array), [(filled, given), (rows, missing(len(rows)))])
 
 
 def _numbers_as_ids(values: np.ndarray) -> Ids:
@@ -218,7 +227,7 @@ class NameTable:
 @column_reader("numbers", scatter_rows)
 def numbers_of(array: Column, name: str) -> np.ndarray:
     """Convert a column to float64 (n,); raises `BadLine` for a value that is not a finite number."""
-    if array.null_count or pa.types.is_null(array.type):
+    if array.null_count:
         raise BadLine(f"column {name}: '' is not a number")
     try:
         if is_text(array.type):
@@ -374,6 +383,7 @@ def _tokens_of_cells(cells: Column, name: str, *, words: bool) -> Tokens:
         return tokens_of(cells, name, words=True)
     filled = pc.is_valid(cells)
     if is_text(cells.type):
+        cells = pc.utf8_trim_whitespace(cells)
         filled = pc.and_(filled, pc.fill_null(pc.not_equal(cells, ""), False))
     elif pa.types.is_floating(cells.type):  # pandas writes NaN for missing values
         filled = pc.and_(filled, pc.invert(pc.fill_null(pc.is_nan(cells), True)))

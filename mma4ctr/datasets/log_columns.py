@@ -4,18 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.datasets.arrow import Column, column_reader, is_text, scatter_rows
+from mma4ctr.datasets.arrow import Column, column_reader, missing_cells, scatter_rows
 from mma4ctr.datasets.base import MISSING
-from mma4ctr.datasets.columns import Ids, concatenate_ids, float32_numbers, ids_of, joined_ids, numbers_of
-
-
-def _missing(array: pa.Array) -> np.ndarray:
-    """Bool (n,): null, NaN, or text without characters."""
-    missing = pc.is_null(array, nan_is_null=True)
-    if is_text(array.type):
-        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(array), ""), True))
-    found: np.ndarray = missing.to_numpy(zero_copy_only=False)
-    return found
+from mma4ctr.datasets.columns import Ids, float32_numbers, ids_or_missing, joined_ids, numbers_of
 
 
 @column_reader("categories", joined_ids)
@@ -29,15 +20,11 @@ def categories_of(array: Column, name: str) -> Ids:
     Raises:
         BadLine: For a value that cannot be an id.
     """
-    missing = _missing(array)
     if pa.types.is_boolean(array.type):
         array = pc.cast(array, pa.string())
-    rows, filled = np.flatnonzero(missing), np.flatnonzero(~missing)
-    if not len(rows):
-        return ids_of(array, name)
-    none = Ids(np.full(len(rows), MISSING, np.int64), np.empty(0, np.int64), pa.array([], pa.string()))
-    given = ids_of(array.take(pa.array(filled)), name) if len(filled) else concatenate_ids([])
-    return joined_ids(len(array), [(filled, given), (rows, none)])
+    return ids_or_missing(
+        array, name, lambda count: Ids(np.full(count, MISSING), np.empty(0, np.int64), pa.array([], pa.string()))
+    )
 
 
 @column_reader("numbers", scatter_rows)
@@ -51,7 +38,7 @@ def amounts_of(array: Column, name: str) -> np.ndarray:
     Raises:
         BadLine: For text that is no number, for infinity, for a number beyond float32 and for dates.
     """
-    missing = _missing(array)
+    missing = missing_cells(array, name)
     values = np.full(len(array), np.nan)
     filled = np.flatnonzero(~missing)
     if len(filled):

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from mma4ctr.datasets.arrow import Column, is_text, plain_array
+from mma4ctr.datasets.arrow import Column, missing_cells, plain_array
 from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.datasets.columns import NO_TOKENS, Ids, Tokens
 from mma4ctr.datasets.roles import Role, columns_of
@@ -108,14 +107,10 @@ def read_labels(role: Role, column: Column, part: np.ndarray | None) -> np.ndarr
     if part is None or not (is_test := part == TEST_CODE).any():
         labels: np.ndarray = role.read(column)
         return labels
-    array = plain_array(column)
-    blank = pc.is_null(array)
-    if is_text(array.type):
-        blank = pc.or_(blank, pc.equal(pc.fill_null(pc.utf8_trim_whitespace(array), ""), ""))
-    missing = blank.to_numpy(zero_copy_only=False) & is_test
+    missing = missing_cells(column, role.column) & is_test
     labels = np.full(len(missing), NO_LABEL, np.uint8)
     if not missing.all():
-        labels[~missing] = role.read(array.filter(pa.array(~missing)))
+        labels[~missing] = role.read(plain_array(column).take(pa.array(np.flatnonzero(~missing))))
     return labels
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.datasets.arrow import Column
+from mma4ctr.datasets.arrow import Column, column_reader, scatter_rows
 from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.datasets.spec_table import SpecTable, are_texts, is_whole
 from mma4ctr.datasets.table_readers import Source
@@ -17,6 +17,18 @@ from mma4ctr.runtime.errors import BadLine, UserError
 
 # As `valid`: the test rows are the validation rows too.
 VALID_IS_TEST = "test"
+
+
+@column_reader("parts of the split", scatter_rows)
+def _codes_of(array: Column, name: str, known: Mapping[str, int]) -> np.ndarray:
+    """Return uint8 (n,), the code of each known value; raises `BadLine` for another."""
+    text = pc.utf8_trim_whitespace(pc.fill_null(pc.cast(array, pa.string()), ""))
+    place = pc.index_in(text, value_set=pa.array(list(known), pa.string()))
+    if place.null_count:
+        value = text.filter(pc.is_null(place))[0].as_py()
+        raise BadLine(f"column {name}: {value!r} is not one of {', '.join(known)}")
+    found: np.ndarray = np.array(list(known.values()), np.uint8)[place.to_numpy(zero_copy_only=False)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -42,14 +54,7 @@ class GivenSplit:
     def part_codes(self, column: Column) -> np.ndarray:
         """Return uint8 (n,): the part of each row, from the column's values; raises `BadLine` for another value."""
         known = {value: SPLIT_NAMES.index(part) for part, values in self.values.items() for value in values}
-        text = pc.utf8_trim_whitespace(pc.fill_null(pc.cast(column, pa.string()), ""))
-        place = pc.index_in(text, value_set=pa.array(list(known), pa.string()))
-        if place.null_count:
-            value = text.filter(pc.is_null(place))[0].as_py()
-            raise BadLine(f"column {self.column}: {value!r} is not one of {', '.join(known)}")
-        codes = np.array(list(known.values()), np.uint8)
-        found: np.ndarray = codes[pa.chunked_array([place]).combine_chunks().to_numpy(zero_copy_only=False)]
-        return found
+        return _codes_of(column, str(self.column), known)
 
     def check_files(self) -> None:
         """Raise `UserError` if a file is missing, or belongs to two parts."""

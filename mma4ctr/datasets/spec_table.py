@@ -101,10 +101,13 @@ class SpecTable:
         format_ = self.text("format")
         if format_ is not None and format_ not in FORMATS:
             self.add_mistake(str(unknown_name("format", format_, FORMATS)))
-        separator = self.text("separator")
-        if separator is not None and len(separator.encode()) != 1:
-            self.add_mistake(f"separator = {separator!r}: must be one character")
+        separator = self.get("separator", "one ASCII character, no quote and no line break", is_separator)
         return Source(self.where, folder, files, format_, separator, self.texts("columns"))
+
+
+def is_separator(value: Any) -> bool:
+    """Return whether a value can separate cells."""
+    return isinstance(value, str) and len(value.encode()) == 1 and value not in '"\r\n\0'
 
 
 def is_text(value: Any) -> bool:

@@ -125,11 +125,7 @@ class Source:
         if kind == "parquet":
             return list(_parquet(path).schema_arrow.names)
         if kind == "jsonl":
-            for block in read_blocks(path, closed_by_newline=False):
-                for line in block.read().splitlines():
-                    if line.strip():
-                        return list(_object(line, f"{path}:1"))
-            return []
+            return _first_keys(path)
         if kind == "npy":
             raise UserError(f"{self.where}: {path.name} is an array and has no columns; give it as `vectors`")
         return list(self.names) or read_header(path, (), delimiter=self.delimiter(kind), quoted=kind == "csv")
@@ -165,15 +161,23 @@ def _similar_file(path: Path) -> str:
     return did_you_mean(path.name, [other.name for other in path.parent.iterdir()])
 
 
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    """Parse the JSON object in a line; raises `UserError`."""
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{where}: not a JSON object; JSON lines need one object per line")
-    return found
+def _first_keys(path: Path) -> list[str]:
+    """Return the keys of the first JSON object of the first block; raises `UserError` if no line there has one."""
+    wrong = 0
+    for block in read_blocks(path, closed_by_newline=False):
+        for number, line in enumerate(block.read().splitlines(), block.first_line):
+            if not line.strip():
+                continue
+            try:
+                found = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                found = None
+            if isinstance(found, dict):
+                return list(found)
+            wrong = wrong or number
+        if wrong:
+            raise UserError(f"{path}:{wrong}: not a JSON object; JSON lines need one object per line")
+    return []
 
 
 def read_tables(
@@ -262,6 +266,8 @@ def guarded(work: Callable[[], T]) -> T:
         raise
     except LIBRARY_ERRORS as error:
         reason = first_line(error)
+    except RecursionError:
+        reason = "nested too deeply"
     raise BadLine(f"values that cannot be read ({reason})")
 
 
@@ -291,6 +297,12 @@ class RowRange(Block):
     def first_line(self) -> int:
         """Number of the first row, from 1."""
         return self.start + 1
+
+    def line_of(self, record: int) -> int:
+        """Return the number, from 1, of a row; those that were skipped are not counted in `record`."""
+        for skipped in sorted(self.skipped):
+            record += skipped <= record
+        return self.first_line + record
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -343,20 +355,24 @@ def _parse_batches(
             try:
                 yield future.result()
             except BadLine:
-                good = list(_good_parts(rows, table, work, bad))
+                skipped: set[int] = set()
+                good = list(_good_parts(rows, table, work, bad, skipped))
                 if good:
-                    yield work((rows, pa.concat_tables(good)))
+                    yield work((replace(rows, skipped=frozenset(skipped)), pa.concat_tables(good)))
             advance(len(table))
 
 
-def _good_parts(rows: RowRange, table: pa.Table, work: ParseBatch, bad: BadLines) -> Iterator[pa.Table]:
-    """Yield the parts of a failing batch that parse, and record its bad rows."""
+def _good_parts(
+    rows: RowRange, table: pa.Table, work: ParseBatch, bad: BadLines, skipped: set[int]
+) -> Iterator[pa.Table]:
+    """Yield the parts of a failing batch that parse, record its bad rows, and add their numbers to `skipped`."""
 
     def parse_range(first: int, last: int) -> Any:
         return work((rows, table.slice(first, last - first)))
 
     def report(row: int, error: BadLine) -> None:
         bad.add(rows.path, rows.first_line + row, str(error))
+        skipped.add(row)
 
     for first, last in good_ranges(0, len(table), parse_range, report):
         yield table.slice(first, last - first)

@@ -149,8 +149,8 @@ def _item_vector(line: bytes, key: str) -> tuple[int, np.ndarray]:
 
 
 def _numbered_lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 0, line) for the lines that are not blank."""
-    return ((number, line) for number, line in enumerate(data.splitlines()) if line.strip())
+    """Yield (number from 0, line) for the lines that are not blank; blank ones are not counted."""
+    return enumerate(line for line in data.splitlines() if line.strip())
 
 
 def _check_object(item: Any, keys: int, key: str) -> None:
@@ -245,7 +245,7 @@ def parse_faces(data: bytes, block: Block) -> DenseChunk:
             )
         except (KeyError, TypeError, ValueError):
             table = np.empty((0, 0))
-        if table.shape[1:] != (6,):
+        if table.shape[1:] != (6,) or not np.isfinite(table).all():
             raise BadLine("face_attrs: a face needs gender, beauty and four numbers of relative_position")
         _check_finite(as_float32(table), "face_attrs")
         mean = table.mean(axis=0)

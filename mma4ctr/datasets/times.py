@@ -64,7 +64,12 @@ class TimeForm:
             return MICROSECONDS
         scales = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
         scale = scales.get(self.unit)
-        return scale if scale is None or self.kind == "whole" else scale * MICROSECONDS
+        return scale if scale is None else scale * self.ticks
+
+    @property
+    def ticks(self) -> int:
+        """Integers that `time_of` gives for 1: numbers with decimals keep six, if they are no longer than seconds."""
+        return MICROSECONDS if self.kind == "number" and self.unit in ("", "seconds", "milliseconds") else 1
 
     @property
     def is_date(self) -> bool:
@@ -139,7 +144,10 @@ def _kind(array: pa.Array, name: str) -> str:
     mistake = BadLine("")
     for kind in KINDS:
         try:
-            time_of(array, name, TimeForm(kind))
+            if kind == "number":
+                _numbers(array, name, kind)  # the unit, which limits their range, is not known yet
+            else:
+                time_of(array, name, TimeForm(kind))
             return kind
         except BadLine as error:
             mistake = error
@@ -169,12 +177,12 @@ def time_of(array: Column, name: str, form: TimeForm) -> np.ndarray:
         form: how its times are written.
 
     Returns:
-        int64 (n,): whole numbers unchanged; numbers with decimals and dates in microseconds.
+        int64 (n,): whole numbers unchanged, numbers with decimals times `form.ticks`, dates in microseconds.
 
     Raises:
         BadLine: A time has another form or unit.
     """
-    if array.null_count or pa.types.is_null(array.type):
+    if array.null_count:
         raise BadLine(f"column {name}: a time is empty")
     if is_text(array.type):
         array = pc.utf8_trim_whitespace(array)
@@ -193,9 +201,9 @@ def time_of(array: Column, name: str, form: TimeForm) -> np.ndarray:
     if form.kind == "whole":
         return values
     # Compared before the product, which overflows for the largest numbers.
-    if len(values) and np.abs(values).max() >= 2**63 / MICROSECONDS:
-        raise BadLine(f"column {name}: a time of over 9e12 seconds")
-    return np.round(values * MICROSECONDS).astype(np.int64)
+    if len(values) and np.abs(values).max() >= 2**63 / form.ticks:
+        raise BadLine(f"column {name}: a time of over {2**63 / form.ticks:.0g} {form.unit or 'seconds'}")
+    return np.round(values * form.ticks).astype(np.int64)
 
 
 @column_reader("times", scatter_rows)
@@ -249,4 +257,4 @@ def shown_time(moment: int, form: TimeForm) -> str:
     """Format a time from `time_of` for output; any year is possible, unlike with Python's dates."""
     if form.is_date:
         return str(np.datetime64(moment, "us")).replace("T", " ").removesuffix(".000000")
-    return f"{moment / MICROSECONDS:.15g}" if form.kind == "number" else str(moment)
+    return f"{moment / form.ticks:.15g}" if form.kind == "number" else str(moment)

@@ -221,9 +221,11 @@ class DescribedDataset(RawDataset):
                 continue
             try:
                 forms.append((path, form_of(table[name], name)))
-            except BadLine:  # no valid time in the sample: report the first row with its line number
+            except BadLine:
+                # No valid time in the sample. The rest of the block may have one; else its first row is reported.
                 one = own.source.only(path)
-                list(self._tables(one, [name], lambda table, _: form_of(table[name], name), BadLines(), "sampling"))
+                found = self._tables(one, [name], lambda table, _: form_of(table[name], name), BadLines(), "sampling")
+                forms.append((path, next(found)))
         return common_form(forms, name) if forms else TimeForm("whole")
 
     def sample(self, role: Role, rows: int, bad: BadLines) -> Iterator[Any]:

@@ -79,6 +79,9 @@ def check_dataset(description: Description, rows: int) -> CheckReport:
     raw = DescribedDataset(description)
     raw.workers = SerialWorkers()
     items = report.attempt(partial(_check_interactions, report, raw, rows))
+    for side, columns in description.columns.items():
+        if columns.source:
+            report.attempt(partial(_check_columns, report, raw, side))
     for source in description.sources:
         modality = report.attempt(partial(raw.modality_of, source))
         if modality:
@@ -177,6 +180,17 @@ def _report_labels(report: CheckReport, raw: DescribedDataset, role: Role, label
     if label.min() == label.max() and not (label[0] and raw.negatives):
         files = raw.interaction_files()
         report.add_mistake(f"{files[0]}: the rule '{rule}' labels every row of the sample {label[0]}; change the rule")
+
+
+def _check_columns(report: CheckReport, raw: DescribedDataset, side: str) -> None:
+    """Check the start of a table of columns of the users or the items."""
+    read = 0
+    for chunk in report.read_parts(partial(raw.read_columns, side)):
+        read += len(chunk.ids)
+        if read >= FEATURE_ROWS:
+            break
+    names = raw.description.columns[side].names
+    report.rows.append([f"{side} columns", f"{', '.join(names.names)}; {read:,} rows checked"])
 
 
 def _check_modality(report: CheckReport, raw: DescribedDataset, modality: Modality, items: Ids | None) -> None:

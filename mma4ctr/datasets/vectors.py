@@ -43,7 +43,7 @@ def vectors_of(columns: list[tuple[str, Column]], width: int | None) -> tuple[np
     name, first = columns[0]
     if len(columns) == 1:
         return _vectors(first, name, width)
-    numbers = np.stack([numbers_of(column, name) for name, column in columns], axis=1)
+    numbers = np.stack([float32_numbers(numbers_of(column, name), name) for name, column in columns], axis=1)
     return _as_vectors(numbers.ravel(), np.full(len(numbers), len(columns)), name, width)
 
 

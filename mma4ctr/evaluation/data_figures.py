@@ -34,8 +34,9 @@ def draw_ratios(paths: Paths, artifacts: dict[str, Artifact]) -> Path:
             ratios = dict(sorted(negatives_per_positive(artifact).items(), key=lambda item: item[1]))
             bars = axis.barh(list(ratios), list(ratios.values()), color=COLORS[0], height=0.7)
             axis.bar_label(bars, fmt="{:,.1f}", padding=3, fontsize=8)
-            axis.set_xscale("log")
-            axis.set_xlim(right=max(ratios.values()) * 4)
+            if ratios:
+                axis.set_xscale("log")
+                axis.set_xlim(right=max(ratios.values()) * 4)
             axis.set(xlabel="negatives per positive", title=name)
             axis.grid(axis="y", visible=False)
         return save_figure(figure, paths, "negatives_per_positive")
@@ -58,12 +59,13 @@ def draw_counts(paths: Paths, counts: dict[str, np.ndarray], name: str, unit: st
         for position, (dataset, values) in enumerate(counts.items()):
             labels, sizes = doubling_buckets(values)
             axis, curve = axes[2 * position], axes[2 * position + 1]
-            axis.barh(labels, sizes, color=COLORS[position])
+            color = COLORS[position % len(COLORS)]
+            axis.barh(labels, sizes, color=color)
             axis.set(xlabel=f"number of {unit}", ylabel=of, title=f"{dataset}: {unit} by {of}")
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", labelsize=7)
             ordered = np.sort(values)[::-1]
-            curve.loglog(np.arange(1, len(ordered) + 1), ordered, color=COLORS[position])
+            curve.loglog(np.arange(1, len(ordered) + 1), ordered, color=color)
             curve.set(xlabel=f"rank among {unit}", ylabel=of, title=f"{dataset}: rank and {of}")
         return save_figure(figure, paths, name)
 

@@ -1,5 +1,6 @@
 """The statistics of the data sets that step 1 has prepared."""
 
+from mma4ctr.data.summary import labelled_rows
 from mma4ctr.evaluation.layouts import Layout
 from mma4ctr.storage.artifacts import Artifact
 
@@ -28,6 +29,6 @@ def statistics_layout(artifacts: dict[str, Artifact]) -> Layout:
 
 def negatives_per_positive(artifact: Artifact) -> dict[str, float]:
     """Negatives per positive of every target that has both labels."""
-    kept = artifact.manifest["rows"]["kept"]
+    rows = labelled_rows(artifact.manifest)
     positives: dict[str, int] = artifact.manifest["positives"]
-    return {target: (kept - count) / count for target, count in positives.items() if 0 < count < kept}
+    return {target: (rows - count) / count for target, count in positives.items() if 0 < count < rows}

@@ -51,5 +51,6 @@ def to_csv(rows: Iterable[Sequence[object]]) -> bytes:
 
 def write_layout(path: Path, title: str, shown: Layout) -> None:
     """Write a table as `<path>.md` and `<path>.csv`."""
-    write_own_file(path.with_suffix(".md"), f"# {title}\n\n{to_markdown(shown)}".encode())
-    write_own_file(path.with_suffix(".csv"), to_csv([shown.header, *shown.texts]))
+    # The name can contain dots, as that of the data set microvideo-1.7m-x1 does.
+    write_own_file(path.with_name(f"{path.name}.md"), f"# {title}\n\n{to_markdown(shown)}".encode())
+    write_own_file(path.with_name(f"{path.name}.csv"), to_csv([shown.header, *shown.texts]))

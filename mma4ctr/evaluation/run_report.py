@@ -83,7 +83,10 @@ def write_report(
         Section("Results", paragraph(about_results) + "".join(map(table_html, result_tables(paths, newest)))),
         Section("Data", table_html(statistics_layout(graphs))),
         Section("ROC", "".join(_roc_plot(task, runs) for task, runs in predicted.items())),
-        Section("Calibration", "".join(_reliability_plot(task, runs) for task, runs in predicted.items())),
+        Section(
+            "Calibration",
+            "".join(_reliability_plot(task, runs) for task, runs in predicted.items() if runs[0].result.test_labels),
+        ),
         training_section(paths, main_runs),
         Section(
             "UMAP",

@@ -39,7 +39,8 @@ def _table(paths: Paths, task: str, protocol: str, runs: Sequence[Result]) -> La
 def _row(run: Result, oracle: float | None) -> list[str]:
     scores = [score_text(run.auc), score_text(run.gauc), score_text(run.logloss)]
     if oracle is not None:
-        scores.insert(1, "-" if run.auc is None else f"{(run.auc - 0.5) / (oracle - 0.5):.1%}")
+        share = "-" if run.auc is None or oracle <= 0.5 else f"{(run.auc - 0.5) / (oracle - 0.5):.1%}"
+        scores.insert(1, share)
     name = run.variant if run.model == "MMa4CTR" else run.model
     seconds = f"{run.train_seconds + run.test_seconds:.1f}"
     return [name, str(run.in_features), f"{run.parameters:,}", *scores, seconds]

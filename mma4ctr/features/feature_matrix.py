@@ -184,7 +184,7 @@ class FactorMatrix:
         pairs: The columns of pairs; empty with the paper's features.
         lookups: The tables of context categories and of pairs with them.
         recency: Number of recency columns.
-        users: Rows of a block of the user part; 0 if it has one block.
+        users: Rows of a block of the user part.
         test_labels: Whether the labels of the test rows are known.
     """
 
@@ -261,6 +261,14 @@ def rows_in_blocks(index: np.ndarray, block: np.ndarray, size: int) -> np.ndarra
     """
     rows: np.ndarray = block.astype(np.int32) * np.int32(size) + index
     return rows
+
+
+def check_table_rows(blocks: int, size: int, what: str) -> None:
+    """Raise `UserError` if a table of `blocks` blocks has more rows than int32 can number; see `rows_in_blocks`."""
+    if blocks * size >= 2**31:
+        raise UserError(
+            f"{blocks:,} blocks of {size:,} {what} are more than 2^31 rows; use fewer --folds in get_user_embedding.py"
+        )
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def dense_features(
             moments.include(sums.result())
         place = np.concatenate(order)
         width = min(width, modality.raw_width)
+        # Without an item to fit on, the features stay 0, whatever their width; the caller reports it.
         reduction = PCA.fit(moments, min(width, moments.rows)) if width < modality.raw_width and moments.rows else None
         features = np.zeros((len(items), len(reduction.components) if reduction else width), np.float32)
 
@@ -126,7 +127,7 @@ def dense_features(
             vectors = waiting[rows]
             features[place[rows]] = reduction.transform(vectors) if reduction else vectors
 
-        for _, done in in_order(reduced, range(0, len(place), ROWS_AT_A_TIME)):
+        for _, done in in_order(reduced, range(0, len(place) if moments.rows else 0, ROWS_AT_A_TIME)):
             done.result()
     return features, seen.seen
 

@@ -20,7 +20,14 @@ from mma4ctr.features.behavioral.rates import RowCodes
 from mma4ctr.features.behavioral.row_passes import count_codes
 from mma4ctr.features.behavioral.signals import TrainingRows
 from mma4ctr.features.behavioral.tables import Lookup, PairTable, PlusTables
-from mma4ctr.features.feature_matrix import Pairs, StepInputs, column_version, negatives_setting, rows_in_blocks
+from mma4ctr.features.feature_matrix import (
+    Pairs,
+    StepInputs,
+    check_table_rows,
+    column_version,
+    negatives_setting,
+    rows_in_blocks,
+)
 from mma4ctr.features.scaling import ColumnSums, Scaling, fit_scaling
 from mma4ctr.features.variants import GROUPS, HISTORY, matrix_command
 from mma4ctr.runtime.console import unknown_name
@@ -188,6 +195,7 @@ class ScalingRows:
         Returns:
             int64 (blocks * size,).
         """
+        check_table_rows(blocks, size, "users, items or codes")
         counted = np.zeros(blocks * size, np.int64)
         for part, train, block in self.parts():
             count_codes(rows_in_blocks(codes[part][train], block if blocks > 1 else 0 * block, size), counted)

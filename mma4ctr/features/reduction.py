@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg.blas import dsyrk
 
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import slices
 
 # Upper limit of the width of the item part, as in the study.
@@ -115,10 +116,17 @@ class PCA:
         return cls(moments.mean, np.ascontiguousarray(components * signs[:, None]))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
-        """Return the coordinates of rows (n, d): float32 (n, width)."""
+        """Return the coordinates of rows (n, d): float32 (n, width).
+
+        Raises:
+            UserError: A coordinate is beyond the range of float32.
+        """
         projected = np.empty((len(values), len(self.components)), np.float32)
         for part in slices(len(values), ROWS_AT_A_TIME):
-            projected[part] = (values[part] - self.mean) @ self.components.T
+            with np.errstate(over="ignore"):  # checked below
+                projected[part] = (values[part] - self.mean) @ self.components.T
+        if not np.isfinite(projected).all():
+            raise UserError("vectors of items are too large for float32; scale them down")
         return projected
 
 
@@ -161,11 +169,17 @@ def cross(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray
 
     Returns:
         float32 (items, shortest width).
+
+    Raises:
+        UserError: A product is beyond the range of float32.
     """
     shortest = min(min(values.shape[1] for values in modalities), WIDEST_ITEM_PART)
     product = at_most(modalities[0], shortest, fitted)
     for values in modalities[1:]:
-        product = product * at_most(values, shortest, fitted)
+        with np.errstate(over="ignore"):  # checked below
+            product = product * at_most(values, shortest, fitted)
+    if not np.isfinite(product).all():
+        raise UserError("the products of the modalities are beyond the range of float32; scale their vectors down")
     return product
 
 

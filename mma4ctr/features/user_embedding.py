@@ -17,6 +17,7 @@ from scipy import sparse
 
 from mma4ctr.data.interactions import TRAIN, Interactions, sums_of_others
 from mma4ctr.features.scaling import Scaling
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import in_order, slices
 
 R = TypeVar("R")
@@ -36,9 +37,15 @@ def draw_folds(split: np.ndarray, folds: int, seed: int) -> np.ndarray:
     Returns:
         uint8 (rows,): for training rows their fold, 0 ... folds - 1, of equal sizes; for other rows `folds`, the last
         block.
+
+    Raises:
+        UserError: There are more folds than training rows.
     """
     block = np.full(len(split), folds, np.uint8)
-    drawn, first = np.random.default_rng(seed).permutation(np.count_nonzero(split == TRAIN)), 0
+    training = np.count_nonzero(split == TRAIN)
+    if folds > training:
+        raise UserError(f"--folds {folds}: there are only {training:,} training rows; use at most as many folds")
+    drawn, first = np.random.default_rng(seed).permutation(training), 0
     for part in slices(len(split), ROWS_AT_A_TIME):
         train = np.flatnonzero(split[part] == TRAIN)
         block[part][train] = drawn[first : first + len(train)] % folds

@@ -16,6 +16,7 @@ from mma4ctr.datasets.spec_columns import OF_TIME
 from mma4ctr.features.behavioral.content_clusters import cluster_names
 from mma4ctr.features.behavioral.inputs import BINS, binned, clock_code, quantile_edges
 from mma4ctr.features.behavioral.rates import RowCodes, find_pairs
+from mma4ctr.features.behavioral.row_passes import count_codes
 from mma4ctr.features.feature_matrix import RowGroup
 from mma4ctr.model.cold_start import NewItems
 from mma4ctr.runtime.errors import BadLine
@@ -58,7 +59,8 @@ class ContextLookups:
             if lookup.of == "context":
                 codes = given.get(lookup.category)
                 if codes is None:
-                    codes = np.full(len(user), self.usual[lookup.category])
+                    # The category itself has no columns if no target could be learned from.
+                    codes = np.full(len(user), self.usual.get(lookup.category, 0))
             else:
                 codes = self.of_item[lookup.of, lookup.category][item]
             if lookup.side:
@@ -152,10 +154,13 @@ def context_lookups(matrix: Artifact, data: Interactions, train: RowGroup, new: 
         kind = entry["category"], entry["side"], entry["of"]
         lookups.append(RowCodes(*kind, none, entry["size"], keys, entry["categories"]))
         if not entry["side"]:
-            usual[entry["category"]] = int(np.bincount(train.codes[place].numpy()).argmax())
+            codes, rows_of_code = train.codes[place].numpy(), np.zeros(entry["size"], np.int64)
+            for part in data.arrays.parts(len(codes)):
+                count_codes(codes[part], rows_of_code)
+            usual[entry["category"]] = int(rows_of_code.argmax())
     columns: dict[str, StoredColumn | None] = {
         column.name: column
-        for column in (stored_columns(data.artifact, "context") if lookups else ())
+        for column in (stored_columns(data.artifact, "context", data.arrays) if lookups else ())
         if column.name in usual or f"{column.name}/{BINS[0]}" in usual
     }
     columns |= {name: None for name in OF_TIME if name in usual and name not in columns}

@@ -38,34 +38,43 @@ from mma4ctr.storage.paths import Paths
 from mma4ctr.storage.unchanged import unchanged
 
 # Rows that one network scores at a time. On a CPU they have 4 MB of first-layer outputs, which stay in the cache.
-SCORING_ROWS = {"cpu": 8192, "cuda": 65_536}
+ROWS_ON_CPU, ROWS_ON_DEVICE = 8192, 65_536
 # Users and items together, up to which the first layer is computed once for each: 1,536 bytes each with 3 networks.
 MOST_FIRST_LAYERS = 1 << 18
+# Training rows whose mean recency is taken.
+ROWS_OF_A_MEAN = 1 << 20
 # Pairs that `top_items` scores at a time.
 PAIRS_AT_A_TIME = 1 << 20
 
 
 @torch.no_grad()
-def predict(network: Network, matrix: FactorMatrix, rows: RowGroup) -> tuple[torch.Tensor, torch.Tensor]:
+def predict(
+    network: Network, matrix: FactorMatrix, rows: RowGroup, *, with_hidden: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Predict rows.
 
     Args:
         network: One or several networks.
         matrix: The feature matrix.
         rows: The rows.
+        with_hidden: Keep the last hidden layers.
 
     Returns:
-        float32 (rows,) logits, the mean over the networks, and float32 (rows, networks * width) last hidden layers.
+        float32 (rows,) logits, the mean over the networks, and float32 (rows, networks * width) last hidden layers;
+        (0, networks * width) if they are not kept.
     """
     device = rows.label.device
     first_layer = _first_layer(network, matrix, rows)
     logits = torch.empty(len(rows), device=device)
-    hidden = torch.empty(len(rows), network.networks * network.weights[-1].shape[2], device=device)
-    step = SCORING_ROWS[device.type] // network.networks
+    kept = len(rows) if with_hidden else 0
+    hidden = torch.empty(kept, network.networks * network.weights[-1].shape[2], device=device)
+    step = (ROWS_ON_CPU if device.type == "cpu" else ROWS_ON_DEVICE) // network.networks
 
     def score(start: int) -> None:
         chunk = slice(start, start + step)
-        logits[chunk], hidden[chunk] = network.forward_from_first(first_layer(chunk))
+        logits[chunk], last = network.forward_from_first(first_layer(chunk))
+        if with_hidden:
+            hidden[chunk] = last
 
     starts = range(0, len(rows), step)
     if device.type == "cpu":
@@ -115,7 +124,7 @@ def _used(part: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, torch.
 
     Args:
         part: (table rows, width).
-        index: int64 (rows,).
+        index: int32 or int64 (rows,).
 
     Returns:
         The selected rows, an index into them, and an offset to subtract from that index.
@@ -165,6 +174,7 @@ class Scorer:
         users: Ids of the users, as the raw files write them.
         items: Ids of the items, likewise, new items last.
         context: The lookups of the matrix, and the coding of context columns.
+        usual_recency: float16 (r,), for rows whose recency is not known: the mean of the training rows.
     """
 
     network: Network
@@ -172,6 +182,7 @@ class Scorer:
     users: pa.Array
     items: pa.Array
     context: ContextLookups
+    usual_recency: np.ndarray
 
     def score(
         self,
@@ -196,8 +207,8 @@ class Scorer:
         user, item = user[order], item[order]
         found = self.context.codes(user, item, {name: codes[order] for name, codes in context.items()})
         given = None if recency is None else torch.from_numpy(recency[order])
-        if given is None and self.matrix.recency:  # scaled to mean 0
-            given = torch.zeros(len(user), self.matrix.recency, dtype=torch.float16)
+        if given is None and self.matrix.recency:
+            given = torch.from_numpy(self.usual_recency).expand(len(user), -1)
         codes = tuple(map(torch.from_numpy, found))
         unlabelled = torch.empty(len(user), dtype=torch.uint8)
         rows = RowGroup(order, torch.from_numpy(user), torch.from_numpy(item), unlabelled, codes, given)
@@ -261,7 +272,16 @@ def load_scorer(paths: Paths, run: Artifact) -> Scorer:
         matrix.recency,
     )
     context = context_lookups(artifact, inputs.data, matrix.train, new)
-    return Scorer(load_network(run), whole, pa.array(inputs.data.user_names), names, context)
+    users_known = pa.array(inputs.data.user_names)
+    return Scorer(load_network(run), whole, users_known, names, context, _mean_recency(matrix))
+
+
+def _mean_recency(matrix: FactorMatrix) -> np.ndarray:
+    """float16 (r,): the mean of the training rows, evenly spaced ones if they are many."""
+    rows = matrix.train.recency
+    if rows is None or not len(rows):
+        return np.zeros(matrix.recency, np.float16)
+    return rows[:: max(1, len(rows) // ROWS_OF_A_MEAN)].double().mean(0).half().numpy()
 
 
 def given_context(scorer: Scorer, table: Path) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from mma4ctr.data.interactions import TEST, TRAIN, Interactions
-from mma4ctr.data.log_columns import coded_like, stored_columns
+from mma4ctr.data.log_columns import coded_like
 from mma4ctr.datasets import known_datasets, open_dataset, split_task
 from mma4ctr.datasets.base import hash_rows
 from mma4ctr.datasets.columns import ids_of
@@ -131,7 +131,7 @@ class _RowLookup:
         train = data.split == TRAIN
         self.user = _Side(scorer.users, data.user[train])
         self.item = _Side(scorer.items, data.item[train])
-        self._names = [column.name for column in stored_columns(data.artifact, "context")]
+        self._names = [entry["name"] for entry in data.artifact.manifest.get("columns", {}).get("context", ())]
         self._ticks = data.artifact.manifest.get("ticks_per_second")
         test = data.split == TEST
         kept = np.stack([data.user[test], data.item[test], data.time[test]]).astype(np.int64)
@@ -146,14 +146,14 @@ class _RowLookup:
         return self._scorer.context.of_rows(values, rows.time / self._ticks if self._timed and self._ticks else None)
 
     def recency(self, rows: RowsToPredict, user: np.ndarray, item: np.ndarray) -> np.ndarray | None:
-        """The recency of rows, float16 (n, r); 0, the mean, for those that step 1 has not kept."""
+        """The recency of rows, float16 (n, r); the usual one for those that step 1 has not kept."""
         of_kept = self._scorer.matrix.test.recency
         if of_kept is None:
             return None
         wanted = np.stack([user, item, self._in_turn(user) if rows.time is None else rows.time])
         position = self._index.positions(hash_rows(list(wanted)).view(np.int64))
         found = (position >= 0) & (self._kept[:, position] == wanted).all(axis=0)
-        recency = np.zeros((len(user), of_kept.shape[1]), np.float16)
+        recency = np.tile(self._scorer.usual_recency, (len(user), 1))
         recency[found] = of_kept.numpy()[self._place[position[found]]]
         return recency
 

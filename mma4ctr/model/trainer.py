@@ -240,7 +240,8 @@ class TrainingState:
         valid_loss = float(functional.binary_cross_entropy_with_logits(logits, valid.label.float()))
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             return valid_loss, 0.5
-        return valid_loss, self.auc(valid.label.cpu().numpy(), logits.cpu().numpy()) or 0.5
+        found = self.auc(valid.label.cpu().numpy(), logits.cpu().numpy())
+        return valid_loss, 0.5 if found is None else found
 
     def _interrupt(self) -> None:
         self.interrupts += 1

@@ -80,6 +80,9 @@ HINTS = {
         (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
         "another file or folder is in the place of the output; move it",
     ),
+    **dict.fromkeys(
+        (errno.EBUSY, errno.EXDEV), "the output cannot be replaced there; name another folder in path.json"
+    ),
     errno.ENAMETOOLONG: "use a shorter name",
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.ENFILE: "close other programs",

@@ -146,7 +146,12 @@ def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
         if task not in known:
             raise unknown_name("task", task, known)
     if arguments.task:
-        return [task for task in arguments.task if split_task(task)[0] in kinds]
+        for task in arguments.task:
+            if split_task(task)[0] not in kinds:
+                raise UserError(
+                    f"--task {task}: is not a task of --dataset {' '.join(arguments.dataset)}; name one of both"
+                )
+        return list(arguments.task)
     tasks: list[str] = []
     for dataset, kind in kinds.items():
         if (paths.graph / dataset).is_dir():

@@ -105,7 +105,7 @@ def _predict_test_rows(matrix: FactorMatrix, outcome: Outcome) -> _TestPredictio
     if not outcome.weights:
         return None
     watch = Stopwatch()
-    logits, hidden = predict(Network(outcome.weights), matrix, matrix.test)
+    logits, hidden = predict(Network(outcome.weights), matrix, matrix.test, with_hidden=True)
     probability = torch.sigmoid(logits).cpu().numpy()
     seconds = watch.seconds
     return _TestPredictions(probability, hidden.cpu().numpy(), seconds)

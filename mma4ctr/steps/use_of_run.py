@@ -48,7 +48,7 @@ def score_file(paths: Paths, result: Result, arguments: argparse.Namespace) -> N
     if lacking := missing_context(scorer, file):
         note(f"{file}: no column {', '.join(lacking)}; scored with the most frequent value")
     if unknown:
-        warn(f"{file}: {unknown:,} have a user or item without kept rows; scored with the mean user or item")
+        warn(f"{file}: {unknown:,} have a user or item without kept rows; scored as an unknown one")
     closing_line(5, str(written), count, watch, unit="users" if arguments.top else "pairs")
 
 

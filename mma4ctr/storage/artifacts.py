@@ -112,6 +112,18 @@ def listed_files(folder: Path) -> set[str] | None:
     return names if manifest is not None and names <= {*manifest["files"], MANIFEST} else None
 
 
+def _names_in_own_folder(folder: Path, advice: str) -> set[str]:
+    """Return the names in a folder that can be replaced; raises `UserError` if it is none."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is not a folder, and output goes there; {advice}")
+    if os.path.ismount(folder):
+        raise UserError(f"{folder}: is a mount point, which cannot be replaced; mount the folder above it")
+    names = {path.name for path in folder.iterdir()}
+    if names and not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: its files cannot be replaced (no permission); {advice}")
+    return names
+
+
 def check_replaceable(folder: Path, step: int, settings: Mapping[str, Any]) -> None:
     """Check that a folder is missing, empty, or an artifact of the same step, data set, task and variant.
 
@@ -126,9 +138,7 @@ def check_replaceable(folder: Path, step: int, settings: Mapping[str, Any]) -> N
     if not os.path.lexists(folder):
         return
     advice = "move it, or name another folder in path.json"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is not a folder, and output goes there; {advice}")
-    names = {path.name for path in folder.iterdir()}
+    names = _names_in_own_folder(folder, advice)
     manifest = _read_manifest(folder)
     if manifest is None:
         if names:

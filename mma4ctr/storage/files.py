@@ -13,7 +13,7 @@ import socket
 import stat
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -60,7 +60,8 @@ def remove_stale_files(folder: Path) -> None:
     with os.scandir(folder) as entries:
         stale = [entry.name for entry in entries if is_stale(entry.name) and entry.is_file(follow_symlinks=False)]
     for name in stale:
-        (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # it may be another user's, in a shared folder
+            (folder / name).unlink()
 
 
 def sync(path: Path) -> None:

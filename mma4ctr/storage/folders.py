@@ -51,7 +51,7 @@ def start_building(folder: Path, remove: Callable[[Path], None]) -> Path:
             continue
         if stale.is_dir() and not stale.is_symlink():
             if (stale / UNDER_CONSTRUCTION).is_file():
-                shutil.rmtree(stale)
+                _remove_marked(stale)
             else:
                 _remove_earlier(stale, remove)
         if os.path.lexists(stale):
@@ -65,7 +65,20 @@ def abandon_building(folder: Path) -> None:
     """Remove the unfinished folder."""
     building = building_of(folder)
     if (building / UNDER_CONSTRUCTION).is_file():
-        shutil.rmtree(building, ignore_errors=True)
+        with suppress(OSError):
+            _remove_marked(building)
+
+
+def _remove_marked(building: Path) -> None:
+    """Remove an unfinished folder; the marker goes last, so that the next run can go on if this one is killed."""
+    for path in building.iterdir():
+        if path.name != UNDER_CONSTRUCTION:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    (building / UNDER_CONSTRUCTION).unlink()
+    building.rmdir()
 
 
 def finish_building(folder: Path, remove: Callable[[Path], None]) -> None:

@@ -77,7 +77,7 @@ def _number(text, at):  # type: ignore[no-untyped-def]
     count = at - start
     if count == 0 or (count > 1 and _char(text, start) == 48):
         return -1, negative, digits, power, whole
-    if digits == 0:
+    if count == 1 and digits == 0:  # a zero before the decimal point is no significant digit
         count = 0
     if _char(text, at) == 46:
         whole = False

@@ -66,13 +66,6 @@ class RowArrays:
             mapped = mmap.mmap(file.fileno(), size)
         return self._array(mapped, 0, shape, dtype)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """A new array of zeros; see `empty`."""
-        made = self.empty(shape, dtype)
-        for part in self.parts(len(made)):
-            made[part] = 0
-        return made
-
     def open(self, path: Path) -> np.ndarray:
         """The array in a `.npy` file, which must not change; nor must the array be written to, if it is mapped."""
         with path.open("rb") as file:

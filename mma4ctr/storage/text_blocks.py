@@ -12,7 +12,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Generic, TypeVar, cast
 
@@ -65,6 +65,7 @@ class Block:
         data: the lines themselves, if they had to be read sequentially.
         quoted: the grammar of quoted CSV; None: each line is a record.
         whole_records: the block is known to end with a record.
+        skipped: numbers of its bad records, from 0, which are left out; blank ones are counted.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class Block:
     data: bytes | None = None
     quoted: QuotedText | None = None
     whole_records: bool = False
+    skipped: frozenset[int] = frozenset()
 
     def read(self) -> bytes:
         """Return the whole lines, empty if no line starts in the range; raises `UserError` for one of over 64 MB."""
@@ -111,13 +113,11 @@ class Block:
         """Return the line number, from 1, of a record; the file is read again, so use it for messages only.
 
         Args:
-            record: number of the record in the block, from 0. Blank records of quoted CSV are not counted.
+            record: number of the record in the block, from 0. Blank and skipped records are not counted.
         """
-        if self.quoted is None:
-            return self.first_line + record
         data, start = self.read(), 0
-        for end in self.record_ends(data).tolist():
-            if data[start:end].strip(b"\r\n"):
+        for number, end in enumerate(self.record_ends(data).tolist()):
+            if number not in self.skipped and data[start:end].strip():
                 if not record:
                     break
                 record -= 1
@@ -372,16 +372,19 @@ def parse_blocks(
                         # The following blocks, parsed ahead, start inside a cell; drop them and split the rest again.
                         remaining = read_records(block)
                         break
-                    good = b"".join(_good_records(block, data, parse, bad))
-                    result = parse(good, block) if good else None
+                    skipped: set[int] = set()
+                    good = b"".join(_good_records(block, data, parse, bad, skipped))
+                    result = parse(good, replace(block, skipped=frozenset(skipped))) if good else None
                 if result is not None:
                     yield result
                 advance(block.consumed - done)
                 done = block.consumed
 
 
-def _good_records(block: Block, data: bytes, parse: Callable[[bytes, Block], T], bad: BadLines) -> Iterator[bytes]:
-    """Yield the parts of a failing block that parse, and record its bad records."""
+def _good_records(
+    block: Block, data: bytes, parse: Callable[[bytes, Block], T], bad: BadLines, skipped: set[int]
+) -> Iterator[bytes]:
+    """Yield the parts of a failing block that parse, record its bad records, and add their numbers to `skipped`."""
     ends = [0, *block.record_ends(data).tolist()]
     first_line = block.first_line
 
@@ -390,6 +393,7 @@ def _good_records(block: Block, data: bytes, parse: Callable[[bytes, Block], T],
 
     def report(record: int, error: BadLine) -> None:
         bad.add(block.path, first_line + data.count(b"\n", 0, ends[record]), str(error))
+        skipped.add(record)
 
     for first, last in good_ranges(0, len(ends) - 1, parse_range, report):
         yield data[ends[first] : ends[last]]

@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -248,3 +249,13 @@ def test_a_wrong_separator_causes_a_warning(tmp_path, capsys):
     own.write_text(own.read_text().replace('history_separator = ";"', 'history_separator = "^"'))
     assert call(preprocess_inter.main, "--paths", paths) == 0
     assert "no item of a history" not in capsys.readouterr().err
+
+
+def test_rows_without_histories_are_merged_too(monkeypatch):
+    monkeypatch.setattr("mma4ctr.data.histories.LEAST_MERGED", 10)
+    found = FirstHistories()
+    for time in range(40):
+        user = np.arange(4)
+        none = Histories(user, np.full(4, time), np.empty(0, np.int64), np.empty(0, np.int64))
+        found.add(SimpleNamespace(histories=none))
+    assert sum(len(part.user) for part in found._found) <= 20

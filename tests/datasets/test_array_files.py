@@ -3,9 +3,11 @@
 import h5py
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as torch_save_file
 
 import preprocess_inter
 import preprocess_multimodal
@@ -215,3 +217,64 @@ def test_a_key_that_stands_twice_is_an_error(folder, capsys):
     (folder / "own.toml").write_text(DESCRIPTION + 'vectors = "alone.npy"\n')
     assert call(preprocess_multimodal.main, "--paths", folder / "path.json") == 2
     assert "the key 'ids' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, "npy"])
+@given(st.data())
+def test_archives_with_changed_bytes_are_read_or_named(suffix, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("archive")
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    path = folder / f"a.{suffix}"
+    if suffix == "npy":
+        np.save(path, values)
+    elif suffix == "npz":
+        np.savez_compressed(path, key=np.arange(40), value=values)
+    elif suffix == "safetensors":
+        save_file({"key": np.arange(40), "value": values}, path)
+    else:
+        with h5py.File(path, "w") as file:
+            file["key"] = np.arange(40)
+            file.create_dataset("value", data=values, compression="gzip", fletcher32=True)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        file = vector_file(path)
+        ids = checked_ids(path, np.arange(file.shape[0]) if file.key is None else file.key)
+        for chunk in array_chunks(file, ids):
+            assert np.isfinite(chunk.values).all()
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+def test_a_filter_that_hdf5_lacks_is_named(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["key"] = np.arange(500)
+        file.create_dataset("value", data=np.zeros((500, 8)), compression="gzip", chunks=(100, 8))
+    content = path.read_bytes()
+    with h5py.File(path) as file:
+        start = file["value"].id.get_chunk_info(0).byte_offset
+    path.write_bytes(content[:start] + b"\xff" * 8 + content[start + 8 :])
+    with pytest.raises(UserError, match=r"a\.h5: cannot be read as h5"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e4m3fn, torch.float16])
+def test_safetensors_of_every_kind_of_float_are_read(tmp_path, kind):
+    values = torch.randn(6, 3).to(kind)
+    torch_save_file({"key": torch.arange(6), "value": values, "other": values.clone()}, tmp_path / "a.safetensors")
+    assert (read_all(tmp_path / "a.safetensors")[1] == values.float().numpy()).all()
+
+
+@pytest.mark.parametrize("kind", ["<i8", ">i8", ">u4", ">f8", "<f4", "<U3", ">U3"])
+def test_ids_in_either_byte_order(tmp_path, kind):
+    ids = np.arange(5).astype(kind)
+    np.save(tmp_path / "ids.npy", ids)
+    assert checked_ids(tmp_path, np.load(tmp_path / "ids.npy")).values.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_ids_of_a_kind_that_cannot_be_read_are_named(tmp_path):
+    with pytest.raises(UserError, match="ids"):
+        checked_ids(tmp_path / "ids.npy", np.arange(5).astype(np.longdouble))

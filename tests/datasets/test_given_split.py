@@ -223,6 +223,12 @@ def test_test_rows_need_no_labels(folder, capsys, absent, form):
     assert len(run.array("predictions")) == ROWS // 10
     for script in (report_main, statis_and_draw, viewer):
         assert call(script.main, "--paths", paths) == 0
+    known = [value for value in values if value is not None]
+    ratio = (len(known) - sum(known)) / sum(known)
+    tables = (load_paths(paths).saved / "tables/statistics.csv").read_text().splitlines()
+    assert f"negatives per positive: like,{ratio:.2f}" in tables
+    assert not (load_paths(paths).saved / "figures/reliability.png").exists()
+    assert "mean prediction" not in (load_paths(paths).saved / "report.html").read_text()
     assert "have no labels" in refused(capsys, paths, "--models", "bias model", main=comp.main)
     assert "cannot be the validation rows" in refused(capsys, paths, "--valid", "test")
 

@@ -19,6 +19,7 @@ import preprocess_inter
 import preprocess_multimodal
 from mma4ctr.data.interactions import load_interactions
 from mma4ctr.data.log_columns import SIDES, MostFrequent, codes_of, stored_columns
+from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.datasets.base import MISSING, ColumnNames
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
@@ -109,7 +110,7 @@ def test_many_chunks_of_counts_are_one_count(monkeypatch):
     names = ColumnNames(("city",))
     whole, parts = MostFrequent(names), MostFrequent(names)
     whole.add(ids, {"city": city})
-    monkeypatch.setattr("mma4ctr.data.row_counts.COUNTS_WAITING", 3)
+    monkeypatch.setattr("mma4ctr.data.row_counts.LEAST_ADDED", 20)
     for start in range(0, 400, 7):
         parts.add(ids[start : start + 7], {"city": city[start : start + 7]})
     index = IdIndex(np.arange(5))
@@ -194,9 +195,13 @@ def shown(column):
     return [texts[code] for code in column.values.tolist()]
 
 
-def refused(paths, capsys, *options):
+def refused(paths, capsys, *options, check=False):
+    """The error line of step 1, or of the check."""
     capsys.readouterr()
-    assert call(preprocess_inter.main, "--paths", paths, *options) == 2
+    if check:
+        assert call(datasets_main.main, "check", paths) == 2
+    else:
+        assert call(preprocess_inter.main, "--paths", paths, *options) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
     assert line.startswith("error: ")
     return line
@@ -355,6 +360,7 @@ def test_wrong_columns_of_a_description(own, capsys, case):
     old, new, message = WRONG[case]
     replaced(own.parent / "own.toml", old, new)
     assert message in refused(own, capsys)
+    assert message in refused(own, capsys, check=True)
 
 
 @pytest.mark.parametrize(
@@ -374,9 +380,10 @@ def test_a_cell_that_is_no_number_is_named_with_its_line(own, capsys, table, row
     lines = [line.split(",") for line in path.read_text().splitlines()]
     lines[row][cell] = new
     write_table(path, lines[0], lines[1:])
-    error = refused(own, capsys)
-    assert f"{table}:{row + 1}: column {lines[0][cell]}" in error
-    assert new in error or "finite" in error
+    for check in (False, True):
+        error = refused(own, capsys, check=check)
+        assert f"{table}:{row + 1}: column {lines[0][cell]}" in error
+        assert new in error or "finite" in error
 
 
 def test_a_category_that_is_like_an_id_is_a_warning(own, capsys):

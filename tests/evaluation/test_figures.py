@@ -3,21 +3,27 @@
 import re
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import get_user_embedding
 import mlp
+import preprocess_inter
 import statis_and_draw
 import viewer
-from mma4ctr.evaluation.data_figures import doubling_buckets
-from mma4ctr.evaluation.layouts import Layout
+from mma4ctr.data.interactions import interactions_artifact
+from mma4ctr.evaluation.data_figures import doubling_buckets, draw_counts, draw_ratios
+from mma4ctr.evaluation.figures import COLORS
+from mma4ctr.evaluation.layouts import Layout, write_layout
 from mma4ctr.evaluation.metrics import reliability
 from mma4ctr.evaluation.report import Section, page, table_html
 from mma4ctr.evaluation.run_figures import balanced_sample, load_predicted, roc_points
 from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.evaluation.run_table import result_tables
 from tests.conftest import call, first_columns
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -117,3 +123,44 @@ def test_columns_of_words_start_at_the_left():
     rows = [[("1", False), ("DIN", False), ("0.7", True)], [("2", False), ("-", False), ("none", False)]]
     html = table_html(Layout("", ["rank", "model", "AUC"], rows))
     assert re.findall('<t[hd] class="text">([^<]*)<', html) == ["model", "DIN", "-"]
+
+
+def test_a_table_keeps_the_dots_of_its_name(tmp_path):
+    for name in ("a-1.7m_click", "a-1.8m_click"):
+        write_layout(tmp_path / name, name, Layout("caption", ["x"], [[("1", False)]]))
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        "a-1.7m_click.csv", "a-1.7m_click.md", "a-1.8m_click.csv", "a-1.8m_click.md"
+    ]  # fmt: skip
+
+
+def test_data_without_ratios_and_many_data_sets_are_drawn(made):
+    artifact = interactions_artifact(made, "tiktok")
+    positives = dict.fromkeys(artifact.manifest["positives"], 0)
+    empty = SimpleNamespace(manifest=artifact.manifest | {"positives": positives})
+    assert draw_ratios(made, {"one": empty, "other": artifact}).is_file()
+    many = {f"set {place}": np.array([1, 2, 3]) for place in range(len(COLORS) + 2)}
+    assert draw_counts(made, many, "test_of_many", "users", "rows").is_file()
+    for path in (made.saved / "figures").glob("test_of_many.*"):
+        path.unlink()
+
+
+def test_tasks_and_data_sets_that_exclude_each_other_are_refused(made, raw_copy, capsys):
+    for script in (get_user_embedding, mlp, statis_and_draw, viewer):
+        capsys.readouterr()
+        assert call(script.main, "--paths", made.file, "--dataset", "wechat", "--task", "tiktok_like") == 2
+        assert "is not a task of --dataset wechat" in capsys.readouterr().err
+    assert (
+        call(preprocess_inter.main, "--paths", raw_copy / "path.json", "--dataset", "tiktok", "--min-interactions", 20)
+        == 0
+    )
+    capsys.readouterr()
+    assert call(statis_and_draw.main, "--paths", raw_copy / "path.json", "--dataset", "wechat") == 2
+    assert "no prepared wechat" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("oracle", [0.5, 0.4])
+def test_a_share_of_an_oracle_without_skill_is_a_dash(made, monkeypatch, oracle):
+    monkeypatch.setattr("mma4ctr.evaluation.run_table.oracle_auc", lambda *_: oracle)
+    for table in result_tables(made, read_results(made.results)):
+        if "share" in table.header:
+            assert {row[table.header.index("share")][0] for row in table.rows} == {"-"}

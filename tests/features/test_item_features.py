@@ -11,9 +11,14 @@ from sklearn.feature_extraction.text import TfidfTransformer
 import preprocess_inter
 import preprocess_multimodal
 from mma4ctr.data.interactions import load_interactions
-from mma4ctr.features.reduction import PCA, Moments, at_most, tfidf_svd
+from mma4ctr.datasets.base import DenseChunk, Modality
+from mma4ctr.datasets.id_index import IdIndex
+from mma4ctr.features.item_features import dense_features
+from mma4ctr.features.reduction import PCA, Moments, at_most, cross, tfidf_svd
 from mma4ctr.features.scaling import Scaling
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import read_artifact
+from mma4ctr.storage.text_blocks import Block
 from tests.conftest import call
 
 
@@ -105,3 +110,26 @@ def test_width_option_and_data_that_cannot_give_a_width(raw_copy, capsys):
     assert "textual has" in capsys.readouterr().err
     assert call(preprocess_multimodal.main, "--paths", paths, "--dataset", "tiktok", "--width", "visual=7") == 0
     assert read_artifact(raw_copy / "modal/tiktok", "").array("visual").shape[1] == 7
+
+
+def test_numbers_that_overflow_are_refused():
+    large = np.full((8, 3), 1e20, np.float32)
+    with pytest.raises(UserError, match="beyond the range of float32"):
+        cross([large, large])
+    assert np.isfinite(cross([large, large / np.float32(1e10)])).all()
+    values = np.zeros((8, 3), np.float32)
+    values[0, :2] = 3.4e38
+    moments = Moments(3)
+    moments.add(values)
+    with pytest.raises(UserError, match="too large for float32"):
+        PCA.fit(moments, 2).transform(values)
+
+
+def test_vectors_without_an_item_to_fit_on_stay_zero(tmp_path):
+    """After step 2 the file of features may have changed: it has new items only."""
+    values = np.ones((3, 9), np.float32)
+    chunk = DenseChunk(Block(tmp_path, 0, 0, 0), np.array([5, 6, 7]), values, np.full(3, 9, np.int32), np.arange(3))
+    modality = Modality("visual", 4, "dense", raw_width=9)
+    fitted = np.array([True, False, False, False])
+    features, present = dense_features([chunk], IdIndex(np.arange(4, 8)), modality, 4, tmp_path, fitted)
+    assert not features.any() and present.tolist() == [False, True, True, True]

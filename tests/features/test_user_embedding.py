@@ -8,6 +8,8 @@ import pytest
 
 from mma4ctr.data.interactions import TEST, TRAIN, VALID, Interactions
 from mma4ctr.features import user_embedding as step
+from mma4ctr.features.user_embedding import draw_folds
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import Artifact
 
 
@@ -116,3 +118,10 @@ def test_the_most_frequent_device_equals_a_loop(far):
     times = [Counter(device[user == u].tolist()) for u in range(10)]
     expected = [min((-n, d) for d, n in one.items())[1] if one else -1 for one in times]
     assert step.frequent_device(user, device, 10).tolist() == expected
+
+
+def test_more_folds_than_training_rows_are_refused():
+    split = np.array([TRAIN, TRAIN, TRAIN, 1, 2], np.uint8)
+    assert np.bincount(draw_folds(split, 3, 0)).tolist() == [1, 1, 1, 2]
+    with pytest.raises(UserError, match="only 3 training rows"):
+        draw_folds(split, 4, 0)

@@ -20,7 +20,8 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.signals import Stopped
 from mma4ctr.storage import artifacts
 from mma4ctr.storage.artifacts import ArtifactWriter, fingerprint_of, read_artifact
-from mma4ctr.storage.folders import UNDER_CONSTRUCTION
+from mma4ctr.storage.files import remove_stale_files
+from mma4ctr.storage.folders import UNDER_CONSTRUCTION, start_building
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import call
 
@@ -182,3 +183,53 @@ def test_a_signal_while_the_old_output_is_removed(tmp_path, monkeypatch, moment,
     if killed:
         write_number(tmp_path / "made", 3)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == ["made"]
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_kill_while_an_unfinished_folder_is_removed(tmp_path, monkeypatch, moment):
+    """The marker goes last, so the next run recognizes what is left."""
+    building = tmp_path / ".made.partial"
+    (building / "folder").mkdir(parents=True)
+    for name in (UNDER_CONSTRUCTION, "a", "b", "folder/c"):
+        (building / name).touch()
+    calls = []
+
+    def ended(original):
+        def work(path, **options):
+            calls.append(path)
+            if len(calls) > moment:
+                raise Stopped(signal.SIGTERM)
+            original(path, **options)
+
+        return work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", ended(Path.unlink))
+        patch.setattr(Path, "rmdir", ended(Path.rmdir))
+        patch.setattr(shutil, "rmtree", ended(shutil.rmtree))
+        with pytest.raises(Stopped):
+            start_building(tmp_path / "made", lambda folder: None)
+    write_number(tmp_path / "made", 2)
+    assert read_artifact(tmp_path / "made", "x.py").array("a").tolist() == [2] * 3
+    assert not building.exists()
+
+
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_work(tmp_path, monkeypatch):
+    write_number(tmp_path / "made", 1)
+    for function, value, message in (("path.ismount", True, "is a mount point"), ("access", False, "no permission")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"os.{function}", lambda *_, value=value: value)
+            with pytest.raises(UserError, match=message):
+                write_number(tmp_path / "made", 2)
+    assert read_artifact(tmp_path / "made", "x.py").array("a").tolist() == [1] * 3
+
+
+def test_a_leftover_that_cannot_be_removed_does_not_matter(tmp_path, monkeypatch):
+    (tmp_path / "mine").touch()
+    monkeypatch.setattr("mma4ctr.storage.files.is_stale", lambda name: name == "mine")
+
+    def refused(path, **_):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    remove_stale_files(tmp_path)

@@ -48,7 +48,7 @@ def test_a_small_array_is_in_memory_and_a_large_one_in_a_file_without_a_name(tmp
 
 def test_values_stay_when_their_pages_are_let_go_of(mapped):
     values = np.arange(5000, dtype=np.int64).reshape(2500, 2)
-    one, other = mapped.empty(values.shape, values.dtype), mapped.zeros((2500,), np.uint8)
+    one, other = mapped.empty(values.shape, values.dtype), mapped.empty((2500,), np.uint8)
     for part in mapped.parts(2500):
         one[part] = values[part]
         other[part] += 1
@@ -63,7 +63,7 @@ def test_values_stay_when_their_pages_are_let_go_of(mapped):
 
 def test_pages_of_the_oldest_arrays_stay_as_far_as_they_fit(mapped, monkeypatch):
     sizes = [40_000, 90_000, 30_000, 20_000]
-    arrays = [mapped.zeros((size,), np.uint8) for size in sizes]
+    arrays = [mapped.empty((size,), np.uint8) for size in sizes]
     monkeypatch.setattr(row_arrays, "MOST_RESIDENT", 80_000)
     for step in (lambda: mapped.release(), lambda: list(mapped.parts(sizes[1]))):
         for one in arrays:

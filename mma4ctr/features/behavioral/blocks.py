@@ -26,7 +26,7 @@ class BlockInputs:
     Attributes:
         rows: The training rows with their folds.
         labels: By target, uint8 (n,) of 0 and 1.
-        context: By name, unsigned (n,) codes of context columns.
+        context: By name, uint16 or int32 (n,) codes of context columns.
         sides: The users and the items.
         content: float32 (items, k).
     """

@@ -47,7 +47,7 @@ FEATURE_VERSION = 13
 CONTENT_WIDTH = 64
 # Items whose content is in float64 at a time.
 ITEMS_AT_A_TIME = 1 << 16
-# A target with fewer positives among the training rows is left out.
+# A target with fewer positives, or fewer negatives, among the training rows is left out.
 FEW_POSITIVES = 20
 # Item categories with at least so many values get rates.
 RATES_FROM = 32

@@ -669,7 +669,7 @@ def test_lookups_in_the_matrix_are_the_codes_and_keys_of_the_tables(plus, task):
 def test_predicting_in_parts_equals_the_whole_network(plus, monkeypatch, task, most):
     """One and several networks, all and some rows of a group, in chunks smaller than the group."""
     monkeypatch.setattr(inference, "MOST_FIRST_LAYERS", most)
-    monkeypatch.setitem(inference.SCORING_ROWS, "cpu", 500)
+    monkeypatch.setattr(inference, "ROWS_ON_CPU", 500)
     matrix = load_matrix(plus, task, VARIANT, CPU)
     states = [initial_weights(matrix.in_features, 0.1, seed) for seed in range(3)]
     several = Network({name: torch.stack([one[name] for one in states]) for name in states[0]})
