@@ -18,9 +18,7 @@ includes optional modalities.
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY, variants_for
+from mma4ctr.features.variants import DEFAULT_VARIANT, STUDY
 from mma4ctr.runtime.console import run
 from mma4ctr.steps.options import parse_matrix_options
 from mma4ctr.storage.paths import Paths
@@ -44,15 +42,9 @@ def write_mixed(paths: Paths, task: str, asked: list[str], options: "MatrixOptio
     Raises:
         UserError: An input is missing or outdated, or a variant cannot be made.
     """
-    from mma4ctr.features.reduction import concat, cross
     from mma4ctr.steps.matrices import write_variants
 
-    known = variants_for(paths, task)
-
-    def item_part(variant: str, values: list[np.ndarray]) -> np.ndarray:
-        return cross(values) if variant in known.cross else concat(values)
-
-    return write_variants(paths, task, asked, "mixed", item_part, options)
+    return write_variants(paths, task, asked, "mixed", options)
 
 
 def main() -> None:

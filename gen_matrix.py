@@ -11,8 +11,6 @@ embedding of the same modality. cross_matrix.py makes the variants of several mo
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mma4ctr.features.variants import SINGLE
 from mma4ctr.runtime.console import run
 from mma4ctr.steps.options import parse_matrix_options
@@ -37,13 +35,9 @@ def write_single(paths: Paths, task: str, asked: list[str], options: "MatrixOpti
     Raises:
         UserError: An input is missing or outdated, or a variant cannot be made.
     """
-    from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most
     from mma4ctr.steps.matrices import write_variants
 
-    def item_part(_variant: str, values: list[np.ndarray]) -> np.ndarray:
-        return at_most(values[0], WIDEST_ITEM_PART)
-
-    return write_variants(paths, task, asked, "single", item_part, options)
+    return write_variants(paths, task, asked, "single", options)
 
 
 def main() -> None:

@@ -183,6 +183,22 @@ def cross(modalities: list[np.ndarray], fitted: int | None = None) -> np.ndarray
     return product
 
 
+def combined(modalities: list[np.ndarray], *, crossed: bool, fitted: int | None = None) -> np.ndarray:
+    """The item part of features paper: one modality, or several side by side or multiplied.
+
+    Args:
+        modalities: float32 (items, width) each.
+        crossed: Multiply them.
+        fitted: Number of first items to fit PCA on; None for all.
+
+    Returns:
+        float32 (items, at most 128).
+    """
+    if len(modalities) == 1:
+        return at_most(modalities[0], WIDEST_ITEM_PART, fitted)
+    return (cross if crossed else concat)(modalities, fitted)
+
+
 def tfidf_svd(counts: sparse.csr_matrix, width: int, seed: int = 0, fitted: int | None = None) -> np.ndarray:
     """Compute TF-IDF (smoothed idf, rows of length 1), then a truncated SVD.
 

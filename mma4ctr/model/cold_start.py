@@ -19,7 +19,7 @@ from mma4ctr.features.behavioral.content_factors import projected
 from mma4ctr.features.behavioral.inputs import SideInputs, side_inputs
 from mma4ctr.features.feature_matrix import StepInputs
 from mma4ctr.features.new_items import new_items_folder
-from mma4ctr.features.reduction import WIDEST_ITEM_PART, at_most, concat, cross
+from mma4ctr.features.reduction import combined
 from mma4ctr.features.variants import content_modalities, split_variant, variants_for
 from mma4ctr.runtime.console import warn
 from mma4ctr.storage.artifacts import MANIFEST, Artifact, read_artifact
@@ -78,10 +78,7 @@ def load_new_items(paths: Paths, inputs: StepInputs, matrix: Artifact) -> NewIte
     fitted = len(inputs.data.item_ids)
     shift, scale = matrix.array("item_shift"), matrix.array("item_scale")
     if features == "paper":
-        if variant in known.single:
-            whole = at_most(values[0], WIDEST_ITEM_PART, fitted)
-        else:
-            whole = (cross if variant in known.cross else concat)(values, fitted)
+        whole = combined(values, crossed=variant in known.cross, fitted=fitted)
         part = ((whole[fitted:] - shift) / scale).astype(np.float32)
         return NewItems(names, part, {}, {})
     content = item_content(values, fitted)

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.features.matrix_writer import Factors, PlusCache, plus_factors, user_part, write_matrix
+from mma4ctr.features.reduction import combined
 from mma4ctr.features.variants import chosen_variants, content_modalities, variants_for, with_features
 from mma4ctr.runtime.console import Stopwatch, closing_line
 from mma4ctr.runtime.errors import UserError
@@ -37,7 +36,6 @@ def write_variants(
     task: str,
     asked: list[str],
     kind: str,
-    item_part: Callable[[str, list[np.ndarray]], np.ndarray],
     options: MatrixOptions,
 ) -> list[str]:
     """Write the matrices of a task that one script of step 4 makes.
@@ -47,8 +45,6 @@ def write_variants(
         task: The task.
         asked: Names of variants, or `all` or `default`.
         kind: The variants of the script: `single` or `mixed`.
-        item_part: Maps a variant and the values of its modalities, float32 (items, width) each, to the item part of
-            features paper.
         options: Scaling, features and cache.
 
     Returns:
@@ -67,7 +63,8 @@ def write_variants(
         modalities = variants[variant]
         if options.features == "paper":
             values = [inputs.modal.array(name) for name in modalities]
-            factors = Factors(user_part(inputs, modalities), item_part(variant, values))
+            item_part = combined(values, crossed=variant in known.cross)
+            factors = Factors(user_part(inputs, modalities), item_part)
         else:
             content = content_modalities(known, variant, inputs.modalities)
             factors = plus_factors(inputs, content, paths.temp, options.features.partition("-")[2], options.cache)

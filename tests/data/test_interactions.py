@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import preprocess_inter
-from mma4ctr.data import row_order
+from mma4ctr.data import negative_sampling, row_order
 from mma4ctr.data.interactions import TEST, TRAIN, VALID, load_interactions
 from mma4ctr.data.row_order import day_and_position, order_by
 from mma4ctr.data.splits import order_statistics, split_rows
@@ -215,3 +215,27 @@ def test_too_little_disk_is_reported_before_the_work(raw_copy, monkeypatch, caps
     error = capsys.readouterr().err
     assert "bytes, and 1,000 are free" in error and "make room" in error
     assert not (raw_copy / "graph/tiktok").exists()
+
+
+def test_leftover_negatives_are_drawn_at_once(monkeypatch):
+    """Users who lack items after the random rounds get what is free, without one search for each row."""
+    monkeypatch.setattr(negative_sampling, "ROUNDS", 1)
+    users, items, each, count = 30, 2000, 60, 40
+    rng = np.random.default_rng(0)
+    user = np.repeat(np.arange(users), each)
+    item = np.concatenate([rng.permutation(items)[:each] for _ in range(users)])
+    split = np.tile(np.repeat([0, 1, 2], each // 3), users).astype(np.uint8)
+    kinds, item = np.unique(item, return_inverse=True)
+    searches, setdiff = [], np.setdiff1d
+    monkeypatch.setattr(negative_sampling.np, "setdiff1d", lambda *sets: searches.append(1) or setdiff(*sets))
+    known = negative_sampling.by_first_split(item, split, len(kinds))
+    row, drawn = negative_sampling.draw_unseen(user, item, split, known, count, np.random.default_rng(0))
+    assert len(searches) <= 3 * users
+    pairs = user[row] * len(kinds) + drawn
+    assert len(np.unique(pairs)) == len(pairs) and not set(pairs) & set(user * len(kinds) + item)
+    first = np.array([split[item == one].min() for one in range(len(kinds))])
+    assert (first[drawn] <= split[row]).all()
+    wanted = count * each
+    free = [int((first == 0).sum()), len(kinds)]
+    of_user = np.bincount(user[row], minlength=users)
+    assert (of_user <= min(wanted, free[1] - each)).all() and (of_user >= min(wanted // 3, free[0] - each)).all()

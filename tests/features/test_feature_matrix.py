@@ -12,10 +12,11 @@ import gen_matrix
 import get_user_embedding
 import mma4ctr
 from mma4ctr.data.interactions import TRAIN, load_interactions
-from mma4ctr.features.feature_matrix import load_matrix, load_step_inputs, rows_in_blocks
+from mma4ctr.features.feature_matrix import check_table_rows, load_matrix, load_step_inputs, rows_in_blocks
 from mma4ctr.features.reduction import concat, cross
 from mma4ctr.features.scaling import fit_scaling
 from mma4ctr.features.variants import CONCAT, CROSS, SINGLE
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import read_artifact
 from tests.conftest import call
 
@@ -149,3 +150,9 @@ def test_unknown_variant_and_missing_step_are_named(made, capsys):
     assert "did you mean 'visual'" in capsys.readouterr().err
     assert call(cross_matrix.main, "--paths", made.file, "--task", "wechat_clik") == 2
     assert "'wechat_click'" in capsys.readouterr().err
+
+
+def test_more_table_rows_than_int32_can_number_are_refused():
+    check_table_rows(200, 10_000_000, "users")
+    with pytest.raises(UserError, match="use fewer --folds"):
+        check_table_rows(200, 10_800_000, "users")

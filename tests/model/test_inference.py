@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -17,7 +18,8 @@ from mma4ctr.data.interactions import TEST, TRAIN, load_interactions
 from mma4ctr.data.log_columns import stored_columns
 from mma4ctr.evaluation.run_records import read_results, read_run, run_folder
 from mma4ctr.features.feature_matrix import load_matrix
-from mma4ctr.model.inference import load_network, load_scorer, positions, predict
+from mma4ctr.model import inference
+from mma4ctr.model.inference import _mean_recency, load_network, load_scorer, positions, predict
 from mma4ctr.model.onnx_export import scaling_of
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
@@ -310,3 +312,13 @@ def test_a_run_must_be_one_that_can_be_used(trained, tmp_path, capsys):
     assert use(trained, "--predict", pairs) == 2
     assert "model.safetensors" in capsys.readouterr().err
     weights.write_bytes(content)
+
+
+@pytest.mark.parametrize("rows", [3, 5000])
+def test_a_row_of_unknown_recency_has_that_of_the_mean_row(monkeypatch, rows):
+    """With min-max scaling 0 is not the mean."""
+    monkeypatch.setattr(inference, "ROWS_OF_A_MEAN", 500)
+    recency = torch.rand(rows, 2, dtype=torch.float64).half()
+    matrix = SimpleNamespace(train=SimpleNamespace(recency=recency), recency=2)
+    assert np.allclose(_mean_recency(matrix), recency.double().mean(0).numpy(), atol=0.05)
+    assert _mean_recency(SimpleNamespace(train=SimpleNamespace(recency=None), recency=0)).shape == (0,)

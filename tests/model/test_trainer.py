@@ -146,7 +146,7 @@ def test_prediction_by_halves_equals_the_forward_pass():
     matrix = small_matrix()
     network = Network(initial_weights(matrix.in_features, 0.3, 0))
     model = mlp_module(network.state())
-    logits, hidden = predict(network, matrix, matrix.test)
+    logits, hidden = predict(network, matrix, matrix.test, with_hidden=True)
     features = matrix.test.features(matrix, slice(None))
     assert torch.allclose(logits, model(features), atol=1e-6)
     assert torch.allclose(hidden, model[:-2](features), atol=1e-6)
@@ -319,3 +319,11 @@ def test_each_checkpoint_of_a_cosine_schedule_is_a_training_of_its_own():
         assert all(torch.equal(outcome.weights[name], values) for name, values in alone.weights.items())
     first = [outcome.history[1].learning_rate for outcome in together]
     assert first[0] < first[1], "the schedule does not depend on the number of epochs"
+
+
+def test_a_validation_auc_of_zero_is_zero():
+    """Without interrupts, an epoch that orders all rows wrongly stands as it is."""
+    settings = replace(SETTINGS, epochs=1, max_interrupts=0)
+    for found, expected in ((0.0, 0.0), (None, 0.5)):
+        (outcome,) = training.train(small_matrix(), settings, lambda label, score, found=found: found)
+        assert outcome.history[0].valid_auc == expected
