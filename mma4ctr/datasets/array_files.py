@@ -112,7 +112,8 @@ def _errors_of(path: Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as {path.suffix[1:] or 'npy'} ({first_line(error)})") from None
+        kind = path.suffix[1:] if is_archive(path.name) else "an array"
+        raise UserError(f"{path}: cannot be read as {kind} ({first_line(error)})") from None
 
 
 def _chosen(path: Path, arrays: dict[str, Any], name: str, advice: str, *, or_only: bool = False) -> Any:
