@@ -68,7 +68,7 @@ class TimeForm:
 
     @property
     def ticks(self) -> int:
-        """Integers that `time_of` gives for 1: numbers with decimals keep six, if they are no longer than seconds."""
+        """What `time_of` multiplies numbers by: it keeps six decimals of seconds and milliseconds, none of others."""
         return MICROSECONDS if self.kind == "number" and self.unit in ("", "seconds", "milliseconds") else 1
 
     @property

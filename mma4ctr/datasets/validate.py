@@ -184,11 +184,16 @@ def _report_labels(report: CheckReport, raw: DescribedDataset, role: Role, label
 
 def _check_columns(report: CheckReport, raw: DescribedDataset, side: str) -> None:
     """Check the start of a table of columns of the users or the items."""
-    read = 0
-    for chunk in report.read_parts(partial(raw.read_columns, side)):
-        read += len(chunk.ids)
-        if read >= FEATURE_ROWS:
-            break
+
+    def start(bad: BadLines) -> Iterator[int]:
+        read = 0
+        for chunk in raw.read_columns(side, bad):
+            read += len(chunk.ids)
+            yield len(chunk.ids)
+            if read >= FEATURE_ROWS:
+                return
+
+    read = sum(report.read_parts(start))
     names = raw.description.columns[side].names
     report.rows.append([f"{side} columns", f"{', '.join(names.names)}; {read:,} rows checked"])
 

@@ -386,6 +386,21 @@ def test_a_cell_that_is_no_number_is_named_with_its_line(own, capsys, table, row
         assert new in error or "finite" in error
 
 
+def test_the_check_reports_a_bad_line_of_the_rows_that_it_reads(own, capsys, monkeypatch):
+    """It reads the start of a large table only."""
+    monkeypatch.setattr("mma4ctr.datasets.validate.FEATURE_ROWS", 3)
+    monkeypatch.setattr("mma4ctr.storage.text_blocks.BLOCK_BYTES", 60)
+    path = own.parent / "items.csv"
+    lines = path.read_text().splitlines()
+    for row, shown in ((1, True), (ITEMS, False)):
+        cells = lines[row].split(",")
+        path.write_text("\n".join([*lines[:row], ",".join([*cells[:4], "long"]), *lines[row + 1 :]]) + "\n")
+        code = call(datasets_main.main, "check", own)
+        assert (
+            code == (2 if shown else 0) and (f"items.csv:{row + 1}: column length" in capsys.readouterr().err) is shown
+        )
+
+
 def test_a_category_that_is_like_an_id_is_a_warning(own, capsys):
     replaced(own.parent / "own.toml", 'categories = ["channel"]', 'categories = ["channel", "note"]')
     lines = (own.parent / "log.csv").read_text().splitlines()
