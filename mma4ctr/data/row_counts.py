@@ -16,12 +16,14 @@ class RowCounts:
 
     def __init__(self, schema: pa.Schema) -> None:
         self._waiting = [schema.append(pa.field(ROWS, pa.int64())).empty_table()]
+        self._added = 0
 
     def add(self, counted: pa.Table) -> None:
         """Add the counts of a chunk: the columns of the schema, and `rows`."""
         self._waiting.append(counted)
-        if sum(map(len, self._waiting[1:])) > max(LEAST_ADDED, len(self._waiting[0])):
-            self._waiting = [summed(self._waiting)]
+        self._added += len(counted)
+        if self._added > max(LEAST_ADDED, len(self._waiting[0])):
+            self._waiting, self._added = [summed(self._waiting)], 0
 
     def total(self) -> pa.Table:
         """Return the counts of all chunks, each combination once."""

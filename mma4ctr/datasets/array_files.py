@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from mma4ctr.datasets.arrow import LIBRARY_ERRORS, first_line
+from mma4ctr.datasets.arrow import LIBRARY_ERRORS
 from mma4ctr.datasets.base import DenseChunk
 from mma4ctr.datasets.columns import Ids, as_float32, ids_of
 from mma4ctr.datasets.table_readers import RowRange
-from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.errors import BadLine, UserError, first_line
 
 # Rows of a .npy file in a chunk; about as many as in a text block with the same vectors, so sums are the same.
 ARRAY_ROWS = 16_384

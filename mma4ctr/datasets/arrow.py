@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mma4ctr.runtime.errors import BadLine
+from mma4ctr.runtime.errors import BadLine, first_line
 from mma4ctr.storage.text_blocks import LONGEST_LINE
 
 P = ParamSpec("P")
@@ -180,11 +180,6 @@ def check_text(table: pa.Table) -> None:
         else:
             continue
         raise BadLine(f"column {name}: {what}")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @column_reader("values", scatter_rows)

@@ -25,7 +25,7 @@ from mma4ctr.datasets.arrow import (
     scatter_rows,
 )
 from mma4ctr.datasets.hashing import EXACT_FLOATS, hash_text
-from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.errors import BadLine, UserError, first_line
 
 # In bytes; longer text is not an id but another kind of content.
 LONGEST_ID = 200
@@ -234,7 +234,7 @@ def numbers_of(array: Column, name: str) -> np.ndarray:
             array = pc.utf8_trim_whitespace(array)
         values: np.ndarray = pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        found = re.search("'(.*)'", str(error).splitlines()[0])
+        found = re.search("'(.*)'", first_line(error))
         what = f"'{found[1]}' is not a number" if found else f"{described_type(array.type)} where numbers are expected"
         raise BadLine(f"column {name}: {what}") from None
     if not np.isfinite(values).all():

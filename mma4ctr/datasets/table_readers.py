@@ -16,11 +16,11 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mma4ctr.datasets.arrow import LIBRARY_ERRORS, check_text, first_line
+from mma4ctr.datasets.arrow import LIBRARY_ERRORS, check_text
 from mma4ctr.datasets.file_patterns import matching_files, text_holds_rows
 from mma4ctr.datasets.json_lines import JsonLines
 from mma4ctr.runtime.console import did_you_mean, progress
-from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.errors import BadLine, UserError, first_line
 from mma4ctr.runtime.parallel import Workers
 from mma4ctr.storage.bad_lines import BadLines, good_ranges
 from mma4ctr.storage.delimited import DelimitedText, read_header, require_columns

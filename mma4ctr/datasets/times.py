@@ -24,7 +24,7 @@ from mma4ctr.datasets.arrow import (
     shown_value,
 )
 from mma4ctr.datasets.columns import numbers_of
-from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.errors import BadLine, UserError, first_line
 
 MICROSECONDS = 1_000_000
 KINDS = {
@@ -219,7 +219,7 @@ def _numbers(array: Column, name: str, kind: str) -> np.ndarray:
         found: np.ndarray = pc.cast(array, pa.int64()).to_numpy(zero_copy_only=False)
         return found
     except pa.ArrowInvalid as error:
-        value = re.search("'(.*)'", str(error).splitlines()[0])
+        value = re.search("'(.*)'", first_line(error))
     raise BadLine(f"column {name}: {repr(value[1]) if value else shown_value(array)} is not a whole number")
 
 
@@ -230,7 +230,7 @@ def _dates(array: pa.Array, name: str, form: TimeForm) -> np.ndarray:
         try:
             return _microseconds(array, zoned)
         except pa.ArrowInvalid as error:
-            value = re.search("'(.*)'", str(error).splitlines()[0])
+            value = re.search("'(.*)'", first_line(error))
         wrong = pa.array([value[1] if value else array[0].as_py()])
         try:
             _microseconds(wrong, not zoned)

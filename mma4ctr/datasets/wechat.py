@@ -23,7 +23,7 @@ from mma4ctr.datasets.base import (
 from mma4ctr.datasets.columns import binary_labels
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
-from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.errors import BadLine, UserError, first_line
 from mma4ctr.runtime.parallel import Workers
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.delimited import DelimitedText, integer_text, read_header
@@ -312,7 +312,7 @@ def _tokens(
             cells = pc.replace_substring_regex(cells, r"\.0*$", "")
         token = pc.cast(cells, pa.int64()).to_numpy()
     except pa.ArrowInvalid as error:
-        raise BadLine(f"column {name}: {str(error).splitlines()[0]}") from None
+        raise BadLine(f"column {name}: {first_line(error)}") from None
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
         raise BadLine(f"column {name}: a probability that is not a finite number from 0")
     if len(token) and not (token.min() >= 0 and token.max() < 1 << 48):

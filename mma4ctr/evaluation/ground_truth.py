@@ -16,7 +16,7 @@ from mma4ctr.data.interactions import TEST, has_test_labels, interactions_artifa
 from mma4ctr.datasets import BUILT_IN, split_task
 from mma4ctr.datasets.base import hash_rows
 from mma4ctr.evaluation.metrics import auc
-from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.errors import UserError, first_line
 from mma4ctr.simulation.bars import SHAPES
 from mma4ctr.simulation.rows import FILE_NAME, MARK, TRUTH
 from mma4ctr.storage.paths import Paths
@@ -58,7 +58,7 @@ def true_probabilities(folder: Path, target: str, user: np.ndarray, item: np.nda
             # Duplicate rows have the same probability, so any of their matches will do.
             found[place[hit]] = part[target].to_numpy()[rows[hit]]
     except (pa.ArrowInvalid, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{file}: not readable ({reason}); write the simulated files again with python -m mma4ctr.simulation"
         ) from None

@@ -1,4 +1,4 @@
-"""The two exceptions for mistakes that the user can fix."""
+"""The two exceptions for mistakes that the user can fix, and the text of others for their messages."""
 
 
 class UserError(Exception):
@@ -7,3 +7,8 @@ class UserError(Exception):
 
 class BadLine(ValueError):
     """A line, or a block that contains it, violates the format; the message says how."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -149,7 +149,7 @@ def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:
         for task in arguments.task:
             if split_task(task)[0] not in kinds:
                 raise UserError(
-                    f"--task {task}: is not a task of --dataset {' '.join(arguments.dataset)}; name one of both"
+                    f"--task {task}: is not a task of --dataset {' '.join(arguments.dataset)}; leave one of the two out"
                 )
         return list(arguments.task)
     tasks: list[str] = []

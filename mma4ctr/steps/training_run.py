@@ -29,7 +29,7 @@ from mma4ctr.runtime.console import (
     note,
     warn,
 )
-from mma4ctr.runtime.errors import UserError
+from mma4ctr.runtime.errors import UserError, first_line
 from mma4ctr.runtime.system import peak_memory_mb
 from mma4ctr.storage.artifacts import ArtifactWriter, read_artifact
 from mma4ctr.storage.paths import Paths
@@ -226,7 +226,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"--device {name}: {first_line(error)}") from None
     return device
 
 

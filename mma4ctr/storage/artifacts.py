@@ -112,7 +112,7 @@ def listed_files(folder: Path) -> set[str] | None:
     return names if manifest is not None and names <= {*manifest["files"], MANIFEST} else None
 
 
-def _names_in_own_folder(folder: Path, advice: str) -> set[str]:
+def _names_if_replaceable(folder: Path, advice: str) -> set[str]:
     """Return the names in a folder that can be replaced; raises `UserError` if it is none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is not a folder, and output goes there; {advice}")
@@ -138,7 +138,7 @@ def check_replaceable(folder: Path, step: int, settings: Mapping[str, Any]) -> N
     if not os.path.lexists(folder):
         return
     advice = "move it, or name another folder in path.json"
-    names = _names_in_own_folder(folder, advice)
+    names = _names_if_replaceable(folder, advice)
     manifest = _read_manifest(folder)
     if manifest is None:
         if names:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from mma4ctr.runtime.console import did_you_mean
-from mma4ctr.runtime.errors import BadLine, UserError
+from mma4ctr.runtime.errors import BadLine, UserError, first_line
 from mma4ctr.runtime.parallel import Threads
 from mma4ctr.storage.bad_lines import BadLines
 from mma4ctr.storage.quoted_text import QuotedText, unquoted
@@ -69,7 +69,7 @@ class DelimitedText:
         try:
             table = csv.read_csv(pa.BufferReader(data), self._read, self._parse, self._convert)
         except pa.ArrowInvalid as error:
-            raise BadLine(self._reason(str(error).splitlines()[0])) from None
+            raise BadLine(self._reason(first_line(error))) from None
         if b"0x" in data or b"0X" in data:
             self._refuse_hexadecimal(data)
         return table if self.quoted or b'"' not in data else self._without_quotes(table)
