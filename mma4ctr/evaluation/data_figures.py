@@ -61,12 +61,12 @@ def draw_counts(paths: Paths, counts: dict[str, np.ndarray], name: str, unit: st
             axis, curve = axes[2 * position], axes[2 * position + 1]
             color = COLORS[position % len(COLORS)]
             axis.barh(labels, sizes, color=color)
-            axis.set(xlabel=f"number of {unit}", ylabel=of, title=f"{dataset}: {unit} by {of}")
+            axis.set(xlabel=f"number of {unit}", ylabel=of, title=dataset)
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", labelsize=7)
             ordered = np.sort(values)[::-1]
             curve.loglog(np.arange(1, len(ordered) + 1), ordered, color=color)
-            curve.set(xlabel=f"rank among {unit}", ylabel=of, title=f"{dataset}: rank and {of}")
+            curve.set(xlabel=f"rank among {unit}", ylabel=of, title=dataset)
         return save_figure(figure, paths, name)
 
 
