@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from fuxictr_inputs import write_inputs
-from recbole_fields import write_atomic_files, write_features
+from recbole_fields import moments_of, write_atomic_files, write_features
 from trainings import HERE, ComparedTraining
 
 from mma4ctr.datasets.base import SPLIT_NAMES
@@ -104,6 +104,9 @@ def write_job(training: ComparedTraining, folder: Path, threads: int) -> list[st
         graph = prepared.paths.graph / prepared.dataset
         job |= {"graph": str(graph), "label": prepared.target, "features": None, "fields": {}}
         job |= {"yaml": list(map(str, training.yaml))}
+        if model.histories:
+            job["moments"] = str(folder / "moments.npy")
+            np.save(job["moments"], moments_of(prepared.data))
         if model.columns:
             job["graph"] = str(folder / prepared.dataset)
             job["fields"] = write_atomic_files(prepared.data, graph, folder / prepared.dataset)

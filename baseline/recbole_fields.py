@@ -1,4 +1,4 @@
-"""What RecBole's models get besides step 1's `.inter` files: files of columns, and feature matrices as arrays.
+"""What RecBole's models get besides step 1's `.inter` files: files of columns, moments, and feature matrices.
 
 The columns of users and items become fields of RecBole's atomic files `<dataset>.user` and `<dataset>.item`:
 
@@ -82,7 +82,7 @@ def write_atomic_files(data: Interactions, graph: Path, folder: Path) -> dict[st
         cells = [map(str, ids.tolist()), *map(cells_of, fields.values())]
         with (folder / f"{folder.name}.{side}").open("w", encoding="utf-8") as file:
             file.writelines(_lines([f"{side}_id:token", *heads], cells))
-    order = np.concatenate([np.flatnonzero(data.split == part) for part in range(len(SPLIT_NAMES))])
+    order = _order_of_recbole(data)
     for name, column in fields_of(data, "context").items():
         values, size = column.values[order], 0
         if column.is_category:
@@ -92,6 +92,27 @@ def write_atomic_files(data: Interactions, graph: Path, folder: Path) -> dict[st
         np.save(folder / f"{name}.npy", values)
         found["context"].append([name, size])
     return found
+
+
+def moments_of(data: Interactions) -> np.ndarray:
+    """Where each row stands in time: int64 (rows,) ranks of the times, equal for equal times.
+
+    RecBole keeps times as float32. Milliseconds since 1970 are then equal over two minutes, and a history of what came
+    strictly before a row would lack the user's last actions.
+
+    Args:
+        data: Output of step 1.
+
+    Returns:
+        The ranks, in the order of RecBole's rows: train, valid, test.
+    """
+    moments = np.unique(data.time, return_inverse=True)[1]
+    return moments[_order_of_recbole(data)].astype(np.int64)
+
+
+def _order_of_recbole(data: Interactions) -> np.ndarray:
+    """int64 (rows,): the positions of the training, then the validation, then the test rows."""
+    return np.concatenate([np.flatnonzero(data.split == part) for part in range(len(SPLIT_NAMES))])
 
 
 def write_features(matrix: FactorMatrix, folder: Path) -> None:

@@ -44,14 +44,13 @@ class Histories:
 
     Args:
         user: int (rows,) of every part of the split.
-        time: (rows,), likewise.
+        moment: int64 (rows,), their order in time, likewise.
         acted: bool (rows,), training rows with label 1.
         item: int (rows,), likewise.
         longest: Largest number of items of a history.
     """
 
-    def __init__(self, user: np.ndarray, time: np.ndarray, acted: np.ndarray, item: np.ndarray, longest: int) -> None:
-        _, moment = np.unique(time, return_inverse=True)
+    def __init__(self, user: np.ndarray, moment: np.ndarray, acted: np.ndarray, item: np.ndarray, longest: int) -> None:
         span = int(moment.max()) + 1
         key = user.astype(np.int64) * span + moment
         rows = np.flatnonzero(acted)
@@ -214,14 +213,14 @@ def feature_fields(job: dict[str, Any], whole: Rows) -> None:
     whole.config["numerical_features"] = [*whole.config["numerical_features"], *whole.features]
 
 
-def split(whole: Rows, config: Config, ranking: bool, sequential: bool) -> dict[str, Rows]:
+def split(whole: Rows, config: Config, ranking: bool, moment: np.ndarray | None) -> dict[str, Rows]:
     """Split the rows, after histories were added for a sequential model.
 
     Args:
         whole: All rows.
         config: RecBole's settings; the length of histories is set.
         ranking: Whether the model learns from the rows with label 1 only.
-        sequential: Whether it needs histories.
+        moment: int64 (rows,), the order of the rows in time, for a model that needs histories.
 
     Returns:
         The rows of each part, and as `learn` the training rows that the model learns from.
@@ -229,8 +228,7 @@ def split(whole: Rows, config: Config, ranking: bool, sequential: bool) -> dict[
     label = whole.inter_feat["label"].numpy() > 0
     user, item = whole.inter_feat["user_id"].numpy(), whole.inter_feat["item_id"].numpy()
     training = np.arange(len(label)) < whole.file_size_list[0]
-    if sequential:
-        moment = whole.inter_feat["timestamp"].numpy()
+    if moment is not None:
         longest = config["MAX_ITEM_LIST_LENGTH"]
         whole.histories = Histories(user, moment, training & label, item, longest)
         config["MAX_ITEM_LIST_LENGTH"] = whole.histories.width
@@ -318,7 +316,7 @@ def main() -> None:
         context_fields(job, whole)
     if job["features"]:
         feature_fields(job, whole)
-    parts = split(whole, config, ranking, sequential)
+    parts = split(whole, config, ranking, np.load(job["moments"]) if sequential else None)
     learn = parts["learn"]
     if config["train_batch_size"] == 2048:
         config["train_batch_size"] = batch_size_of(len(learn))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 # Raise it with every change of the columns or fields that models with `columns` get: runs on others do not count.
 COLUMNS_VERSION = 1
+# Raise it with every change of the histories that RecBole's models get.
+HISTORIES_VERSION = 1
 
 # Where a model runs: in this environment, or in one that `make` makes for its framework.
 OWN, RECBOLE, FUXICTR = "own", "recbole", "fuxictr"
@@ -24,8 +26,9 @@ class Baseline:
             they are Platt-scaled on the validation rows before LogLoss. Other models learn from every training row.
         features: The MMa4CTR features that the model gets beside the ids, `paper` or `plus`; empty for none. With
             features plus and the stored columns it gets the paper's features too.
-        columns: The model gets the columns that step 1 has stored: trees all of them, and rates; RecBole's models those
-            of users and items as fields.
+        columns: The model gets the columns that step 1 has stored: trees all of them, LightGBM also rates; RecBole's
+            models those of users and items as fields.
+        histories: RecBole's model gets what the user acted on before the row.
         framework: OWN, RECBOLE or FUXICTR. FuxiCTR's models take data sets of BARS only.
         by_epoch: The model is trained in epochs.
     """
@@ -37,6 +40,7 @@ class Baseline:
     ranking: bool = False
     features: str = ""
     columns: bool = False
+    histories: bool = False
     framework: str = RECBOLE
     by_epoch: bool = True
 
@@ -59,8 +63,9 @@ class Baseline:
 
     @property
     def inputs_setting(self) -> dict[str, int]:
-        """The setting that tells runs on the stored columns from those of earlier versions, which lacked them."""
-        return {"stored_columns": COLUMNS_VERSION} if self.columns else {}
+        """The settings that tell runs on the present columns and histories from those of earlier versions."""
+        columns = {"stored_columns": COLUMNS_VERSION} if self.columns else {}
+        return columns | ({"histories": HISTORIES_VERSION} if self.histories else {})
 
     def rows_learned(self, rows: Mapping[str, int], positives: Mapping[str, int]) -> int:
         """The number of training rows that the model learns from.
@@ -76,13 +81,13 @@ BASELINES: dict[str, Baseline] = {
     model.name: model
     for model in (
         Baseline("BPR", "bpr", 0.01, 0.001, ranking=True),
-        Baseline("FPMC", "bpr", 0.03, 0.001, ranking=True),
+        Baseline("FPMC", "bpr", 0.03, 0.001, ranking=True, histories=True),
         Baseline("NGCF", "bpr", 0.2, 0.01, ranking=True),
         Baseline("LightGCN", "bpr", 0.06, 0.005, ranking=True),
-        Baseline("BERT4Rec", "ce", 0.25, 0.1, ranking=True),
-        Baseline("GCSAN", "ce", 0.27, 0.15, ranking=True),
-        Baseline("DIN", "bce", 0.015, 0.004, columns=True),
-        Baseline("DIEN", "bce", 0.025, 0.007, columns=True),
+        Baseline("BERT4Rec", "ce", 0.25, 0.1, ranking=True, histories=True),
+        Baseline("GCSAN", "ce", 0.27, 0.15, ranking=True, histories=True),
+        Baseline("DIN", "bce", 0.015, 0.004, columns=True, histories=True),
+        Baseline("DIEN", "bce", 0.025, 0.007, columns=True, histories=True),
         Baseline("DCNV2", "bce", 0.06, 0.02, features="paper", columns=True),
         Baseline("LightGBM", "bce", 0.003, 0.006, features="paper", columns=True, framework=OWN),
         Baseline("LightGBM plus", "bce", 0.003, 0.006, features="plus", columns=True, framework=OWN),

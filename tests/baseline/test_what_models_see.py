@@ -105,7 +105,8 @@ def test_recbole_scores_our_rows_and_sees_training_labels_only(compared, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["LightGBM", "LightGBM plus", "CatBoost", "CatBoost plus", "bias model"])
-def test_own_models_score_our_rows_and_see_training_labels_only(compared, tmp_path, name):
+def test_own_models_score_our_rows_and_see_training_labels_only(compared, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(trees, "COMPLEXITIES", (1,))  # validation labels choose between them
     check_model(compared, BASELINES[name], tmp_path)
 
 
@@ -119,7 +120,7 @@ rows = 400
 user, item, moment = rng.integers(1, 6, rows), rng.integers(1, 50, rows), rng.integers(0, 60, rows)
 acted = rng.random(rows) < 0.4
 acted[300:] = False
-made = Histories(user, moment.astype(float), acted, item, 12)
+made = Histories(user, moment, acted, item, 12)
 begin, end = torch.from_numpy(made.begin), torch.from_numpy(made.end)
 padded = made.padded(begin, end, made.width).numpy()
 for row in range(rows):
@@ -144,6 +145,27 @@ def test_histories_hold_what_came_before_the_row():
         [processes.PLACES[RECBOLE].environment / "bin/python", "-c", code], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def with_times_beyond_float32(paths, folder):
+    """The same data with times as whole milliseconds since 1970, 1 ms apart: equal in float32 over two minutes."""
+    shutil.copytree(paths.file.parent, folder)
+    graph = folder / "graph/tiktok"
+    time = np.load(graph / "time.npy")
+    ranks = np.unique(time, return_inverse=True)[1]
+    np.save(graph / "time.npy", (1_650_000_000_000 + ranks).astype(time.dtype))
+    reseal(folder)
+    return load_paths(folder / "path.json")
+
+
+@pytest.mark.recbole
+@pytest.mark.parametrize("model", [model for model in RECBOLE_MODELS if model.histories], ids=lambda model: model.name)
+def test_the_unit_of_time_does_not_matter(compared, tmp_path, model):
+    other = with_times_beyond_float32(compared, tmp_path / "other")
+    train(compared, model, tmp_path / "first")
+    train(other, model, tmp_path / "second")
+    first, second = (np.load(tmp_path / name / "test_1.npy") for name in ("first", "second"))
+    assert np.array_equal(first, second)
 
 
 def test_rates_are_the_smoothed_shares():
