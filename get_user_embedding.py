@@ -20,7 +20,14 @@ label, test labels included. This is the published evaluation, and it leaks.
 
 import numpy as np
 
-from mma4ctr.data.interactions import EVIDENCE, TRAIN, features_artifact, load_interactions
+from mma4ctr.data.interactions import (
+    EVIDENCE,
+    TRAIN,
+    draws_of,
+    features_artifact,
+    has_test_labels,
+    load_interactions,
+)
 from mma4ctr.datasets import split_task
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, progress, run, seed_number, whole_number
 from mma4ctr.runtime.errors import UserError
@@ -46,7 +53,8 @@ def write_user_embedding(
         The artifact, and the number of users.
 
     Raises:
-        UserError: An input is missing or outdated, or the training rows have one class only.
+        UserError: An input is missing or outdated, the training rows have one class only, or test labels are asked for
+            that do not exist.
     """
     # It loads scipy, which would keep `--help` waiting.
     from mma4ctr.features.user_embedding import UserEmbedder, draw_folds
@@ -55,11 +63,16 @@ def write_user_embedding(
     data = load_interactions(paths, dataset)
     modal = features_artifact(paths, dataset)
     check_made_from(modal, interactions=data.artifact)
+    if evidence == "all" and not has_test_labels(data.artifact):
+        raise UserError(f"{task}: --evidence all needs labels of the test rows, which the data do not have")
     label = data.label(target)
-    labels_seen = np.unique(label[data.split == TRAIN])
-    if len(labels_seen) < 2:
-        raise UserError(f"{task}: every training row has label {labels_seen[0]}; there is nothing to learn")
-    block = np.zeros(len(data), np.uint8) if evidence == "all" else draw_folds(data.split, folds, seed)
+    positives = sum(int(np.count_nonzero(label[part][data.split[part] == TRAIN])) for part in data.parts())
+    if positives in (0, data.training):
+        raise UserError(f"{task}: every training row has label {int(positives > 0)}; there is nothing to learn")
+    if evidence == "all":
+        block = np.zeros(len(data), np.uint8)
+    else:
+        block = draw_folds(data.split, folds, seed, draws_of(data.artifact))
     modalities = modal.manifest["modalities"]
     folder = paths.user_embedding / task
     blocks = int(block.max()) + 1

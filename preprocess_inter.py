@@ -136,14 +136,17 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
     Raises:
         UserError: The input is unusable, or a file changed while it was read.
     """
-    with unchanged(raw.interaction_files) as check:
+
+    def files() -> list[Path]:
+        return [*raw.interaction_files(), *raw.column_files("user"), *raw.column_files("item")]
+
+    with unchanged(files) as check:
         source = raw.interaction_files()[0]
         before = len(bad.seen)
         counts = count_users(raw, settings.min_interactions, bad)
         demand_step_space(raw, int(counts.rows.sum()), paths)
         with artifact_writer(raw, paths, settings) as writer:
             made = write_columns(raw, writer, counts, paths.temp, bad)
-            check()
             column, items = made.column, len(made.item_ids)
             if not items:
                 raise UserError(f"{source}: no row of a kept user has a known item; check the item ids")
@@ -152,7 +155,7 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
             if raw.split:
                 given = column.pop("split")[:]
                 (writer.building / "split.npy").unlink()
-                split = given_rows(given, column["time"], valid_is_test=settings.split == GIVEN_VALID_TEST)
+                split = given_rows(given, column["time"], source, valid_is_test=settings.split == GIVEN_VALID_TEST)
             else:
                 split = split_rows(settings.split, column["user"], column["time"], settings.seed)
             if raw.negatives:
@@ -166,6 +169,7 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
             writer.array("split", split)
             tables = write_ids(raw, writer, counts.kept.ids, made.item_ids)
             write_log_columns(raw, writer, made, counts, len(split), bad)
+            check()
             write_histories(writer, made)
             export_inter(raw, writer.building, column, tables, split)
             skipped = len(bad.seen) - before
@@ -184,6 +188,8 @@ def write_interactions(raw: RawDataset, paths: Paths, settings: StepSettings, ba
             writer.manifest["positives"] = positives
             if not raw.test_labels:
                 writer.manifest["test_labels"] = False
+            if not raw.timed:
+                writer.manifest["timed"] = False
     describe(raw, writer.manifest)
     return len(split)
 
@@ -225,10 +231,11 @@ def main() -> None:
     bad = BadLines(arguments.skip_bad_lines)
     workers = workers_at(arguments.ray, Path(__file__).parent)
     found = find_datasets(paths, arguments.dataset, arguments.track)
-    for raw in found:
+    # Before the first data set is written, so that a wrong option writes none.
+    splits = [chosen_split(raw, arguments.split, arguments.valid) for raw in found]
+    for raw, split in zip(found, splits, strict=True):
         raw.workers = workers
         minimum = raw.min_interactions if arguments.min_interactions is None else arguments.min_interactions
-        split = chosen_split(raw, arguments.split, arguments.valid)
         rows += write_interactions(raw, paths, StepSettings(minimum, split, arguments.seed), bad)
     bad.report()
     closing_line(1, ", ".join(str(paths.graph / raw.name) for raw in found), rows, watch)

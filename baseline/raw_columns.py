@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mma4ctr.data.interactions import TRAIN, Interactions
+from mma4ctr.data.interactions import TRAIN, Interactions, draws_of
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
 from mma4ctr.features.behavioral.inputs import clock_codes
 from mma4ctr.features.behavioral.rates import rates_and_counts
@@ -117,7 +117,7 @@ class RivalInputs:
         self.data = data
         self.matrices = list(matrices)
         self.columns = raw_columns(data)
-        self._block = draw_folds(data.split, FOLDS, FOLD_SEED)
+        self._block = draw_folds(data.split, FOLDS, FOLD_SEED, draws_of(data.artifact))
         self._rates = {side: rate_tables(data, self._block, side) for side in ("user", "item") if rates}
 
     @property

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from mma4ctr.data.row_order import groups_of
 from mma4ctr.datasets.base import SPLIT_NAMES
 from mma4ctr.runtime.parallel import in_order
 from mma4ctr.storage.artifacts import Artifact, read_artifact
@@ -103,6 +104,21 @@ class LogRows:
             made[first : first + len(found)] = found
             first += len(found)
         return made
+
+
+def draws_of(artifact: Artifact) -> np.ndarray | None:
+    """The draw of each row of step 1's output: a row and the negatives that were drawn for it.
+
+    A user's share of positives is the same in every draw. So a part of a draw tells the labels of its other rows, and
+    all of them belong in one fold and in one part of the split.
+
+    Returns:
+        int64 (rows,), ascending; None if no negatives were drawn.
+    """
+    if not artifact.settings.get("negatives"):
+        return None
+    # The drawn rows follow their row and have its time.
+    return groups_of(artifact.array("user"), artifact.array("time"))[1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -177,6 +177,21 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
     return {name: values[order] for name, values in column.items()}
 
 
+def groups_of(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Group neighbouring rows of equal user and time.
+
+    Args:
+        user: int (n,), sorted.
+        time: (n,), sorted within each user.
+
+    Returns:
+        int64 (groups,), the first row of each group, and int64 (n,), the group of each row.
+    """
+    new = np.ones(len(user), bool)
+    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    return np.flatnonzero(new), np.cumsum(new) - 1
+
+
 def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     """Turn days into times, so that the rows of different users interleave (docs/method.md, Protocols).
 
@@ -187,10 +202,7 @@ def day_and_position(user: np.ndarray, day: np.ndarray) -> np.ndarray:
     Returns:
         float64 (rows,): the day, plus the row's position among the rows of its user and day as a fraction in [0, 1).
     """
-    new = np.ones(len(user), bool)
-    new[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
-    starts = np.flatnonzero(new)
-    group = np.cumsum(new) - 1
+    starts, group = groups_of(user, day)
     size = np.diff(starts, append=len(user))
     fraction: np.ndarray = (np.arange(len(user)) - starts[group]) / size[group]
     return day + fraction

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mma4ctr.data.interactions import TRAIN, VALID, has_test_labels
+from mma4ctr.data.interactions import TRAIN, VALID, draws_of, has_test_labels
 from mma4ctr.data.row_order import RowArray, row_chunks
 from mma4ctr.datasets.base import GIVEN_SPLITS, GIVEN_VALID_TEST, SPLIT_NAMES
 from mma4ctr.runtime.errors import UserError
@@ -64,7 +64,7 @@ def _from_ordered_bits(bits: np.ndarray, kind: np.dtype) -> np.ndarray:
     return bits if kind.kind == "i" else (bits ^ ((bits >> 63) & np.int64(2**63 - 1))).view(kind)
 
 
-def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndarray:
+def split_rows(split: str, user: RowArray, time: RowArray, seed: int, draw: np.ndarray | None = None) -> np.ndarray:
     """Assign each row to TRAIN, VALID or TEST in the ratio 8 : 1 : 1 (docs/method.md, Protocols).
 
     Args:
@@ -73,6 +73,7 @@ def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndar
         user: int (rows,).
         time: int64 or float64 (rows,).
         seed: Seed of `random` and `user`.
+        draw: int64 (rows,), as `draws_of` returns it; `random` keeps the rows of a draw together.
 
     Returns:
         uint8 (rows,).
@@ -83,20 +84,20 @@ def split_rows(split: str, user: RowArray, time: RowArray, seed: int) -> np.ndar
         first, second = order_statistics(time, cuts)
         return np.concatenate([(chunk >= first).astype(np.uint8) + (chunk >= second) for chunk in row_chunks(time)])
     generator = np.random.default_rng(seed)
-    if split == "random":
+    if split == "random" and draw is None:
         place = generator.permutation(rows)
     else:
-        of_row = user[:]
-        users = int(of_row.max()) + 1
-        drawn = generator.permutation(users)
-        sizes = np.bincount(of_row, minlength=users)[drawn]
-        place = np.empty(users, np.int64)
-        place[drawn] = np.cumsum(sizes) - sizes  # rows of the users before in the drawn order
+        of_row = draw if split == "random" and draw is not None else user[:]
+        count = int(of_row.max()) + 1
+        drawn = generator.permutation(count)
+        sizes = np.bincount(of_row, minlength=count)[drawn]
+        place = np.empty(count, np.int64)
+        place[drawn] = np.cumsum(sizes) - sizes  # rows of the users (or draws) before in the drawn order
         place = place[of_row]
     return ((place >= cuts[0]).astype(np.uint8) + (place >= cuts[1])).astype(np.uint8)
 
 
-def given_rows(split: np.ndarray, time: RowArray, *, valid_is_test: bool) -> np.ndarray:
+def given_rows(split: np.ndarray, time: RowArray, source: Path, *, valid_is_test: bool) -> np.ndarray:
     """Complete a given split: without validation rows, they are the last tenth of the training rows by time.
 
     Training rows of equal time stay together, so the tenth is rounded up.
@@ -104,16 +105,25 @@ def given_rows(split: np.ndarray, time: RowArray, *, valid_is_test: bool) -> np.
     Args:
         split: uint8 (rows,), the given part of each row.
         time: int64 or float64 (rows,).
+        source: The file of the rows, for the message.
         valid_is_test: The test rows are the validation rows too, so no training row is taken.
 
     Returns:
         uint8 (rows,).
+
+    Raises:
+        UserError: All training rows have the same time.
     """
     if valid_is_test or (split == VALID).any() or not (split == TRAIN).any():
         return split
     train = np.flatnonzero(split == TRAIN)
     times = time[:][train]
     first = np.partition(times, 9 * len(times) // 10)[9 * len(times) // 10]
+    if first == times.min():
+        raise UserError(
+            f"{source}: the last tenth of the training rows by time would be all of them, because so many have the "
+            "first time; name validation rows with valid in [split]"
+        )
     completed = split.copy()
     completed[train[times >= first]] = VALID
     return completed
@@ -176,12 +186,12 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
         inputs={"interactions": base.fingerprint},
         sources=base.manifest["sources"],
     ) as writer:
-        of_row = split_rows(split, base.array("user"), base.array("time"), seed)
+        of_row = split_rows(split, base.array("user"), base.array("time"), seed, draws_of(base))
         writer.adopt(base, (name for name in base.array_names if name != "split"))
         writer.array("split", of_row)
         writer.manifest["rows"] = base.manifest["rows"] | split_sizes(of_row, split, base.folder)
         writer.manifest["positives"] = base.manifest["positives"]
-        for key in ("columns", "hour", "ticks_per_second"):
+        for key in ("columns", "hour", "ticks_per_second", "timed"):
             if key in base.manifest:
                 writer.manifest[key] = base.manifest[key]
     return read_artifact(folder, "adjust_hyperparameter.py")

@@ -196,6 +196,7 @@ class RawDataset(ABC):
         default_targets: the targets that the steps use by default.
         modalities: kinds of item features.
         min_interactions: users with fewer rows are left out.
+        timed: The rows have times; otherwise `time` is their place in the files.
         time_is_day: `time` is a day number, and the rows of a user are in time order within a day.
         tracks: names of alternative interaction files.
         rules: the rule of each target's label, for messages about targets of one class.
@@ -213,6 +214,7 @@ class RawDataset(ABC):
     modalities: tuple[Modality, ...]
     min_interactions: int
     time_is_day: bool = False
+    timed: bool = True
     tracks: tuple[str, ...] = ()
     rules: Mapping[str, str] = MappingProxyType({})
     negatives: int = 0

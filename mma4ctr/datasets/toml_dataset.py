@@ -174,6 +174,11 @@ class DescribedDataset(RawDataset):
         """See `RawDataset`; raises `UserError` as `time_form` does."""
         return self.time_form.ticks_per_second if self.time_form else None
 
+    @property
+    def timed(self) -> bool:  # type: ignore[override]
+        """See `RawDataset`."""
+        return self.description.interactions.time is not None
+
     def column_files(self, side: str) -> list[Path]:
         """See `RawDataset`."""
         source = self.description.columns[side].source if side in self.description.columns else None

@@ -26,30 +26,36 @@ R = TypeVar("R")
 ROWS_AT_A_TIME, ITEMS_AT_A_TIME = 500_000, 16_384
 
 
-def draw_folds(split: np.ndarray, folds: int, seed: int) -> np.ndarray:
+def draw_folds(split: np.ndarray, folds: int, seed: int, draw: np.ndarray | None = None) -> np.ndarray:
     """Draw the block that each row uses.
 
     Args:
         split: uint8 (rows,).
         folds: Number of folds.
         seed: Seed of the draw.
+        draw: int64 (rows,), the draw of each row as `draws_of` returns it; None if no negatives were drawn.
 
     Returns:
         uint8 (rows,): for training rows their fold, 0 ... folds - 1, of equal sizes; for other rows `folds`, the last
-        block.
+        block. Rows of one draw have the same fold.
 
     Raises:
         UserError: There are more folds than training rows.
     """
     block = np.full(len(split), folds, np.uint8)
-    training = np.count_nonzero(split == TRAIN)
+    training = np.count_nonzero(split == TRAIN) if draw is None else len(np.unique(draw[split == TRAIN]))
     if folds > training:
         raise UserError(f"--folds {folds}: there are only {training:,} training rows; use at most as many folds")
-    drawn, first = np.random.default_rng(seed).permutation(training), 0
+    drawn, first, last = np.random.default_rng(seed).permutation(training), 0, -1
     for part in slices(len(split), ROWS_AT_A_TIME):
         train = np.flatnonzero(split[part] == TRAIN)
-        block[part][train] = drawn[first : first + len(train)] % folds
-        first += len(train)
+        place = np.arange(first, first + len(train))
+        if draw is not None and len(train):
+            of_row = draw[part][train]
+            place = first - 1 + np.cumsum(np.diff(of_row, prepend=last) != 0)
+            last = int(of_row[-1])
+        block[part][train] = drawn[place] % folds
+        first = int(place[-1]) + 1 if len(place) else first
     return block
 
 

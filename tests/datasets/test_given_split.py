@@ -22,6 +22,7 @@ from mma4ctr.datasets import __main__ as datasets_main
 from mma4ctr.evaluation import __main__ as report_main
 from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.features.feature_matrix import load_step_inputs
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
 from tests.conftest import ROOT, call, write_described
@@ -176,8 +177,11 @@ def test_validation_rows_default_to_the_last_tenth_of_the_training_rows(folder):
     found = step_1(write_paths(folder, LOG + SHARED + FILES.replace('valid = "valid.csv"\n', "")))
     train, valid, test = (found.time[found.split == part] for part in (TRAIN, VALID, TEST))
     assert len(valid) == len(train) // 9 and train.max() < valid.min() and len(test) == ROWS // 10
-    assert given_rows(np.array([0, 0, 2], np.uint8), np.array([3, 3, 1]), valid_is_test=False).tolist() == [1, 1, 2]
-    assert given_rows(np.array([0, 0, 2], np.uint8), np.array([1, 3, 1]), valid_is_test=True).tolist() == [0, 0, 2]
+    split = np.array([0, 0, 0, 2], np.uint8)
+    assert given_rows(split, np.array([1, 3, 3, 1]), folder, valid_is_test=False).tolist() == [0, 1, 1, 2]
+    assert given_rows(split, np.array([1, 3, 3, 1]), folder, valid_is_test=True).tolist() == [0, 0, 0, 2]
+    with pytest.raises(UserError, match="name validation rows"):
+        given_rows(split, np.array([3, 3, 3, 1]), folder, valid_is_test=False)
 
 
 def test_selection_on_test_rows_is_marked_in_every_output(folder, capsys):

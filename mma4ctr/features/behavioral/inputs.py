@@ -12,6 +12,7 @@ import numpy as np
 
 from mma4ctr.data.interactions import Interactions, LogRows
 from mma4ctr.data.log_columns import StoredColumn, stored_columns
+from mma4ctr.data.row_order import groups_of
 from mma4ctr.features.behavioral.histories import History
 from mma4ctr.features.behavioral.row_passes import rows_within
 from mma4ctr.features.behavioral.signals import parts_of_users, starts_of
@@ -160,28 +161,13 @@ def recency_of(
     starts = starts_of(user, int(user[-1]) + 1 if len(user) else 0, arrays)
     for part in arrays.parts([rows for _, rows, _ in parts_of_users(starts)]):
         of_user, of_row = user[part], time[part]
-        first, group = _groups(of_user, of_row)
+        first, group = groups_of(of_user, of_row)
         gap = _gaps(of_user, of_row, first)
         gap[np.isnan(gap)] = edges[-1]
         made[part, 0] = normal_scores(gap, edges)[group]
         for place, window in enumerate(scales, 1):
             made[part, place] = np.log1p(rows_within(of_user, of_row, window)[first])[group]
     return made
-
-
-def _groups(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Group neighbouring rows of equal user and time.
-
-    Args:
-        user: int (n,), sorted.
-        time: (n,), sorted within each user.
-
-    Returns:
-        int64 (groups,), the first row of each group, and int64 (n,), the group of each row.
-    """
-    new = np.ones(len(user), bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
-    return np.flatnonzero(new), np.cumsum(new) - 1
 
 
 def _gaps(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -209,7 +195,7 @@ def times_of_days(user: np.ndarray, day: np.ndarray, arrays: RowArrays = IN_MEMO
     starts = starts_of(user, int(user[-1]) + 1 if len(user) else 0, arrays)
     for part in arrays.parts([rows for _, rows, _ in parts_of_users(starts)]):
         whole = np.floor(day[part]).astype(np.int64)
-        first, group = _groups(user[part], whole)
+        first, group = groups_of(user[part], whole)
         position = np.arange(len(whole)) - first[group]
         made[part] = whole * PARTS_OF_A_DAY + np.minimum(position, PARTS_OF_A_DAY - 1)
     return made
@@ -283,7 +269,9 @@ def log_inputs(data: Interactions, without: str = "") -> LogInputs:
         context |= clock_codes(data)
     recency = np.zeros((len(data), 0), np.float32)
     first, last = times_between(data)
-    if without != "recency" and first < last:
+    # Without a column of times a time is a place in the file, and files may put a user's rows in an order that tells
+    # the labels: each positive, then its negatives.
+    if without != "recency" and first < last and data.artifact.manifest.get("timed", True):
         time = data.time
         if time.dtype.kind == "f":
             time, ticks = times_of_days(data.user, time, data.arrays), PARTS_OF_A_DAY / DAY

@@ -1,4 +1,4 @@
-"""Smoothed rates of users, items, item categories and pairs with a context category, as log-odds with a count.
+"""Smoothed rates of users, items, item categories and pairs of categories, as log-odds with a count.
 
     rate = logit((positives + PRIOR * share) / (rows + PRIOR)) - logit(share)
 
