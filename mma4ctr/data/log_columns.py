@@ -5,7 +5,7 @@ missing. A value that a file repeats in each row of a user or item is taken once
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def listed_values(chunks: Iterable[ColumnChunk], ids: IdIndex, columns: ColumnNa
     where: list[Block] = []
     source, line = np.full(len(ids), -1, np.int32), np.zeros(len(ids), np.int64)
     for chunk in chunks:
-        where.append(chunk.block)
+        where.append(replace(chunk.block, data=None))  # it is read again for a message
         position = ids.positions(chunk.ids)
         rows = np.flatnonzero(position >= 0)
         first = rows[np.unique(position[rows], return_index=True)[1]]
@@ -185,6 +185,8 @@ class ColumnWriter:
         if self.entries["user"] or self.entries["item"] or self.entries["context"] or self._raw.hour:
             self._writer.manifest["columns"] = self.entries
             self._writer.manifest["hour"] = self._raw.hour
+        if self._raw.hour and not self._raw.ticks_per_second:
+            warn(f"{self._raw.name}: hour = true has no effect, because the numbers of the time do not show their unit")
         if self._raw.ticks_per_second:
             self._writer.manifest["ticks_per_second"] = self._raw.ticks_per_second
 

@@ -232,9 +232,11 @@ def _check_array(path: Path, where: str, dimensions: int, kind: np.dtype, shape:
 
 def checked_ids(path: Path, array: np.ndarray) -> Ids:
     """Convert an array to ids; raises `UserError` for values that are not ids."""
-    # pyarrow reads no bytes in the other order, which HDF5 and NumPy can hold.
-    native = array.astype(str if array.dtype.kind == "S" else array.dtype.newbyteorder("="), copy=False)
     try:
+        if array.dtype.kind == "S":
+            native = np.char.decode(array, "utf-8")
+        else:  # pyarrow reads no bytes in the other order, which HDF5 and NumPy can hold
+            native = array.astype(array.dtype.newbyteorder("="), copy=False)
         return ids_of(pa.array(native), "ids")
     except (BadLine, *LIBRARY_ERRORS) as error:
         raise UserError(f"{path}: {first_line(error)}") from None

@@ -151,7 +151,7 @@ def _text_as_ids(text: pa.Array, name: str) -> Ids:
         what = "is empty" if length.min() == 0 else f"has over {LONGEST_ID} bytes"
         raise BadLine(f"column {name}: an id {what}")
     try:
-        values = pc.cast(text, pa.int64()).to_numpy()
+        values = whole_numbers(text)
         if np.array_equal(_decimal_length(values), length):
             return _numbers_as_ids(values)
     except pa.ArrowInvalid:
@@ -167,6 +167,15 @@ def _text_as_ids(text: pa.Array, name: str) -> Ids:
     values[number] = pc.cast(text.filter(pa.array(number)), pa.int64()).to_numpy()
     values[named] = hash_text(words).view(np.int64)
     return Ids(values, named, words)
+
+
+def whole_numbers(text: pa.Array) -> np.ndarray:
+    """Convert text to int64 (n,); raises `pa.ArrowInvalid` for other text and for `0x10`, which Arrow's cast reads."""
+    hexadecimal = pc.or_(pc.match_substring(text, "0x"), pc.match_substring(text, "0X"))
+    if pc.any(hexadecimal).as_py():
+        raise pa.ArrowInvalid(f"not a whole number: '{text.filter(hexadecimal)[0].as_py()}'")
+    values: np.ndarray = pc.cast(text, pa.int64()).to_numpy(zero_copy_only=False)
+    return values
 
 
 class NameTable:
@@ -362,8 +371,8 @@ def tokens_of(array: Column, name: str, *, words: bool, separator: str | None = 
         row = pc.list_parent_indices(array).to_numpy().astype(np.int64)
         cell, token = _tokens_of_cells(pc.list_flatten(array), name, words=words)
         return row[cell], token
-    if pa.types.is_integer(array.type):
-        array = pc.cast(array, pa.string())
+    if pa.types.is_integer(array.type) or (pa.types.is_floating(array.type) and not words):
+        return _tokens_of_cells(array, name, words=False)
     if not is_text(array.type):
         raise BadLine(f"column {name}: {described_type(array.type)} where text or lists of tokens are expected")
     if words:
@@ -394,5 +403,7 @@ def _tokens_of_cells(cells: Column, name: str, *, words: bool) -> Tokens:
     encoded = cells.dictionary_encode()
     texts = encoded.dictionary
     if is_text(texts.type):
-        texts = pc.utf8_slice_codeunits(texts, 0, LONGEST_ID // 4)  # longer tokens are truncated
+        # A token that is too long for an id is cut; a character has at most 4 bytes.
+        long = pc.greater(pc.binary_length(texts), LONGEST_ID)
+        texts = pc.if_else(long, pc.utf8_slice_codeunits(texts, 0, LONGEST_ID // 4), texts)
     return np.flatnonzero(filled), ids_of(texts, name).values[encoded.indices.to_numpy()]

@@ -24,7 +24,7 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
         pattern: absolute, or relative to `folder`; a file may have the suffix `.gz`.
 
     Returns:
-        The files, unordered.
+        The files, unordered. Of a file that is there plain and as `.gz`, only the plain one.
 
     Raises:
         UserError: A path with this name exists but is not a readable file.
@@ -40,7 +40,9 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
         literal_folders = [one / part for one in folders if (one / part).is_dir()]
         folders = literal_folders or [match for one in folders for match in _folders(one, part)]
     literal = [file for one in folders if (file := find_raw_file(one, name))]
-    return literal or [match for one in folders for match in _matches(one, name) if match.is_file()]
+    found = literal or [match for one in folders for match in _matches(one, name) if match.is_file()]
+    plain = {str(file) for file in found}
+    return [file for file in found if file.suffix != ".gz" or str(file).removesuffix(".gz") not in plain]
 
 
 def _folders(folder: Path, part: str) -> list[Path]:
@@ -51,9 +53,14 @@ def _folders(folder: Path, part: str) -> list[Path]:
 
 
 def _matches(folder: Path, part: str) -> list[Path]:
-    """Return the entries of a folder whose names match the pattern."""
+    """Return the entries of a folder whose names match the pattern; hidden ones only if it starts with a dot too."""
+    hidden = part.startswith(".")
     try:
-        return [match for match in folder.iterdir() if fnmatchcase(match.name, part)]
+        return [
+            match
+            for match in folder.iterdir()
+            if fnmatchcase(match.name, part) and match.name.startswith(".") == hidden
+        ]
     except OSError:
         return []
 

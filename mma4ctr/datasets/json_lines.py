@@ -57,7 +57,7 @@ class JsonLines:
             return None
         lines = data.count(b"\n") + (not data.endswith(b"\n"))
         same = len(table) == lines and all(table[name].null_count == 0 for name in self.wanted)
-        return table.select(self.wanted) if same and not any(map(_lost_digits, table.columns)) else None
+        return table.select([*kinds]) if same and not any(map(_lost_digits, table.columns)) else None
 
     def _line_by_line(self, data: bytes) -> pa.Table:
         cells: dict[str, list[Any]] = {name: [] for name in self.wanted}

@@ -16,7 +16,7 @@ from mma4ctr.datasets.toml_spec import Description
 from mma4ctr.runtime.errors import BadLine
 
 # Characters that an id in a .inter file cannot contain.
-NO_NAME = r'[\t\n\r"]'
+NO_NAME = r'[\x00\t\n\r"]'
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _named_ids(column: Column, name: str) -> Ids:
     broken = ids.text.filter(pc.match_substring_regex(ids.text, NO_NAME))
     if len(broken):
         raise BadLine(
-            f"column {name}: the id {broken[0].as_py()!r} contains a tab, a quote or a line break, which .inter files "
-            "cannot represent; rename it"
+            f"column {name}: the id {broken[0].as_py()!r} contains a tab, a quote, a line break or a zero byte, "
+            "which .inter files cannot represent; rename it"
         )
     return ids
 

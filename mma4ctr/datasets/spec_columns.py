@@ -104,7 +104,7 @@ def column_mistakes(
     columns: Mapping[str, ColumnSource], hour: bool, own: InteractionColumns, rules: Mapping[str, Rule], where: str
 ) -> list[str]:
     """Messages about columns that are not known before the user acts, and about names that mean two things."""
-    return _history_mistakes(own, rules, where) + _context_mistakes(columns, hour, own, rules, where)
+    return _role_mistakes(own, rules, where) + _context_mistakes(columns, hour, own, rules, where)
 
 
 def _context_mistakes(
@@ -136,10 +136,13 @@ def _context_mistakes(
     return mistakes
 
 
-def _history_mistakes(own: InteractionColumns, rules: Mapping[str, Rule], where: str) -> list[str]:
-    """Messages about a column of histories that is not known before the user acts."""
-    if own.history and own.history in {rule.column for rule in rules.values()}:
-        return [f"{where} [interactions]: history = {own.history!r}: decides a target; remove it"]
-    if own.history and any(fnmatchcase(own.history, pattern) for pattern in own.outcomes):
-        return [f"{where} [interactions]: history = {own.history!r}: is an outcome of the row; remove it"]
-    return []
+def _role_mistakes(own: InteractionColumns, rules: Mapping[str, Rule], where: str) -> list[str]:
+    """Messages about a column of histories or devices that is not known before the user acts."""
+    mistakes = []
+    deciding = {rule.column for rule in rules.values()}
+    for key, name in (("history", own.history), ("device", own.device)):
+        if name and name in deciding:
+            mistakes.append(f"{where} [interactions]: {key} = {name!r}: decides a target; remove it")
+        elif name and any(fnmatchcase(name, pattern) for pattern in own.outcomes):
+            mistakes.append(f"{where} [interactions]: {key} = {name!r}: is an outcome of the row; remove it")
+    return mistakes

@@ -23,7 +23,7 @@ from mma4ctr.datasets.arrow import (
     scatter_rows,
     shown_value,
 )
-from mma4ctr.datasets.columns import numbers_of
+from mma4ctr.datasets.columns import numbers_of, whole_numbers
 from mma4ctr.runtime.errors import BadLine, UserError, first_line
 
 MICROSECONDS = 1_000_000
@@ -157,14 +157,17 @@ def _kind(array: pa.Array, name: str) -> str:
 
 def common_form(forms: Sequence[tuple[Path, TimeForm]], name: str) -> TimeForm:
     """Return the form of the times in all files; raises `UserError` with the names of two files that differ."""
-    (first, common), *rest = forms
-    for path, form in rest:
-        numbers = {common.kind, form.kind} == {"whole", "number"}
-        if (common.kind != form.kind and not numbers) or (common.unit and form.unit and common.unit != form.unit):
-            raise UserError(f"{path}: column {name}: {form}, but {first} has {common}; use the same form in all files")
-        # Numbers that show no unit in one file have none in the others either: anonymised times start at any number.
-        common = TimeForm("number" if numbers else common.kind, common.unit if form.unit else "")
-    return common
+    _, common = forms[0]
+    kinds = {form.kind for _, form in forms}
+    numbers = kinds <= {"whole", "number"}
+    with_unit = [one for one in forms if one[1].unit]
+    for path, form in forms:
+        other_kind = form.kind != common.kind and not numbers
+        first, other = with_unit[0] if form.unit and not other_kind else forms[0]
+        if other_kind or (form.unit and form.unit != other.unit):
+            raise UserError(f"{path}: column {name}: {form}, but {first} has {other}; use the same form in all files")
+    # Numbers that show no unit in one file have none in the others either: anonymised times start at any number.
+    return TimeForm("number" if "number" in kinds else common.kind, common.unit if len(with_unit) == len(forms) else "")
 
 
 @column_reader("times", scatter_rows)
@@ -213,9 +216,9 @@ def _numbers(array: Column, name: str, kind: str) -> np.ndarray:
         raise BadLine(f"column {name}: {shown_value(array)} is not a number, but the first times are")
     if kind == "number":
         return numbers_of(array, name)
-    if is_text(array.type):
-        array = pc.utf8_trim_whitespace(array)
     try:
+        if is_text(array.type):
+            return whole_numbers(pc.utf8_trim_whitespace(array))
         found: np.ndarray = pc.cast(array, pa.int64()).to_numpy(zero_copy_only=False)
         return found
     except pa.ArrowInvalid as error:

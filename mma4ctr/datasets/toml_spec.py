@@ -291,7 +291,7 @@ def _find(name: str, paths: Paths) -> tuple[dict[str, Any], str, Path]:
 
 def _read_toml(path: Path, named_by: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; it is named in {named_by}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

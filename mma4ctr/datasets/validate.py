@@ -101,6 +101,9 @@ def _check_interactions(report: CheckReport, raw: DescribedDataset, rows: int) -
     if report.mistakes:
         return None
     form = report.attempt(lambda: raw.time_form)
+    if raw.hour and form and not form.ticks_per_second:
+        where = f"{raw.description.where} [columns.context]"
+        report.add_mistake(f"{where}: hour = true needs times whose numbers show their unit, or dates; remove it")
     items = None
     for number, role in enumerate(roles_of(raw.description, form)):
         parts = list(report.read_parts(partial(raw.sample, role, rows)))

@@ -68,7 +68,7 @@ def _ids_in_file(source: ModalitySource, files: Sequence[Path], number: int, dat
     if path.suffix == ".npy" or is_archive(path.name):
         return checked_ids(path, id_array(path))
     if source.item is None:
-        if given.format or path.suffix != ".txt":
+        if given.format or not path.name.removesuffix(".gz").endswith(".txt"):
             raise UserError(f"{given.where}: {path.name} is a table; name its column of ids with item = ...")
         given, column = Source(given.where, given.folder, given.patterns, "tsv", None, ("id",)), "id"
     else:

@@ -179,25 +179,25 @@ def folder_of(dataset: str, track: str) -> Path:
 
 
 def write_paths(file: Path, datasets: Sequence[str]) -> None:
-    """Write path.json if there is none, and add data sets of BARS that it does not name."""
+    """Write path.json if there is none, and add the simulated data sets that it does not name."""
     described = {
         name: {"description": name, "folder": f"{PATHS['dataset_path']}/{name}"} for name in datasets if name in SHAPES
     }
-    if file.exists() and not described:
-        return
-    content: Any = PATHS
+    built_in = len(described) < len(datasets)
+    content: Any = {key: value for key, value in PATHS.items() if built_in or key not in BUILT_IN_KEYS}
     if file.exists():
         try:
             content = orjson.loads(file.read_bytes())
         except orjson.JSONDecodeError as error:
             raise UserError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); correct or remove it") from None
-    elif len(described) == len(datasets):
-        content = {key: value for key, value in PATHS.items() if key not in BUILT_IN_KEYS}
     named = content.get("datasets", {}) if isinstance(content, dict) else None
     if not isinstance(named, dict):
         raise UserError(f"{file}: must be one JSON object, and its key 'datasets' too; correct or remove it")
-    if file.exists() and described.keys() <= named.keys():
+    keys = [f"{name}_dataset_path" for name in datasets if name not in SHAPES]
+    missing = {key: PATHS[key] for key in keys if key not in content}
+    if file.exists() and not missing and described.keys() <= named.keys():
         return
+    content = content | missing
     if described:
         content = content | {"datasets": described | named}
     write_file(file, orjson.dumps(content, option=orjson.OPT_INDENT_2) + b"\n")
@@ -209,7 +209,7 @@ def main() -> None:
     options.add_argument("folder", type=Path, help="where to write; created if missing")
     options.add_argument("--dataset", nargs="+", choices=DATASETS, default=list(BUILT_IN), help="data sets to simulate")
     options.add_argument("--rows", type=whole_number(1000), default=400_000, help="number of interactions")
-    default = "(default: {:,}; as many rows each as published for the data sets of BARS)"
+    default = "(default: {:,}; for data sets of BARS so many that each has as many rows as published)"
     options.add_argument("--users", type=whole_number(10), help=f"number of users {default.format(USERS)}")
     options.add_argument(
         "--items", type=whole_number(50), help=f"number of items that are shown {default.format(ITEMS)}"
@@ -227,7 +227,8 @@ def main() -> None:
         "--law",
         metavar="{" + ",".join(LAWS) + "}",
         default=LAWS[0],
-        help="what actions depend on: users and content, or also authors, music, durations, times and more as in a log",
+        help=f"what actions depend on; {LAWS[0]}: users, content, authors, music, durations, times and more, as in a "
+        f"real log; {LAWS[1]}: users and content only",
     )
     options.add_argument("--no-features", action="store_true", help="write interactions only")
     arguments = options.parse_args()

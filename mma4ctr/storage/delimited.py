@@ -154,9 +154,12 @@ def read_header(path: Path, required: Iterable[str], *, delimiter: str = ",", qu
     Raises:
         UserError: The header cannot be read, or a required column is missing or duplicated.
     """
-    text = head_of(path, 1, QuotedText(delimiter) if quoted else None)[1].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+    records = QuotedText(delimiter) if quoted else None
+    text = head_of(path, 1, records)[1].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     grammar: dict[str, Any] = {"delimiter": delimiter, "quoting": QUOTE_MINIMAL if quoted else QUOTE_NONE}
     try:
+        if records and not records.is_whole(text):
+            raise CsvError("a quote is not closed")
         rows = csv_reader(io.StringIO(text.decode(), newline=""), **grammar)
         cells = next(rows, [])
         if next(rows, None) is not None:  # with lone carriage returns the whole file would be the header

@@ -5,6 +5,7 @@ the two built-in data sets to `parent_folder/dataset_path`. The user's own data 
 with a description in a TOML file or in path.json itself; see mma4ctr/datasets/toml_spec.py.
 """
 
+import codecs
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -153,7 +154,7 @@ def _check_folders(paths: Paths) -> None:
 def _read_json_object(file: Path) -> dict[str, Any]:
     """Read the JSON object in a file; raises `UserError`."""
     try:
-        content = orjson.loads(file.read_bytes())
+        content = orjson.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name another file with --paths FILE") from None
     except orjson.JSONDecodeError as error:

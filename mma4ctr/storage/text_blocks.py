@@ -82,6 +82,10 @@ class Block:
         """Return the whole lines, empty if no line starts in the range; raises `UserError` for one of over 64 MB."""
         if self.data is not None:
             return self.data
+        if self.path.suffix == ".gz":
+            with opened(self.path) as packed:
+                packed.seek(self.start)
+                return _read_all(packed, self.end - self.start)
         with self.path.open("rb", buffering=0) as file:
             begin = self.start if self.at_line_start else self.start - 1
             file.seek(begin)
@@ -191,12 +195,17 @@ def head_of(path: Path, skip_lines: int, quoted: QuotedText | None = None) -> tu
         text = _unpacked(path, file, 1 << 16)
         start = 3 if text.startswith(b"\xef\xbb\xbf") else 0  # the byte order mark is not part of the first cell
         for _ in range(skip_lines):
-            while not (cut := _first_end(text[start:], quoted)) and (more := _unpacked(path, file, 1 << 16)):
+            while (
+                not (cut := _first_end(text[start:], quoted))
+                and len(text) <= LONGEST_LINE
+                and (more := _unpacked(path, file, len(text)))
+            ):
                 text += more
-                if len(text) > LONGEST_LINE:
-                    raise _too_long(path, 1)
             # A header with an unclosed quote ends with its line; the function that parses it reports the error.
-            start += cut or text[start:].find(b"\n") + 1 or len(text) - start
+            cut = cut or text[start:].find(b"\n") + 1
+            if not cut and len(text) > LONGEST_LINE:
+                raise _too_long(path, 1)
+            start += cut or len(text) - start
     return start, text[:start]
 
 
@@ -303,7 +312,8 @@ def _blocks_in_order(
             else:
                 cut = quoted.last_end(data)
                 if not cut and len(data) > LONGEST_LINE:
-                    cut = quoted.last_end(data, final=True)  # an unclosed quote
+                    # An unclosed quote: its record ends with its line. The last record may not be complete.
+                    cut = int(quoted.record_ends(data, final=True)[0])
             if not cut and len(data) > LONGEST_LINE:
                 raise _too_long(path, line or block_of(data, start).first_line)
             if cut:

@@ -173,7 +173,7 @@ def test_ids_can_stand_in_another_file(folder, suffix, name):
 
 ELSEWHERE = {
     "rows": ({"value": np.ones((5, 2))}, KEYS, "5 rows but 4 ids; give each row one id, in order"),
-    "twice": ({"value": np.arange(8.0).reshape(4, 2)}, np.array([1, 2, 3, 2]), "2"),
+    "twice": ({"value": np.arange(8.0).reshape(4, 2)}, np.array([1, 2, 3, 2]), "item 2 is repeated"),
     "flat": ({"value": ONES[:, 0].copy()}, KEYS, "value: must contain numbers, one row per item"),
     "two arrays": (
         {"one": ONES, "two": ONES},
@@ -212,7 +212,7 @@ def test_a_key_that_stands_twice_is_an_error(folder, capsys):
     write(folder / "motion.h5", key=np.array([1, 2, 3, 2]), value=np.arange(8).reshape(4, 2))
     code, _ = step_2(folder, 'vectors = "motion.h5"\n')
     (line,) = [one for one in capsys.readouterr().err.splitlines() if "error" in one]
-    assert code == 2 and "motion.h5" in line and "2" in line
+    assert code == 2 and "motion.h5" in line and "item 2 is repeated" in line
     np.save(folder / "alone.npy", np.ones((3, 2)))
     (folder / "own.toml").write_text(DESCRIPTION + 'vectors = "alone.npy"\n')
     assert call(preprocess_multimodal.main, "--paths", folder / "path.json") == 2

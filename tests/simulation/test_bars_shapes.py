@@ -1,4 +1,4 @@
-"""Simulated files of BARS's shapes: format, histories, truth, steps: `pytest tests/test_bars_shapes.py`."""
+"""Simulated files of BARS's shapes: format, histories, truth, steps: `pytest tests/simulation/test_bars_shapes.py`."""
 
 import csv
 import hashlib
