@@ -27,14 +27,8 @@ from mma4ctr.evaluation.run_records import read_results
 from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.features.variants import matrix_command, split_variant, variant_kind, variants_for
-from mma4ctr.runtime.console import (
-    Stopwatch,
-    closing_line,
-    note,
-    parser,
-    run,
-    unknown_name,
-)
+from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, run, unknown_name
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.ray_cluster import add_ray_option
 from mma4ctr.steps.options import add_device_option, add_runs_options, add_task_options, chosen_tasks
@@ -42,6 +36,7 @@ from mma4ctr.steps.sweep_plan import (
     PlannedTraining,
     expected_seconds,
     finished,
+    is_current,
     missing_checkpoints,
     own_paths,
     show_plan,
@@ -182,7 +177,9 @@ def plan_task(paths: Paths, task: str, options: SweepOptions) -> list[PlannedTra
         elif (folder / MANIFEST).is_file():
             command = matrix_command(whole.variant)
             matrix = undamaged(folder) if own != paths else read_artifact(folder, command)
-        rest = missing_checkpoints(whole, matrix, options.done) if matrix else whole
+            if matrix and not is_current(own, paths, task, matrix):
+                matrix = None
+        rest = missing_checkpoints(whole, matrix, options.done, paths) if matrix else whole
         planned.append(PlannedTraining(own, whole, rest))
     return planned
 
@@ -217,10 +214,12 @@ def main() -> int:
     paths = load_paths(arguments.paths)
     studies = chosen_studies(arguments.study)
     tasks = chosen_tasks(paths, arguments)
-    device = choose_device(arguments.device)
+    if arguments.ray and arguments.jobs:
+        raise UserError("--jobs: the Ray cluster of --ray decides how many run at a time; leave out --jobs")
+    device = arguments.device if arguments.ray else str(choose_device(arguments.device))
     if not arguments.dry_run:
         demand_room_for_results(paths, tables=True)
-    jobs = arguments.jobs or (1 if device.type == "cuda" else cores())
+    jobs = arguments.jobs or (1 if device.startswith("cuda") else cores())
     results = read_results(paths.results) if paths.results.exists() else []
     done = {result.run_id for result in results}
 
@@ -235,9 +234,9 @@ def main() -> int:
     total = sum(len(one.whole.checkpoint_epochs) for one in planned)
     note(f"{total:,} runs, {runs:,} to do in {len(work):,} trainings")
     if arguments.ray:
-        failed = sweep_on_ray(work, cost, arguments.ray, str(device))
+        failed = sweep_on_ray(work, cost, arguments.ray, device)
     else:
-        failed = sweep(work, cost, jobs, str(device)) if work else 0
+        failed = sweep(work, cost, jobs, device) if work else 0
     written = write_tables(paths, read_results(paths.results), studies, tasks)
     closing_line(6, f"{len(written)} tables to {paths.saved / 'tables'} and {paths.results}", runs, watch, unit="runs")
     return 1 if failed else 0

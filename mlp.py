@@ -2,7 +2,8 @@
 
 Reads    graph_path/<dataset>/, user_embedding_path/<task>/, matrix_path/<task>/<variant>/
 Writes   torch_model_path/<task>/<run id>/: model.safetensors, history.json, and for the test rows predictions.npy,
-         hidden.npy (the 4 outputs of the last hidden layer) and rows.npy; one line in saved_path/results.jsonl
+         hidden.npy (the 4 outputs of each network's last hidden layer) and rows.npy;
+         one line in saved_path/results.jsonl
 
     Linear(in,128) Tanh Linear(128,32) Tanh Linear(32,4) Tanh Linear(4,1) Sigmoid
 
@@ -46,6 +47,10 @@ if TYPE_CHECKING:
 
     from mma4ctr.model.distributed import ProcessGroup
     from mma4ctr.model.trainer import Epoch
+
+
+# Options that use a trained run.
+OF_A_RUN = ("predict", "top", "output", "onnx")
 
 
 def read_options() -> argparse.Namespace:
@@ -101,7 +106,7 @@ def _advance(advance: Callable[[float], None], epoch: "Epoch") -> None:
 
 
 def main() -> int:
-    """Run the command; returns exit code 1 if a run has no test AUC."""
+    """Run the command; returns exit code 1 if a run has no weights, or no test AUC with labelled test rows."""
     arguments = read_options()
 
     # They load torch, which would keep `--help` waiting.
@@ -112,8 +117,8 @@ def main() -> int:
     paths = load_paths(arguments.paths)
     if arguments.run:
         return use_run(paths, arguments)
-    if arguments.predict or arguments.onnx:
-        raise UserError("--predict and --onnx need --run RUN_ID: a run of results.jsonl")
+    if named := [name for name in OF_A_RUN if getattr(arguments, name) is not None]:
+        raise UserError(f"--{named[0]} needs --run RUN_ID: a run of results.jsonl")
     watch = Stopwatch()
     device = local_device(choose_device(arguments.device))
     processes = join_process_group(device)
@@ -122,7 +127,7 @@ def main() -> int:
     results = train_tasks(paths, arguments, device, processes)
     rows = sum(result.rows["test"] for result in results)
     closing_line(5, f"{len(results)} runs to {paths.torch_model} and {paths.results}", rows, watch, unit="test rows")
-    return 1 if any(result.auc is None and result.test_labels for result in results) else 0
+    return 1 if any(not result.best_epoch or (result.auc is None and result.test_labels) for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -160,6 +160,8 @@ def main() -> None:
     paths = load_paths(arguments.paths)
     kinds = chosen_datasets(paths, arguments.dataset)
     check_widths(dict(arguments.width), kinds.values())
+    if arguments.new_items and arguments.width:
+        raise UserError("--width: new items get the widths that step 2 has given to the others; leave it out")
     if arguments.new_items and len(kinds) > 1:
         raise UserError(f"--new-items: several data sets; choose one with --dataset: {', '.join(kinds)}")
     if arguments.new_items and not arguments.new_items.is_file():

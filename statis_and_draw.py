@@ -44,12 +44,12 @@ def main() -> None:
 
     watch = Stopwatch()
     paths = load_paths(arguments.paths)
+    tasks = chosen_tasks(paths, arguments)
     names = [name for name in prepared_datasets(paths) if not arguments.dataset or name in arguments.dataset]
     if not names:
         raise UserError(
             f"{paths.graph}: contains no prepared {' or '.join(arguments.dataset)}; run preprocess_inter.py first"
         )
-    tasks = chosen_tasks(paths, arguments)
     artifacts = {name: interactions_artifact(paths, name) for name in names}
     layout = statistics_layout(artifacts)
     write_layout(paths.saved / "tables" / "statistics", "statistics", layout)

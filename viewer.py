@@ -4,7 +4,8 @@ Reads    matrix_path/<task>/<variant>/, torch_model_path/<task>/<run id>/ of run
 Writes   saved_path/figures/: roc_<task>, reliability, umap_<task>_{features,hidden}_{2d,3d}, as PNG and SVG;
          saved_path/report.html
 
-UMAP shows as many positive as negative test rows: their feature rows, and the four outputs of the last hidden layer.
+UMAP shows as many positive as negative test rows: their feature rows, and the four outputs of each network's
+last hidden layer.
 
     python viewer.py --task wechat_click --points 5000
 """

@@ -122,7 +122,21 @@ def _integer(name: str, least: int, default: int) -> int:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """Return this rank's GPU if there are several; otherwise the device itself."""
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", _integer("LOCAL_RANK", 0, 0))
-    return device
+    """Return this rank's GPU if torchrun started several processes on CUDA; otherwise the device itself.
+
+    Raises:
+        UserError: The machine has fewer GPUs than processes, or all of them would use the same one.
+    """
+    if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
+        return device
+    rank, gpus, world = _integer("LOCAL_RANK", 0, 0), torch.cuda.device_count(), _integer("WORLD_SIZE", 1, 1)
+    if world == 1 and device.index is not None:
+        return device
+    if device.index is not None:
+        raise UserError(f"--device {device}: {world} processes cannot share one GPU; use --device cuda")
+    if rank >= gpus:
+        raise UserError(
+            f"process {rank + 1} of this machine has no GPU, because there are {gpus}; use --nproc-per-node {gpus} or "
+            "--device cpu"
+        )
+    return torch.device("cuda", rank)

@@ -39,8 +39,8 @@ from mma4ctr.storage.unchanged import unchanged
 
 # Rows that one network scores at a time. On a CPU they have 4 MB of first-layer outputs, which stay in the cache.
 ROWS_ON_CPU, ROWS_ON_DEVICE = 8192, 65_536
-# Users and items together, up to which the first layer is computed once for each: 1,536 bytes each with 3 networks.
-MOST_FIRST_LAYERS = 1 << 18
+# Bytes up to which the first layer is computed once for each user and item: 512 for each of them and each network.
+MOST_FIRST_LAYERS = 3 << 27
 # Training rows whose mean recency is taken.
 ROWS_OF_A_MEAN = 1 << 20
 # Pairs that `top_items` scores at a time.
@@ -96,7 +96,7 @@ def _first_layer(network: Network, matrix: FactorMatrix, rows: RowGroup) -> Call
     user_part, user_row, first_user = _used(matrix.user_part, rows.user_row)
     item_part, item_row, first_item = _used(matrix.item_part, rows.item_row)
     users, width = user_part.shape
-    if users + len(item_part) > MOST_FIRST_LAYERS:
+    if 4 * (users + len(item_part)) * len(weight) > MOST_FIRST_LAYERS:
         return lambda chunk: torch.addmm(bias, rows.features(matrix, chunk), weight.T)
     user_weight, item_weight, row_weight = weight.split([width, item_part.shape[1], matrix.row_features], dim=1)
     halves = weight.new_empty(users + len(item_part), len(weight))
@@ -228,17 +228,24 @@ def load_network(run: Artifact) -> Network:
     return Network(load_file(run.file("model.safetensors")))
 
 
-def load_scorer(paths: Paths, run: Artifact) -> Scorer:
-    """Load the network and the tables of a run of mlp.py; raises `UserError` if the matrix has changed since."""
+def matrix_of_run(paths: Paths, run: Artifact) -> Artifact:
+    """Open the feature matrix that a run was trained on; raises `UserError` if it was made anew since."""
     task, variant = run.settings["task"], run.settings["variant"]
-    matrix = load_matrix(paths, task, variant, torch.device("cpu"))
+    matrix = read_matrix(paths, task, variant)
     if run.manifest["inputs"]["matrix"] != matrix.fingerprint:
         raise UserError(
             f"--run {run.folder.name}: was not trained on the matrix that is now in "
             f"{paths.matrix / task / variant}; train again with mlp.py, or choose a newer run"
         )
+    return matrix
+
+
+def load_scorer(paths: Paths, run: Artifact) -> Scorer:
+    """Load the network and the tables of a run of mlp.py; raises `UserError` if the matrix has changed since."""
+    task, variant = run.settings["task"], run.settings["variant"]
+    artifact = matrix_of_run(paths, run)
+    matrix = load_matrix(paths, task, variant, torch.device("cpu"))
     inputs = load_step_inputs(paths, task)
-    artifact = read_matrix(paths, task, variant)
     users, items = len(inputs.data.user_ids), len(inputs.data.item_ids)
     user_part, item_part = matrix.user_part[-users:], matrix.item_part[-items:]
     names, new_part = pa.array(inputs.data.item_names), item_part[:0]

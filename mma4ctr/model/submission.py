@@ -106,12 +106,13 @@ def write_submission(scorer: Scorer, data: Interactions, raw: DescribedDataset, 
 class _Side:
     """Positions of the users or items of a scorer by their raw ids."""
 
-    def __init__(self, known: pa.Array, trained: np.ndarray) -> None:
+    def __init__(self, known: pa.Array, data: Interactions, codes: np.ndarray) -> None:
         ids = ids_of(known, "id").values
         self._order = np.append(np.argsort(ids), len(ids))  # the last place is that of unknown ids
         self._index = IdIndex(ids[self._order[:-1]])
         self._trained = np.zeros(len(ids) + 1, bool)
-        self._trained[trained] = True
+        for part in data.parts():
+            self._trained[codes[part][data.split[part] == TRAIN]] = True
 
     def places(self, ids: np.ndarray) -> np.ndarray:
         """int64 (n,) positions of raw ids; the number of known ids for others."""
@@ -128,9 +129,8 @@ class _RowLookup:
 
     def __init__(self, scorer: Scorer, data: Interactions, *, timed: bool) -> None:
         self._artifact, self._scorer, self._timed = data.artifact, scorer, timed
-        train = data.split == TRAIN
-        self.user = _Side(scorer.users, data.user[train])
-        self.item = _Side(scorer.items, data.item[train])
+        self.user = _Side(scorer.users, data, data.user)
+        self.item = _Side(scorer.items, data, data.item)
         self._names = [entry["name"] for entry in data.artifact.manifest.get("columns", {}).get("context", ())]
         self._ticks = data.artifact.manifest.get("ticks_per_second")
         test = data.split == TEST

@@ -3,7 +3,8 @@
 Weight decay of the first layer is decoupled from Adam's step, as in AdamW (Loshchilov and Hutter 2019).
 
 The validation interrupt: an epoch that ends with a validation AUC of 0.5 or less, or a loss that is not finite, is
-discarded and tried again at half the learning rate. Test rows are not used here.
+discarded and tried again at half the learning rate, from new weights if no epoch was kept yet. Test rows are not used
+here.
 """
 
 import copy
@@ -229,7 +230,8 @@ class TrainingState:
         shown = Epoch(epoch + 1, rate, train_loss, valid_loss, valid_auc)
         self.history.append(shown)
         self._good = self.learner.network.parameters.clone(), copy.deepcopy(self.learner.adam)
-        if not self.settings.patience or self.best is None or valid_auc > self.best.valid_auc:
+        better = not self.settings.patience or self.best is None or valid_auc > self.best.valid_auc
+        if better and math.isfinite(valid_loss):
             self.best, self.best_weights = shown, self.learner.network.state()
         return True
 
@@ -313,7 +315,7 @@ def _trained(
                 history=list(training.history),
                 seconds=seconds,
                 rows_per_second=seen / seconds if seconds else 0.0,
-                ended=training.ended,
+                ended=training.ended or ("" if training.best else "no epoch had a finite loss"),
                 processor_seconds=training.processor_seconds,
             )
         )

@@ -126,7 +126,7 @@ def _check_answers(address: str) -> None:
             # ray.init would wait minutes for any server that accepts the connection. Ray speaks gRPC over HTTP/2;
             # with TLS the plain preface cannot be used.
             is_ray = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # a name that cannot be encoded is a ValueError
         raise UserError(f"--ray {address}: no Ray cluster answers there ({error})") from None
     if not is_ray:
         raise UserError(f"--ray {address}: the server there is not a Ray cluster; use the address of a Ray cluster")

@@ -59,7 +59,8 @@ class Schedule(Generic[T]):
             results = future.result()
         except UserError as error:
             self.display.finish(name, self.cost(training), f"{name}: failed")
-            warn(f"{name} failed:", *str(error).splitlines())
+            # An error of a Ray task has the traceback of the task as its text, and the task's own error as its cause.
+            warn(f"{name} failed:", *str(getattr(error, "cause", error)).splitlines())
             return False
         shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
         self.display.finish(name, self.cost(training), f"{name}: test AUC {shown}")

@@ -14,10 +14,11 @@ from mma4ctr.evaluation.plans import Group
 from mma4ctr.evaluation.run_records import Result
 from mma4ctr.model.trainer import Epoch
 from mma4ctr.runtime.console import RunsDisplay
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import Processes, cores
 from mma4ctr.runtime.ray_cluster import connect
 from mma4ctr.steps.schedule import Schedule
-from mma4ctr.steps.training_run import Training, run_checkpoints
+from mma4ctr.steps.training_run import Training, choose_device, run_checkpoints
 from mma4ctr.storage.paths import Paths
 
 # In a worker process: the queue for its epochs. A process receives a queue only when it starts.
@@ -102,14 +103,23 @@ def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float]
         work: The folders and the training of each.
         cost: Expected seconds of a training.
         address: Address of the cluster.
-        device: A device of torch.
+        device: `cpu`, `cuda`, or `auto`: CUDA if the cluster has GPUs. On CUDA each training has a GPU of its own.
 
     Returns:
         Number of failed trainings.
+
+    Raises:
+        UserError: The cluster does not answer, or has no GPU for trainings on CUDA.
     """
     ray = connect(address, Path(__file__).parents[2])
     paths_of = {group: paths for paths, group in work}
-    remote = ray.remote(num_cpus=1, max_retries=3)(_train_on_cluster)
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if device == "auto":
+        device = "cuda" if gpus else "cpu"
+    if device != "cpu" and not gpus:
+        ray.shutdown()
+        raise UserError(f"--device {device}: the Ray cluster has no GPU; use --device cpu")
+    remote = ray.remote(num_cpus=1, num_gpus=int(device != "cpu"), max_retries=3)(_train_on_cluster)
 
     def submit(group: Group) -> Future[list[Result]]:
         future: Future[list[Result]] = remote.remote(paths_of[group], group, device).future()
@@ -123,4 +133,4 @@ def sweep_on_ray(work: list[tuple[Paths, Group]], cost: Callable[[Group], float]
 
 
 def _train_on_cluster(paths: Paths, group: Group, device: str) -> list[Result]:
-    return train_group(paths, group, device, 1, lambda epoch: None)
+    return train_group(paths, group, str(choose_device(device)), 1, lambda epoch: None)

@@ -7,13 +7,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from mma4ctr.data.interactions import features_artifact, interactions_artifact, user_embedding_artifact
+from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.plans import Group
-from mma4ctr.evaluation.run_records import Result, run_id_of, run_settings
+from mma4ctr.evaluation.run_records import Result, run_folder, run_id_of, run_settings
 from mma4ctr.evaluation.studies import MODEL, Inputs
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.runtime.console import note, print_table
 from mma4ctr.runtime.errors import UserError
-from mma4ctr.storage.artifacts import MANIFEST, Artifact, listed_files, read_artifact
+from mma4ctr.storage.artifacts import MANIFEST, Artifact, check_made_from, listed_files, read_artifact
 from mma4ctr.storage.paths import SWEEP, Paths
 
 # Rows per second of one training, while no finished run has measured it.
@@ -81,6 +83,32 @@ def finished(folder: Path, settings: dict[str, Any], inputs: dict[str, str], *, 
     return artifact if right and artifact.manifest["inputs"] == inputs else None
 
 
+def is_current(own: Paths, paths: Paths, task: str, matrix: Artifact) -> bool:
+    """Whether a matrix was made from the present outputs of steps 1 to 3, as they were made from one another.
+
+    Args:
+        own: The folders of the protocol.
+        paths: The user's folders.
+        task: The task.
+        matrix: In a folder of `own`.
+    """
+    dataset, _ = split_task(task)
+    try:
+        graph, modal, embedding = (
+            interactions_artifact(own, dataset),
+            features_artifact(own, dataset),
+            user_embedding_artifact(own, task),
+        )
+        if own.graph != paths.graph:
+            check_made_from(graph, interactions=interactions_artifact(paths, dataset))
+        check_made_from(modal, interactions=graph)
+        check_made_from(embedding, interactions=graph, modalities=modal)
+        check_made_from(matrix, **{"interactions": graph, "modalities": modal, "user embedding": embedding})
+    except UserError:
+        return False
+    return True
+
+
 def undamaged(folder: Path) -> Artifact | None:
     """Return the artifact in a folder; print a note and return None if a file differs from its hash."""
     try:
@@ -107,13 +135,16 @@ def set_aside(folder: Path) -> None:
             return
 
 
-def missing_checkpoints(group: Group, matrix: Artifact, done: set[str]) -> Group:
+def missing_checkpoints(group: Group, matrix: Artifact, done: set[str], paths: Paths) -> Group:
     """Return the group with only those checkpoint epochs that no finished run has.
+
+    A run that another study made has kept no scores of the test rows. For the comparison it is made again.
 
     Args:
         group: A training.
         matrix: Its matrix.
         done: Ids of the finished runs.
+        paths: Where the runs are.
 
     Returns:
         The group with the rest of its checkpoint epochs.
@@ -121,9 +152,17 @@ def missing_checkpoints(group: Group, matrix: Artifact, done: set[str]) -> Group
     rest = []
     for checkpoint in group.checkpoint_epochs:
         identity = run_settings(matrix.settings, replace(group.settings, epochs=checkpoint))
-        if run_id_of(identity, matrix.fingerprint) not in done:
+        run_id = run_id_of(identity, matrix.fingerprint)
+        if run_id not in done or (group.compared and _lacks_scores(run_folder(paths, group.task, run_id))):
             rest.append(checkpoint)
     return replace(group, checkpoint_epochs=tuple(rest))
+
+
+def _lacks_scores(folder: Path) -> bool:
+    """Whether a run has weights but no scores of the test rows."""
+    if not (folder / "model.safetensors").is_file():
+        return False  # the training failed, or its folder was removed
+    return not any((folder / f"{name}.npy").is_file() for name in ("scores", "predictions"))
 
 
 def rates_of(results: list[Result]) -> Callable[[int], float]:

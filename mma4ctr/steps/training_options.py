@@ -14,6 +14,7 @@ from mma4ctr.model.training_defaults import (
     default_epochs,
 )
 from mma4ctr.runtime.console import number_from_zero, positive_number, seed_number, whole_number
+from mma4ctr.runtime.errors import UserError
 from mma4ctr.steps.options import add_device_option
 
 
@@ -90,9 +91,15 @@ def add_training_options(options: argparse.ArgumentParser) -> None:
 
 
 def training_settings(arguments: argparse.Namespace, train_rows: int) -> TrainSettings:
-    """Return the settings of the command line, with the defaults of the feature set for missing options."""
+    """Return the settings of the command line, with the defaults of the feature set for missing options.
+
+    Raises:
+        UserError: An option has no effect beside the others.
+    """
     features = arguments.features
     given = {name: getattr(arguments, name) for name in TRAINING[features]}
+    if given["halve_every"] and (given["schedule"] or TRAINING[features]["schedule"]) != "halving":
+        raise UserError("--halve-every: the schedule cosine has no halvings; add --schedule halving")
     return TrainSettings(
         epochs=arguments.epochs or default_epochs(features, train_rows),
         batch_size=arguments.batch_size,

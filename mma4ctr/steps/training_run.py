@@ -64,7 +64,7 @@ class _TestPredictions:
 
     Attributes:
         probability: float32 (test rows,).
-        hidden: float32 (test rows, 4), output of the last hidden layer.
+        hidden: float32 (test rows, 4 x networks), outputs of the last hidden layers.
         seconds: Duration of the prediction.
     """
 
@@ -218,14 +218,14 @@ def choose_device(name: str) -> torch.device:
         The device.
 
     Raises:
-        UserError: The device does not exist.
+        UserError: The device does not exist, or cannot compute.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"--device {name}: {first_line(error)}") from None
     return device
 
@@ -249,7 +249,27 @@ def run_checkpoints(
 
     Returns:
         A result and its training for each checkpoint; nothing in processes other than the first, which records.
+
+    Raises:
+        UserError: An input is missing or outdated, or the device has too little memory.
     """
+    try:
+        return _run_checkpoints(paths, training, device, on_epoch, processes)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{training.task} {training.variant}: the device {device} has too little memory ({first_line(error)}); use "
+            "a smaller --batch-size, --jobs 1 or --device cpu"
+        ) from None
+
+
+def _run_checkpoints(
+    paths: Paths,
+    training: Training,
+    device: torch.device,
+    on_epoch: Callable[[Epoch], None],
+    processes: ProcessGroup,
+) -> list[tuple[Result, Outcome]]:
+    """See `run_checkpoints`."""
     matrix = load_matrix(paths, training.task, training.variant, device)
     user = load_step_inputs(paths, training.task).data.user
     settings = training.settings
@@ -265,9 +285,16 @@ def run_checkpoints(
 def log_run(result: Result, outcome: Outcome) -> None:
     """Print one line about a finished run, and a warning if its result is unreliable."""
     name = f"{result.task} {result.variant}"
+    if not outcome.weights:
+        warn(f"{name}: no weights, so no test AUC; {outcome.ended}")
+        return
+    if result.leaky:
+        warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")
+    if outcome.ended:
+        note(f"{name}: {outcome.ended}")
     if result.auc is None or result.logloss is None:
         if result.test_labels:
-            warn(f"{name}: no test AUC; {outcome.ended or 'the test rows have one class only'}")
+            warn(f"{name}: no test AUC; the test rows have one class only")
         else:
             valid = "" if result.valid_auc is None else f"validation AUC {result.valid_auc:.4f}, "
             note(
@@ -285,9 +312,5 @@ def log_run(result: Result, outcome: Outcome) -> None:
             f"{name}: only {result.positives['test']} positives in the test rows; the 95 % confidence interval of AUC "
             f"is {low:.4f} to {high:.4f}"
         )
-    if outcome.ended:
-        note(f"{name}: {outcome.ended}")
     if result.selected_on_test:
         warn(f"{name}: SELECTED ON TEST, the test rows chose the epoch")
-    if result.leaky:
-        warn(f"{name}: leaky, the user embedding saw the test labels (evidence all)")

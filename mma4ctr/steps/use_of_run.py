@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mma4ctr.datasets.toml_spec import described_files
 from mma4ctr.evaluation.run_records import Result, find_run, read_run
-from mma4ctr.features.feature_matrix import load_step_inputs, read_matrix
-from mma4ctr.model.inference import load_network, load_scorer, missing_context, score_pairs, top_items
+from mma4ctr.features.feature_matrix import load_step_inputs
+from mma4ctr.model.inference import load_network, load_scorer, matrix_of_run, missing_context, score_pairs, top_items
 from mma4ctr.model.onnx_export import onnx_model
 from mma4ctr.model.submission import described_split, write_submission
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, warn
@@ -21,8 +21,9 @@ TEST_ROWS = "test"
 
 def export_network(paths: Paths, result: Result, file: Path) -> None:
     """Write the network of a run as ONNX."""
-    matrix = read_matrix(paths, result.task, result.variant)
-    model = onnx_model(load_network(read_run(paths, result)), matrix)
+    run = read_run(paths, result)
+    matrix = matrix_of_run(paths, run)
+    model = onnx_model(load_network(run), matrix)
     with user_output(file, paths, "--onnx", raw_files=described_files(paths)) as output:
         output.write(model)
     note(f"wrote {file}: {matrix.manifest['in_features']} unscaled features to a probability")
@@ -77,6 +78,10 @@ def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
     """Score, rank or export with the run of `--run`."""
     if not (arguments.predict or arguments.onnx):
         raise UserError("--run needs --predict FILE or --onnx FILE")
+    if arguments.task or arguments.dataset:
+        raise UserError("--task and --dataset choose what is trained, and --run has its own; leave them out")
+    if not arguments.predict and (arguments.top or arguments.output):
+        raise UserError(f"--{'top' if arguments.top else 'output'} needs --predict FILE")
     result = find_run(paths, arguments.run)
     if arguments.onnx:
         export_network(paths, result, arguments.onnx)

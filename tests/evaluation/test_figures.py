@@ -155,7 +155,7 @@ def test_tasks_and_data_sets_that_exclude_each_other_are_refused(made, raw_copy,
     )
     capsys.readouterr()
     assert call(statis_and_draw.main, "--paths", raw_copy / "path.json", "--dataset", "wechat") == 2
-    assert "no prepared wechat" in capsys.readouterr().err
+    assert "graph/wechat: does not exist yet; run preprocess_inter.py first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("oracle", [0.5, 0.4])

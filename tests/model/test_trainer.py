@@ -1,5 +1,6 @@
 """Step 5: parameters, halving, interrupt, early stopping, checkpoint epochs, prediction in parts, losses."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -228,6 +229,20 @@ def test_hopeless_training_ends_with_a_message():
 def test_without_interrupts_a_collapse_stays():
     (outcome,) = train(small_matrix(), replace(SETTINGS, learning_rate=float("inf"), max_interrupts=0))
     assert outcome.interrupts == 0 and len(outcome.history) == 6
+    assert outcome.weights is None and outcome.best_epoch == 0 and outcome.ended == "no epoch had a finite loss"
+
+
+def test_without_interrupts_the_last_weights_with_a_finite_loss_are_kept():
+    """The rate is finite for two epochs of three steps, then not."""
+    settings = replace(SETTINGS, max_interrupts=0, patience=0)
+    before = training.learning_rate_at
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            training, "learning_rate_at", lambda progress, *rest: math.inf if progress >= 2 else before(progress, *rest)
+        )
+        (outcome,) = train(small_matrix(), settings)
+    assert len(outcome.history) == 6 and outcome.best_epoch == 2
+    assert all(torch.isfinite(values).all() for values in outcome.weights.values())
 
 
 def test_early_stop_keeps_the_best_epoch():
