@@ -5,8 +5,8 @@ Writes   lines in saved_path/results.jsonl, the test rows' scores in torch_model
          saved_path/tables/comparison.{md,csv}, comparison-by-epoch.{md,csv}
 
 Every model scores every validation and test row, in the rows' order; AUC, GAUC and LogLoss come from the function
-that mlp.py uses. Its rivals get the columns that MMa4CTR has: LightGBM and CatBoost every stored column and rates, with
-and without features plus; DIN, DIEN and DCN-V2 the columns as fields.
+that mlp.py uses. Its rivals get the columns that MMa4CTR has: LightGBM and CatBoost every stored column, with
+and without features plus, LightGBM also rates; DIN, DIEN and DCN-V2 the columns as fields.
 
 RecBole's models run in the environment that `make baseline` makes (recbole_model.py), FuxiCTR's in that of
 `make baseline-fuxictr` (fuxictr_model.py), each training in a process of its own; FuxiCTR's take data sets of BARS only

@@ -1,7 +1,7 @@
 """The models of the comparison that need no RecBole: LightGBM, CatBoost and the bias model.
 
 Started by comp.py with a job file, as recbole_model.py is, and answers in the same way. The trees see every column that
-step 1 has stored, rates, and the feature matrices; see raw_columns.py and trees.py.
+step 1 has stored and the feature matrices, LightGBM also rates; see raw_columns.py and trees.py.
 
 The bias model is the reference: the share of positives among the training rows of the user and among those of the
 item, each smoothed by `PRIOR` rows with the share of all, added on the logit scale:

@@ -206,13 +206,21 @@ def by_epoch_section(title: str, protocol: str, table: Layout) -> str:
 
 
 def newest_auc(paths: Paths, task: str, results: Sequence[Result]) -> dict[str, list[TableCell]]:
-    """Test AUC of the newest run of each model, by label: MMa4CTR on the default variant, with and without plus."""
+    """Test AUC of the newest run of each model, by label: MMa4CTR on the default variant, with and without plus.
+
+    Runs that used the test rows do not count.
+    """
     default = variants_for(paths, task).default
     labels = {(MODEL, default): MODEL, (MODEL, with_features(default, "plus")): f"{MODEL} plus"}
     newest: dict[str, Result] = {}
     for result in sorted(results, key=lambda result: result.started):
         key = (result.model, result.variant)
-        if result.task == task and result.auc is not None and (key in labels or result.model != MODEL):
+        if (
+            result.task == task
+            and result.auc is not None
+            and not result.marks
+            and (key in labels or result.model != MODEL)
+        ):
             newest[labels.get(key, result.model)] = result
     best = max(newest.values(), key=lambda result: result.auc or 0, default=None)
     return {label: [(f"{result.auc:.4f}", result is best)] for label, result in newest.items()}

@@ -158,8 +158,10 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
     needed = {features for model in models for features in model.matrices}
     if any(model.framework == OWN for model in models):
         needed.add("paper")  # the bias model sees no features, but takes its rows from the paper's matrix
+    if needed and not variant:
+        raise UserError(f"{task}: no features of several modalities, which {models[0].name} needs; run step 2 again")
     matrices = {}
-    for features in sorted(needed if variant else ()):
+    for features in sorted(needed):
         name = with_features(str(variant), features)
         matrices[features] = read_artifact(paths.matrix / task / name, matrix_command(name))
         load_matrix(paths, task, name, torch.device("cpu"))  # refuses what does not fit together

@@ -227,7 +227,7 @@ class CatBoostTrees:
     def _fit(self) -> None:
         """Grow all trees, with the complexity that has the better validation AUC in a short trial."""
         best = {COMPLEXITIES[0]: 0.0}
-        for complexity in COMPLEXITIES if self._settings.epochs > TRIAL_EPOCHS else ():
+        for complexity in COMPLEXITIES:
             self._model = self._untrained(TRIAL_EPOCHS, complexity)
             self._model.fit(self._pools["train"], eval_set=self._pools["valid"])
             best[complexity] = max(self._valid_aucs())

@@ -13,12 +13,15 @@ from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.baselines import BASELINES
 from mma4ctr.evaluation.ground_truth import true_test_probabilities
 from mma4ctr.evaluation.layouts import Layout
-from mma4ctr.evaluation.metrics import auc_difference, reliability
+from mma4ctr.evaluation.metrics import auc, auc_difference, reliability
 from mma4ctr.evaluation.run_records import Result, test_scores
 from mma4ctr.evaluation.studies import COMPUTATION, EARLY, MODEL, Study
 from mma4ctr.evaluation.study_cells import Cell
 from mma4ctr.evaluation.study_layouts import METRICS, NAMES, add_columns, best_of, caption, number
 from mma4ctr.storage.paths import Paths
+
+# Scores whose AUC differs by more from that of their run are of other rows.
+SAME_AUC = 1e-9
 
 CALIBRATION = "calibration error"
 
@@ -114,11 +117,11 @@ def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
     for cell in table:
         of_label.setdefault(cell.case.label, []).append(cell)
     chosen = {label: chosen_cell(found) for label, found in of_label.items()}
-    scores = {label: [kept_scores(paths, run) for run in cell.runs] for label, cell in chosen.items()}
-    kept = {label: [score for score in found if score is not None] for label, found in scores.items()}
     ours = chosen_cell([cell for cell in chosen.values() if cell.case.model == MODEL] or [*chosen.values()])
     data = load_interactions(paths, split_task(task)[0])
     label = data.label(split_task(task)[1])[data.split == TEST]
+    scores = {name: [kept_scores(paths, run, label) for run in cell.runs] for name, cell in chosen.items()}
+    kept = {name: [score for score in found if score is not None] for name, found in scores.items()}
     truth = true_test_probabilities(paths, task)
     rows = []
     for name, cell in chosen.items():
@@ -144,10 +147,22 @@ def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
     return Layout(text, header, rows)
 
 
-def kept_scores(paths: Paths, run: Result) -> np.ndarray | None:
-    """The scores by which a run ranks the test rows; None if they were not kept or are of another number of rows."""
+def kept_scores(paths: Paths, run: Result, label: np.ndarray) -> np.ndarray | None:
+    """The scores by which a run ranks the test rows.
+
+    Args:
+        paths: Of the path.json in use.
+        run: The run.
+        label: 0/1 (test rows,), the present labels.
+
+    Returns:
+        (test rows,); None if the scores were not kept, or are of other rows: their AUC is then not that of the run.
+    """
     scores = test_scores(paths, run)
-    return scores if scores is not None and len(scores) == run.rows["test"] else None
+    if scores is None or len(scores) != len(label) or run.auc is None:
+        return None
+    found = auc(label, scores)
+    return scores if found is not None and abs(found - run.auc) < SAME_AUC else None
 
 
 def calibration_error(label: np.ndarray, truth: np.ndarray | None, scores: Sequence[np.ndarray]) -> str:
@@ -176,5 +191,5 @@ def auc_interval(cell: Cell) -> tuple[float, float] | None:
     found, errors = cell.mean_and_deviation("auc"), cell.mean_and_deviation("auc_error")
     if found is None or errors is None:
         return None
-    error = 1.96 * math.hypot(errors[0], found[1] / math.sqrt(len(cell.runs)))
+    error = 1.96 * math.hypot(errors[0], found[1] / math.sqrt(len(cell.known("auc"))))
     return max(0.0, found[0] - error), min(1.0, found[0] + error)

@@ -17,7 +17,7 @@ from mma4ctr.datasets.base import GIVEN_SPLITS
 from mma4ctr.datasets.toml_spec import READY, read_descriptions
 from mma4ctr.evaluation.ground_truth import truth_folder
 from mma4ctr.evaluation.layouts import Layout, write_layout
-from mma4ctr.evaluation.run_records import SELECTED_ON_TEST, Result, newest_of_each, read_results
+from mma4ctr.evaluation.run_records import LEAKY, SELECTED_ON_TEST, Result, newest_of_each, read_results
 from mma4ctr.evaluation.run_table import score_text
 from mma4ctr.runtime.console import note, parser, print_table, run
 from mma4ctr.runtime.errors import UserError
@@ -69,6 +69,8 @@ def leaderboard(name: str, task: str, results: Sequence[Result], *, simulated: b
         scores = [score_text(value) for value in (result.auc, result.gauc, result.logloss)]
         selected = SELECTED_ON_TEST if result.selected_on_test else "validation rows"
         label = result.model if result.model != "MMa4CTR" else f"MMa4CTR {result.variant}"
+        if result.leaky:
+            label += f", {LEAKY}"
         rows.append((result.auc or 0.0, [label, "", *scores, selected], True))
     sizes = {(result.rows["test"], result.protocol["split"]) for result in ours}
     other = [size for size, split in sizes if size != board["test_rows"] or split not in GIVEN_SPLITS]

@@ -46,7 +46,7 @@ class Predicted:
         rows: int64 (test rows,) positions among the interactions.
         label: uint8 (test rows,).
         predictions: float32 (test rows,).
-        hidden: float32 (test rows, 4), the inputs of the last layer.
+        hidden: float32 (test rows, 4 x networks), the inputs of the last layers.
         truth: float64 (test rows,) true probabilities, or None if the data are not simulated.
     """
 

@@ -118,9 +118,13 @@ class Cell:
         """The published figure, or None if it was not published."""
         return published_figure(self.task, self.case, self.epochs, metric)
 
+    def known(self, metric: str) -> list[float]:
+        """The values of a metric in the runs where it is defined."""
+        return [value for run in self.runs if (value := getattr(run, metric)) is not None]
+
     def mean_and_deviation(self, metric: str) -> tuple[float, float] | None:
         """Mean and standard deviation over the seeds, 0 for one seed; None if the metric is undefined or has no run."""
-        values = [value for run in self.runs if (value := getattr(run, metric)) is not None]
+        values = self.known(metric)
         if not values:
             return None
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0

@@ -45,7 +45,7 @@ def number(cell: Cell, metric: str) -> str:
     found = cell.mean_and_deviation(metric)
     if found is None:
         return "-"
-    return f"{found[0]:.4f}" + (f" ± {found[1]:.4f}" if len(cell.runs) > 1 else "")
+    return f"{found[0]:.4f}" + (f" ± {found[1]:.4f}" if len(cell.known(metric)) > 1 else "")
 
 
 def best_of(column: Sequence[Cell], metric: str) -> Cell | None:

@@ -122,7 +122,10 @@ def plus_factors(
     if cache.key != key or cache.tables is None:
         cache.tables, cache.key = _all_tables(inputs, modalities, folder, without, cache.workers), key
     tables = cache.tables.of_task(target, without)
-    user, item = (part.reshape(-1, part.shape[2]) for part in (tables.user_columns, tables.item_columns))
+    user, item = (
+        part.reshape(part.shape[0] * part.shape[1], part.shape[2])
+        for part in (tables.user_columns, tables.item_columns)
+    )
     return Factors(user, item, tables)
 
 

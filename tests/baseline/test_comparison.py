@@ -16,12 +16,14 @@ from sklearn.linear_model import LogisticRegression
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES, FUXICTR, RECBOLE
 from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell
+from mma4ctr.evaluation.comparison_tables import kept_scores as scores_of
 from mma4ctr.evaluation.ground_truth import true_test_probabilities
 from mma4ctr.evaluation.layouts import Layout
+from mma4ctr.evaluation.leaderboard import leaderboard
 from mma4ctr.evaluation.metrics import auc, logloss, platt_scaled, reliability, score_predictions
-from mma4ctr.evaluation.run_records import read_results
+from mma4ctr.evaluation.run_records import FIELDS, LEAKY, Result, read_results
 from mma4ctr.evaluation.run_records import test_scores as kept_scores
-from mma4ctr.evaluation.studies import STUDIES
+from mma4ctr.evaluation.studies import MODEL, STUDIES
 from mma4ctr.evaluation.study_cells import cells, prepared_inputs
 from mma4ctr.evaluation.tables import layouts
 from tests.baseline.conftest import TASK
@@ -96,6 +98,31 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     data = load_interactions(compared, "tiktok")
     label = data.label("like")[data.split == TEST]
     assert errors == f"{reliability(label, rates)[2]:.4f} ({reliability(truth, rates)[2]:.4f})"
+
+
+def test_scores_of_other_rows_enter_no_paired_test(compared):
+    """Step 1 may have made as many rows of another seed since: then the scores do not fit the labels."""
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "bias model") == 0
+    run = next(r for r in read_results(compared.results) if r.model == "bias model")
+    data = load_interactions(compared, "tiktok")
+    label = data.label("like")[data.split == TEST]
+    assert np.array_equal(scores_of(compared, run, label), kept_scores(compared, run))
+    other = np.random.default_rng(0).permutation(label)
+    assert scores_of(compared, run, other) is None and scores_of(compared, run, label[1:]) is None
+    assert scores_of(compared, replace(run, auc=None), label) is None
+
+
+def test_marked_runs_are_named_or_left_out():
+    run = Result(**dict.fromkeys(FIELDS))
+    run = replace(run, model=MODEL, variant="vat_concat", task="bars_click", auc=0.7, rows={"test": 1}, started="2")
+    runs = [
+        replace(run, protocol={"split": "given", "evidence": evidence, "loss": "bce"}, run_id=evidence)
+        for evidence in ("train", "all")
+    ]
+    shown = leaderboard("kuaivideo-x1", "bars_click", runs[1:], simulated=False)
+    assert [LEAKY in row[1] for row in shown.texts if row[1].startswith(MODEL)] == [True]
+    shown = leaderboard("kuaivideo-x1", "bars_click", runs[:1], simulated=False)
+    assert [LEAKY in row[1] for row in shown.texts if row[1].startswith(MODEL)] == [False]
 
 
 def test_the_table_leaves_out_runs_of_other_rows(compared):
