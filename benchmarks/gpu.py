@@ -23,8 +23,8 @@ from benchmarks.waiting import drawn_matrix
 from mma4ctr.evaluation.metrics import auc
 from mma4ctr.features.feature_matrix import FactorMatrix, Pairs, RowGroup
 from mma4ctr.model.inference import predict
-from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient
-from mma4ctr.model.trainer import Learner, batches, train_epoch
+from mma4ctr.model.mlp import Adam, Network, initial_weights, loss_and_gradient, torch_threads
+from mma4ctr.model.trainer import ROWS_OF_A_THREAD, Learner, batches, train_epoch
 from mma4ctr.model.training_defaults import TRAINING, TrainSettings
 from mma4ctr.runtime.console import note, parser, print_table, run, whole_number
 from mma4ctr.runtime.errors import UserError
@@ -85,7 +85,8 @@ def auc_after_an_epoch(features: str, matrix: FactorMatrix) -> float:
     """Train one epoch and return the AUC of the test rows."""
     settings = TrainSettings(epochs=1, batch_size=512, **TRAINING[features])
     learner = first_learner(matrix, settings.networks)
-    train_epoch(learner, matrix, settings, 0)
+    with torch_threads(settings.batch_size // ROWS_OF_A_THREAD):  # as step 5 trains on a CPU
+        train_epoch(learner, matrix, settings, 0)
     logits, _ = predict(learner.network, matrix, matrix.test)
     return auc(matrix.test.label.cpu().numpy(), logits.cpu().numpy()) or 0.5
 
@@ -173,7 +174,8 @@ def speeds(features: str, matrix: FactorMatrix, captured: bool) -> list[list[str
     for batch_size in BATCH_SIZES:
         settings = TrainSettings(epochs=1, batch_size=batch_size, **TRAINING[features])
         learner = first_learner(matrix, settings.networks)
-        eager = rows_per_second(partial(train_epoch, learner, matrix, settings, 0), rows, device)
+        with torch_threads(batch_size // ROWS_OF_A_THREAD):
+            eager = rows_per_second(partial(train_epoch, learner, matrix, settings, 0), rows, device)
         made.append([features, f"{device.type}, steps", f"{batch_size:,}", f"{eager:,.0f}"])
         if captured:
             steps = CapturedSteps(matrix, settings)
