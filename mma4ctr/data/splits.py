@@ -159,6 +159,11 @@ def split_sizes(of_row: np.ndarray, split: str, source: Path) -> dict[str, int]:
     return sizes
 
 
+def draws_setting(base: Artifact) -> dict[str, int]:
+    """The setting of a split of rows with sampled negatives; those of earlier versions parted them."""
+    return {"draws": 1} if base.settings.get("negatives") else {}
+
+
 def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) -> Artifact:
     """Split the kept rows of `base` anew, for the sweep.
 
@@ -182,7 +187,9 @@ def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) ->
         folder,
         step=1,
         made_by="adjust_hyperparameter.py",
-        settings=base.settings | {"split": split, "seed": seed if split in SEEDED_SPLITS else None},
+        settings=base.settings
+        | {"split": split, "seed": seed if split in SEEDED_SPLITS else None}
+        | draws_setting(base),
         inputs={"interactions": base.fingerprint},
         sources=base.manifest["sources"],
     ) as writer:

@@ -26,6 +26,7 @@ from mma4ctr.data.interactions import (
     TRAIN,
     VALID,
     Interactions,
+    draws_of,
     features_artifact,
     has_test_labels,
     load_interactions,
@@ -306,6 +307,12 @@ def load_step_inputs(paths: Paths, task: str) -> StepInputs:
     embedding = user_embedding_artifact(paths, task)
     check_made_from(modal, interactions=data.artifact)
     check_made_from(embedding, interactions=data.artifact, modalities=modal)
+    draw, block = draws_of(data.artifact), embedding.array("block")
+    if draw is not None and ((draw[1:] == draw[:-1]) & (block[1:] != block[:-1])).any():
+        raise UserError(
+            f"{embedding.folder}: made by an earlier version, whose folds part a row from its sampled negatives; run "
+            "get_user_embedding.py again"
+        )
     return StepInputs(task, data, modal, embedding)
 
 

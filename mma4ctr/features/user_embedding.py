@@ -37,7 +37,7 @@ def draw_folds(split: np.ndarray, folds: int, seed: int, draw: np.ndarray | None
 
     Returns:
         uint8 (rows,): for training rows their fold, 0 ... folds - 1, of equal sizes; for other rows `folds`, the last
-        block. Rows of one draw have the same fold.
+        block. Rows of one draw have the same fold, and folds have equal numbers of draws.
 
     Raises:
         UserError: There are more folds than training rows.
@@ -45,7 +45,10 @@ def draw_folds(split: np.ndarray, folds: int, seed: int, draw: np.ndarray | None
     block = np.full(len(split), folds, np.uint8)
     training = np.count_nonzero(split == TRAIN) if draw is None else len(np.unique(draw[split == TRAIN]))
     if folds > training:
-        raise UserError(f"--folds {folds}: there are only {training:,} training rows; use at most as many folds")
+        without = "" if draw is None else ", not counting sampled negatives"
+        raise UserError(
+            f"--folds {folds}: there are only {training:,} training rows{without}; use at most as many folds"
+        )
     drawn, first, last = np.random.default_rng(seed).permutation(training), 0, -1
     for part in slices(len(split), ROWS_AT_A_TIME):
         train = np.flatnonzero(split[part] == TRAIN)

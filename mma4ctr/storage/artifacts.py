@@ -39,7 +39,7 @@ from mma4ctr.storage.locks import locked
 
 MANIFEST = "manifest.json"
 # Keys covered by the fingerprint. `sources` (paths and dates of raw files) is left out: same content, same artifact.
-FINGERPRINTED = ("step", "settings", "inputs", "files", "columns", "hour", "ticks_per_second", "test_labels")
+FINGERPRINTED = ("step", "settings", "inputs", "files", "columns", "hour", "ticks_per_second", "timed", "test_labels")
 # Settings that identify an artifact; its folder is named after them.
 IDENTITY = ("dataset", "task", "variant")
 

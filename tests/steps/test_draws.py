@@ -11,6 +11,7 @@ import get_user_embedding
 import mlp
 import preprocess_inter
 import preprocess_multimodal
+from benchmarks import shares
 from mma4ctr.data.interactions import TEST, TRAIN, VALID, draws_of, load_interactions
 from mma4ctr.data.splits import split_rows, write_other_split
 from mma4ctr.evaluation.metrics import auc
@@ -100,12 +101,34 @@ def test_a_random_split_keeps_a_row_and_its_negatives_together(drawn, tmp_path):
     assert abs((split == TRAIN).mean() - 0.8) < 0.02 and (split != base.array("split")).any()
 
 
+@pytest.mark.parametrize("fixed", [True, False])
+def test_shares_show_a_fixed_number_of_negatives(tmp_path, fixed):
+    """One positive in three of each user, in a random order; or as many as the user's own rate gives."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(USERS):
+        rate = 1 / 3 if fixed else rng.uniform(0.05, 0.6)
+        labels = np.arange(18) % 3 == 0 if fixed else rng.random(18) < rate
+        rows += [(user, int(rng.integers(ITEMS)), 0, int(label)) for label in labels]
+    order = rng.permutation(len(rows))
+    paths = write_log(
+        tmp_path, [(*rows[place][:2], 1_600_000_000 + at, rows[place][3]) for at, place in enumerate(order)]
+    )
+    assert call(preprocess_inter.main, "--paths", paths.file) == 0
+    data = load_interactions(paths, "own")
+    user, negated, *_ = shares.test_aucs(data, data.label("like"))
+    assert (user < 0.45) == fixed and abs(user + negated - 1) < 1e-9
+
+
 @given(st.lists(st.integers(1, 6), min_size=12, max_size=60), st.integers(2, 6), st.integers(0, 9))
 def test_folds_of_draws_are_of_equal_sizes(sizes, folds, seed):
     draw = np.repeat(np.arange(len(sizes)), sizes)
     split = np.repeat(np.random.default_rng(seed).choice([TRAIN, TRAIN, TRAIN, VALID, TEST], len(sizes)), sizes)
     split[: sum(sizes[:6])] = TRAIN
-    block = draw_folds(split.astype(np.uint8), folds, seed, draw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mma4ctr.features.user_embedding.ROWS_AT_A_TIME", 7)  # a draw can reach from one part to the next
+        block = draw_folds(split.astype(np.uint8), folds, seed, draw)
+    assert (block == draw_folds(split.astype(np.uint8), folds, seed, draw)).all()
     first = np.append(0, np.cumsum(sizes)[:-1])
     assert (block == block[first][draw]).all() and (block[split != TRAIN] == folds).all()
     of_draws = np.bincount(block[first][split[first] == TRAIN], minlength=folds)
