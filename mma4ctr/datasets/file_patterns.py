@@ -3,6 +3,7 @@
 import gzip
 import os
 import zlib
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -41,14 +42,23 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
         folders = literal_folders or [match for one in folders for match in _folders(one, part)]
     literal = [file for one in folders if (file := find_raw_file(one, name))]
     found = literal or [match for one in folders for match in _matches(one, name) if match.is_file()]
-    plain = {str(file) for file in found}
-    return [file for file in found if file.suffix != ".gz" or str(file).removesuffix(".gz") not in plain]
+    return one_form(found)
+
+
+def one_form(files: Iterable[Path]) -> list[Path]:
+    """Leave out the packed form of files that are there plain too."""
+    there = {str(file): file for file in files}
+    return [file for name, file in there.items() if file.suffix != ".gz" or name.removesuffix(".gz") not in there]
 
 
 def _folders(folder: Path, part: str) -> list[Path]:
     """Return the folders in `folder` that a part of a pattern matches."""
     if part == "**":
-        return [Path(found) for found, _, _ in os.walk(folder)]
+        found = []
+        for path, names, _ in os.walk(folder):
+            names[:] = [name for name in names if not name.startswith(".")]
+            found.append(Path(path))
+        return found
     return [match for match in _matches(folder, part) if match.is_dir()]
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mma4ctr.datasets.arrow import LIBRARY_ERRORS, check_text
-from mma4ctr.datasets.file_patterns import matching_files, text_holds_rows
+from mma4ctr.datasets.file_patterns import matching_files, one_form, text_holds_rows
 from mma4ctr.datasets.json_lines import JsonLines
 from mma4ctr.runtime.console import did_you_mean, progress
 from mma4ctr.runtime.errors import BadLine, UserError, first_line
@@ -66,7 +66,7 @@ class Source:
             if not matches:
                 raise UserError(f"{self.where}: no file {path.absolute()}{_similar_file(path.absolute())}")
             found |= dict.fromkeys(sorted(matches, key=natural_order))
-        return list(found)
+        return one_form(found)
 
     @property
     def places(self) -> list[Path]:

@@ -159,10 +159,9 @@ def common_form(forms: Sequence[tuple[Path, TimeForm]], name: str) -> TimeForm:
     """Return the form of the times in all files; raises `UserError` with the names of two files that differ."""
     _, common = forms[0]
     kinds = {form.kind for _, form in forms}
-    numbers = kinds <= {"whole", "number"}
     with_unit = [one for one in forms if one[1].unit]
     for path, form in forms:
-        other_kind = form.kind != common.kind and not numbers
+        other_kind = form.kind != common.kind and not {form.kind, common.kind} <= {"whole", "number"}
         first, other = with_unit[0] if form.unit and not other_kind else forms[0]
         if other_kind or (form.unit and form.unit != other.unit):
             raise UserError(f"{path}: column {name}: {form}, but {first} has {other}; use the same form in all files")

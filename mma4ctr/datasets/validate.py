@@ -6,6 +6,7 @@ and line. Mistakes outside the sample are reported by the step that reads them.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, TypeVar
 
@@ -93,17 +94,13 @@ def _check_interactions(report: CheckReport, raw: DescribedDataset, rows: int) -
     """Check the interactions and return the distinct items of the sample, or None if there is no sample."""
     files = raw.interaction_files()
     report.rows.append(["files", f"{len(files):,}, {sum(path.stat().st_size for path in files):,} bytes"])
-    for part in report.attempt(lambda: raw.parts) or []:
-        for path in part.source.with_rows(BadLines()):
-            names = part.source.columns(path)
-            for column in part.required(raw.description):
-                report.attempt(partial(require_columns, str(path), names, [column]))
+    _check_names(report, raw)
     if report.mistakes:
         return None
     form = report.attempt(lambda: raw.time_form)
     if raw.hour and form and not form.ticks_per_second:
         where = f"{raw.description.where} [columns.context]"
-        report.add_mistake(f"{where}: hour = true needs times whose numbers show their unit, or dates; remove it")
+        report.warnings.append(f"{where}: hour = true has no effect: the numbers of the time do not show their unit")
     items = None
     for number, role in enumerate(roles_of(raw.description, form)):
         parts = list(report.read_parts(partial(raw.sample, role, rows)))
@@ -117,6 +114,20 @@ def _check_interactions(report: CheckReport, raw: DescribedDataset, rows: int) -
             items = found if role.kind == "item" else items
     _report_settings(report, raw)
     return items
+
+
+def _check_names(report: CheckReport, raw: DescribedDataset) -> None:
+    """Check that the files of the interactions have the columns that the description names."""
+    found: set[str] = set()
+    for part in report.attempt(lambda: raw.parts) or []:
+        for path in part.source.with_rows(BadLines()):
+            names = part.source.columns(path)
+            found.update(names)
+            for column in part.required(raw.description):
+                report.attempt(partial(require_columns, str(path), names, [column]))
+    for pattern in raw.description.interactions.outcomes:
+        if found and not any(fnmatchcase(name, pattern) for name in found):
+            report.warnings.append(f"{raw.description.where} [interactions]: outcomes: no column is called {pattern!r}")
 
 
 def _report_column(

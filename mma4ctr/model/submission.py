@@ -137,8 +137,6 @@ class _RowLookup:
         kept = np.stack([data.user[test], data.item[test], data.time[test]]).astype(np.int64)
         keys, self._place = np.unique(hash_rows(list(kept)).view(np.int64), return_index=True)
         self._kept, self._index = kept[:, self._place], IdIndex(keys)
-        # Without times, the time is the position in the log, so the rows of known users have these in turn.
-        self._times, self._read = np.unique(kept[2]), 0
 
     def context(self, rows: RowsToPredict) -> dict[str, np.ndarray]:
         """Codes of the context of rows, as `Scorer.score` takes them."""
@@ -148,18 +146,11 @@ class _RowLookup:
     def recency(self, rows: RowsToPredict, user: np.ndarray, item: np.ndarray) -> np.ndarray | None:
         """The recency of rows, float16 (n, r); the usual one for those that step 1 has not kept."""
         of_kept = self._scorer.matrix.test.recency
-        if of_kept is None:
+        if of_kept is None or rows.time is None:
             return None
-        wanted = np.stack([user, item, self._in_turn(user) if rows.time is None else rows.time])
+        wanted = np.stack([user, item, rows.time])
         position = self._index.positions(hash_rows(list(wanted)).view(np.int64))
         found = (position >= 0) & (self._kept[:, position] == wanted).all(axis=0)
         recency = np.tile(self._scorer.usual_recency, (len(user), 1))
         recency[found] = of_kept.numpy()[self._place[position[found]]]
         return recency
-
-    def _in_turn(self, user: np.ndarray) -> np.ndarray:
-        """int64 (n,): the times that step 1 gave to rows without a time."""
-        known = user < len(self._scorer.users)
-        turn = self._read + np.cumsum(known) - 1
-        self._read += int(known.sum())
-        return np.where(known, self._times[np.minimum(np.maximum(turn, 0), len(self._times) - 1)], -1)

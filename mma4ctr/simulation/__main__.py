@@ -12,6 +12,7 @@ best AUC that any model could reach, the oracle AUC.
 Rows are streamed, so memory does not grow with their number.
 """
 
+import codecs
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -187,7 +188,7 @@ def write_paths(file: Path, datasets: Sequence[str]) -> None:
     content: Any = {key: value for key, value in PATHS.items() if built_in or key not in BUILT_IN_KEYS}
     if file.exists():
         try:
-            content = orjson.loads(file.read_bytes())
+            content = orjson.loads(file.read_bytes().removeprefix(codecs.BOM_UTF8))
         except orjson.JSONDecodeError as error:
             raise UserError(f"{file}:{error.lineno}: not valid JSON ({error.msg}); correct or remove it") from None
     named = content.get("datasets", {}) if isinstance(content, dict) else None
@@ -195,6 +196,12 @@ def write_paths(file: Path, datasets: Sequence[str]) -> None:
         raise UserError(f"{file}: must be one JSON object, and its key 'datasets' too; correct or remove it")
     keys = [f"{name}_dataset_path" for name in datasets if name not in SHAPES]
     missing = {key: PATHS[key] for key in keys if key not in content}
+    where = {key: PATHS[key] for key in ("parent_folder", "dataset_path")}
+    if missing and where | content != content | where:
+        raise UserError(
+            f"{file}: its parent_folder and dataset_path are not those of simulated files; choose another folder"
+        )
+    missing |= where if missing else {}
     if file.exists() and not missing and described.keys() <= named.keys():
         return
     content = content | missing

@@ -313,7 +313,8 @@ def _blocks_in_order(
                 cut = quoted.last_end(data)
                 if not cut and len(data) > LONGEST_LINE:
                     # An unclosed quote: its record ends with its line. The last record may not be complete.
-                    cut = int(quoted.record_ends(data, final=True)[0])
+                    first = int(quoted.record_ends(data, final=True)[0])
+                    cut = first if data[first - 1 : first] == b"\n" else 0
             if not cut and len(data) > LONGEST_LINE:
                 raise _too_long(path, line or block_of(data, start).first_line)
             if cut:

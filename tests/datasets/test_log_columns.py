@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +26,7 @@ from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.log_columns import amounts_of, categories_of
 from mma4ctr.datasets.tiktok import COLUMNS, TikTok
 from mma4ctr.datasets.wechat import ACTIONS, WeChat
-from mma4ctr.features.behavioral.inputs import log_inputs
+from mma4ctr.features.behavioral.inputs import clock_code, log_inputs
 from mma4ctr.features.feature_matrix import RowGroup, load_step_inputs, read_matrix
 from mma4ctr.model.cold_start import load_new_items
 from mma4ctr.model.context import ContextLookups, context_lookups
@@ -677,3 +678,10 @@ def test_built_in_columns_of_one_block_or_many_are_equal(made, raw_copy, monkeyp
 def test_no_built_in_data_set_has_an_outcome_among_its_columns(raw):
     names = {name for columns in raw.columns.values() for name in columns.names}
     assert names and not names & {*raw.targets, *ACTIONS, "click", "finish", "like", "play", "stay"}
+
+
+@given(st.lists(st.integers(-(10**9), 4 * 10**9), min_size=1))
+def test_hours_and_weekdays_are_those_of_the_calendar(seconds):
+    moments = [datetime.fromtimestamp(one, UTC) for one in seconds]
+    made = {name: clock_code(name, np.array(seconds, np.float64)).tolist() for name in ("hour", "weekday")}
+    assert made == {"hour": [one.hour for one in moments], "weekday": [one.weekday() for one in moments]}

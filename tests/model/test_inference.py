@@ -63,7 +63,7 @@ def test_scores_equal_those_of_the_test_rows(trained, tmp_path, capsys):
     rows = np.flatnonzero(data.split == TEST)
     ids = [*zip(data.user_ids[data.user[rows]].tolist(), data.item_ids[data.item[rows]].tolist(), strict=True)]
     context = {column.name: column.raw[column.values[rows] - 1] for column in stored_columns(data.artifact, "context")}
-    context |= {"hour": data.time[rows] // 3600 % 24, "weekday": data.time[rows] // 86400 % 7}
+    context |= {"hour": data.time[rows] // 3600 % 24, "weekday": (data.time[rows] // 86400 + 3) % 7}
     pairs = tmp_path / "pairs.tsv"
     lines = [f"item\tnote\tuser\t{chr(9).join(context)}"]
     for (user, item), *cells in zip(ids, *context.values(), strict=True):

@@ -193,7 +193,7 @@ def test_rows_of_users_with_few_rows_are_predicted_as_those_of_new_users(tmp_pat
             continue
         item = np.array([known.index(row[1]) if row[1] in known else len(known)])
         table = {"shown": [row[3] or ""], "place": ["" if row[4] is None else str(row[4])]}
-        table |= {"hour": [str(row[2] // 3600 % 24)], "weekday": [str(row[2] // 86_400 % 7)]}
+        table |= {"hour": [str(row[2] // 3600 % 24)], "weekday": [str((row[2] // 86_400 + 3) % 7)]}
         context = scorer.context.read(pa.table(table))
         assert one == pytest.approx(scorer.score(np.array([len(scorer.users)]), item, context)[0], abs=1e-6)
 

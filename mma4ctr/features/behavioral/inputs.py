@@ -233,8 +233,8 @@ def clock_codes(data: Interactions) -> dict[str, np.ndarray]:
 
 
 def clock_code(name: str, seconds: np.ndarray) -> np.ndarray:
-    """uint8 (n,): the `hour` or `weekday` of times in seconds, float64 (n,)."""
-    code = seconds // HOUR % 24 if name == "hour" else seconds // DAY % 7
+    """uint8 (n,): the `hour` or `weekday` of times in seconds since 1970, float64 (n,); weekday 0 is Monday."""
+    code = seconds // HOUR % 24 if name == "hour" else (seconds // DAY + 3) % 7  # 1970-01-01 was a Thursday
     return code.astype(np.uint8)
 
 
