@@ -20,7 +20,7 @@ import gen_matrix
 import get_user_embedding
 import preprocess_multimodal
 from mma4ctr.data.interactions import features_artifact, interactions_artifact, user_embedding_artifact
-from mma4ctr.data.splits import write_other_split
+from mma4ctr.data.splits import draws_setting, write_other_split
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
@@ -28,10 +28,15 @@ from mma4ctr.evaluation.studies import STUDIES, Inputs, Study
 from mma4ctr.evaluation.study_cells import prepared_inputs
 from mma4ctr.features.variants import matrix_command, split_variant, variant_kind, variants_for
 from mma4ctr.runtime.console import Stopwatch, closing_line, note, parser, run, unknown_name
-from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.parallel import cores
 from mma4ctr.runtime.ray_cluster import add_ray_option
-from mma4ctr.steps.options import add_device_option, add_runs_options, add_task_options, chosen_tasks
+from mma4ctr.steps.options import (
+    add_device_option,
+    add_runs_options,
+    add_task_options,
+    check_ray_options,
+    chosen_tasks,
+)
 from mma4ctr.steps.sweep_plan import (
     PlannedTraining,
     expected_seconds,
@@ -71,15 +76,16 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
     modal = features_artifact(paths, dataset)
     if own.graph != paths.graph:
         split, folder = str(inputs.split), own.graph / dataset
-        other = finished(folder, {"split": split}, {"interactions": graph.fingerprint}, ours=True)
+        wanted = {"split": split, **draws_setting(graph)}
+        other = finished(folder, wanted, {"interactions": graph.fingerprint}, ours=True)
         graph = other or write_other_split(graph, folder, split=split, seed=0)
         made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
         same = finished(own.modal / dataset, {}, made_from, ours=True)
         modal = same or preprocess_multimodal.write_same_features(modal, graph, own.modal / dataset)
     folds = inputs.folds if inputs.evidence == "train" else 0
-    wanted = {"length": inputs.length, "evidence": inputs.evidence, "folds": folds}
+    embedded = {"length": inputs.length, "evidence": inputs.evidence, "folds": folds}
     made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
-    if not finished(own.user_embedding / task, wanted, made_from, ours=own != paths):
+    if not finished(own.user_embedding / task, embedded, made_from, ours=own != paths):
         get_user_embedding.write_user_embedding(
             task, own, length=inputs.length or 0, evidence=str(inputs.evidence), folds=inputs.folds or 0, seed=0
         )
@@ -177,7 +183,7 @@ def plan_task(paths: Paths, task: str, options: SweepOptions) -> list[PlannedTra
         elif (folder / MANIFEST).is_file():
             command = matrix_command(whole.variant)
             matrix = undamaged(folder) if own != paths else read_artifact(folder, command)
-            if matrix and not is_current(own, paths, task, matrix):
+            if matrix and not is_current(own, paths, matrix, str(whole.inputs.scaling)):
                 matrix = None
         rest = missing_checkpoints(whole, matrix, options.done, paths) if matrix else whole
         planned.append(PlannedTraining(own, whole, rest))
@@ -214,15 +220,13 @@ def main() -> int:
     paths = load_paths(arguments.paths)
     studies = chosen_studies(arguments.study)
     tasks = chosen_tasks(paths, arguments)
-    if arguments.ray and arguments.jobs:
-        raise UserError("--jobs: the Ray cluster of --ray decides how many run at a time; leave out --jobs")
+    check_ray_options(arguments)
     device = arguments.device if arguments.ray else str(choose_device(arguments.device))
     if not arguments.dry_run:
         demand_room_for_results(paths, tables=True)
     jobs = arguments.jobs or (1 if device.startswith("cuda") else cores())
     results = read_results(paths.results) if paths.results.exists() else []
     done = {result.run_id for result in results}
-
     options = SweepOptions(studies, arguments.seeds, done, not arguments.dry_run, PlusCache())
     planned = [training for task in tasks for training in plan_task(paths, task, options)]
     cost = expected_seconds(paths, tasks, results)

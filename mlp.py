@@ -70,7 +70,11 @@ def read_options() -> argparse.Namespace:
     add("--top", type=whole_number(1), metavar="N", help="find the N best items for each user of --predict")
     add("--output", type=Path, metavar="FILE", help="file for the scores (default: a file in saved_path/predictions/)")
     add("--onnx", type=Path, metavar="FILE", help="write the network of the run as ONNX")
-    return options.parse_args()
+    arguments = options.parse_args()
+    for name, default in vars(options.parse_args([])).items() if arguments.run else ():
+        if name not in ("paths", "run", *OF_A_RUN) and getattr(arguments, name) != default:
+            raise UserError(f"--{name.replace('_', '-')}: is for a training, and has no effect on --run; leave it out")
+    return arguments
 
 
 def train_tasks(

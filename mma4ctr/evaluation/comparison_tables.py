@@ -139,8 +139,9 @@ def interval_layout(paths: Paths, table: list[Cell]) -> Layout:
     text = (
         "95 % confidence intervals over test rows and, where there are several, over seeds. Paired test of DeLong, "
         f"DeLong and Clarke-Pearson on the same rows: AUC of {ours.case.label} minus AUC of each model. A dash: the "
-        "scores of a run were not kept. The expected calibration error is given for models whose scores are "
-        "probabilities, as the mean of the runs; for simulated data the error on the true probabilities is in brackets."
+        "scores of a run were not kept, or are of other rows than the present ones. The expected calibration error is "
+        "given for models whose scores are probabilities, as the mean of the runs; for simulated data the error on the "
+        "true probabilities is in brackets."
     )
     header = ["model", "AUC", "95 % interval", f"{ours.case.label} is ahead by", "95 % interval of it", "p"]
     header.append(CALIBRATION)

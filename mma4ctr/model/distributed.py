@@ -129,14 +129,14 @@ def local_device(device: torch.device) -> torch.device:
     """
     if device.type != "cuda" or "LOCAL_RANK" not in os.environ:
         return device
-    rank, gpus, world = _integer("LOCAL_RANK", 0, 0), torch.cuda.device_count(), _integer("WORLD_SIZE", 1, 1)
-    if world == 1 and device.index is not None:
-        return device
+    rank, gpus = _integer("LOCAL_RANK", 0, 0), torch.cuda.device_count()
+    here = _integer("LOCAL_WORLD_SIZE", 1, _integer("WORLD_SIZE", 1, 1))
     if device.index is not None:
-        raise UserError(f"--device {device}: {world} processes cannot share one GPU; use --device cuda")
+        if here > 1:
+            raise UserError(f"--device {device}: {here} processes cannot share one GPU; use --device cuda")
+        return device
     if rank >= gpus:
         raise UserError(
-            f"process {rank + 1} of this machine has no GPU, because there are {gpus}; use --nproc-per-node {gpus} or "
-            "--device cpu"
+            f"process {rank + 1} of this machine has no GPU; use at most --nproc-per-node {gpus}, or --device cpu"
         )
     return torch.device("cuda", rank)

@@ -11,6 +11,9 @@ from mma4ctr.runtime.errors import UserError
 from mma4ctr.runtime.ray_cluster import add_ray_option
 from mma4ctr.storage.paths import Paths
 
+# Devices of trainings on a Ray cluster, each of which sees the GPU that it was given only.
+RAY_DEVICES = ("auto", "cpu", "cuda")
+
 
 def add_dataset_option(options: argparse.ArgumentParser) -> None:
     """Add `--dataset` to a script that reads raw files."""
@@ -125,6 +128,14 @@ def add_runs_options(options: argparse.ArgumentParser, kind: str, seeds: int) ->
 def add_device_option(options: argparse.ArgumentParser) -> None:
     """Add `--device`."""
     options.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if available, else cpu")
+
+
+def check_ray_options(arguments: argparse.Namespace) -> None:
+    """Raise `UserError` if `--jobs` or `--device` do not fit with `--ray`."""
+    if arguments.ray and arguments.jobs:
+        raise UserError("--jobs: the Ray cluster of --ray decides how many run at a time; leave out --jobs")
+    if arguments.ray and arguments.device not in RAY_DEVICES:
+        raise UserError(f"--device {arguments.device}: with --ray one of {', '.join(RAY_DEVICES)}")
 
 
 def chosen_tasks(paths: Paths, arguments: argparse.Namespace) -> list[str]:

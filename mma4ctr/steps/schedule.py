@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from mma4ctr.evaluation.run_records import Result
+from mma4ctr.evaluation.studies import MODEL
 from mma4ctr.runtime.console import RunsDisplay, warn
 from mma4ctr.runtime.errors import UserError
 
@@ -64,4 +65,6 @@ class Schedule(Generic[T]):
             return False
         shown = ", ".join(f"{'-' if r.auc is None else format(r.auc, '.4f')} at {r.epochs}" for r in results)
         self.display.finish(name, self.cost(training), f"{name}: test AUC {shown}")
-        return True
+        if without := [str(r.epochs) for r in results if r.model == MODEL and not r.best_epoch]:
+            warn(f"{name}: no weights after {' and '.join(without)} epochs, because no epoch was kept")
+        return not without

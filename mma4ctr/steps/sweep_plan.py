@@ -83,16 +83,21 @@ def finished(folder: Path, settings: dict[str, Any], inputs: dict[str, str], *, 
     return artifact if right and artifact.manifest["inputs"] == inputs else None
 
 
-def is_current(own: Paths, paths: Paths, task: str, matrix: Artifact) -> bool:
-    """Whether a matrix was made from the present outputs of steps 1 to 3, as they were made from one another.
+def is_current(own: Paths, paths: Paths, matrix: Artifact, scaling: str) -> bool:
+    """Whether a matrix has the present columns and was made from the present outputs of steps 1 to 3.
 
     Args:
         own: The folders of the protocol.
         paths: The user's folders.
-        task: The task.
         matrix: In a folder of `own`.
+        scaling: The scaling that it should have.
     """
+    from mma4ctr.features.feature_matrix import column_version  # it loads torch
+
+    task = matrix.settings["task"]
     dataset, _ = split_task(task)
+    if not ({"scaling": scaling} | column_version(matrix.settings["variant"])).items() <= matrix.settings.items():
+        return False
     try:
         graph, modal, embedding = (
             interactions_artifact(own, dataset),
@@ -101,6 +106,7 @@ def is_current(own: Paths, paths: Paths, task: str, matrix: Artifact) -> bool:
         )
         if own.graph != paths.graph:
             check_made_from(graph, interactions=interactions_artifact(paths, dataset))
+            check_made_from(modal, modalities=features_artifact(paths, dataset))
         check_made_from(modal, interactions=graph)
         check_made_from(embedding, interactions=graph, modalities=modal)
         check_made_from(matrix, **{"interactions": graph, "modalities": modal, "user embedding": embedding})

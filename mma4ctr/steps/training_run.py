@@ -258,7 +258,7 @@ def run_checkpoints(
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{training.task} {training.variant}: the device {device} has too little memory ({first_line(error)}); use "
-            "a smaller --batch-size, --jobs 1 or --device cpu"
+            "a smaller --batch-size, fewer trainings at a time, or --device cpu"
         ) from None
 
 

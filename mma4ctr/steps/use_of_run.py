@@ -78,8 +78,6 @@ def use_run(paths: Paths, arguments: argparse.Namespace) -> int:
     """Score, rank or export with the run of `--run`."""
     if not (arguments.predict or arguments.onnx):
         raise UserError("--run needs --predict FILE or --onnx FILE")
-    if arguments.task or arguments.dataset:
-        raise UserError("--task and --dataset choose what is trained, and --run has its own; leave them out")
     if not arguments.predict and (arguments.top or arguments.output):
         raise UserError(f"--{'top' if arguments.top else 'output'} needs --predict FILE")
     result = find_run(paths, arguments.run)

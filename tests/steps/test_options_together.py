@@ -50,7 +50,11 @@ def copy(made, tmp_path):
         (mlp.main, ("--predict", "pairs.tsv"), "--predict needs --run"),
         (mlp.main, ("--run", "last", "--onnx", "m.onnx", "--top", 3), "--top needs --predict"),
         (mlp.main, ("--run", "last", "--onnx", "m.onnx", "--output", "s.tsv"), "--output needs --predict"),
-        (mlp.main, ("--run", "last", "--task", TASK, "--onnx", "m.onnx"), "leave them out"),
+        (mlp.main, ("--run", "last", "--task", TASK, "--onnx", "m.onnx"), "--task: is for a training"),
+        (mlp.main, ("--run", "last", "--features", "plus", "--onnx", "m.onnx"), "--features: is for a training"),
+        (mlp.main, ("--run", "last", "--batch-size", 64, "--onnx", "m.onnx"), "--batch-size: is for a training"),
+        (adjust_hyperparameter.main, ("--ray", "local", "--device", "cuda:1"), "with --ray one of"),
+        (adjust_hyperparameter.main, ("--ray", "local", "--device", "gpu"), "with --ray one of"),
         (mlp.main, ("--features", "plus", "--halve-every", 3), "--halve-every"),
         (mlp.main, ("--schedule", "cosine", "--halve-every", 3), "--halve-every"),
         (mlp.main, ("--device", "meta"), "--device meta"),
@@ -133,11 +137,13 @@ def test_too_little_memory_of_a_device_names_the_way_out(made, capsys, monkeypat
         ({"LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "cuda:1", 2, "cuda:1"),
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, "cuda", 1, "--nproc-per-node 1"),
         ({"LOCAL_RANK": "0", "WORLD_SIZE": "2"}, "cuda:0", 2, "cannot share one GPU"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}, "cuda:1", 2, "cuda:1"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}, "cuda", 1, "cuda:0"),
     ],
 )
 def test_each_process_has_a_gpu_of_its_own(monkeypatch, environment, device, gpus, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
