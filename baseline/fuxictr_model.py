@@ -26,21 +26,13 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr_batches import GROUP, LABEL, Batches, ItemTables, Part, item_tables, user_codes
 from fuxictr_xdeepfm import XDeepFM
 from model_zoo.LongCTR import DIEN, DIN, DCNv2
-from worker import Answer, answer_on_stdout, peak_memory_mb, write_rows
+from worker import Answer, answer_on_stdout, batch_size_of, peak_memory_mb, write_rows
 
 MODELS = {"DIN": DIN, "DIEN": DIEN, "DCNv2": DCNv2, "xDeepFM": XDeepFM}
 EMBEDDING, PATIENCE = 64, 2
 METRICS = {"AUC": "auc", "gAUC": "gauc", "logloss": "logloss"}
 # The steps an epoch should have at least: batches are halved, but not below the smallest.
 STEPS, SMALLEST_BATCH = 500, 256
-
-
-def batch_size_of(rows: int, published: int) -> int:
-    """The published batch size, halved until an epoch has `STEPS` steps, but not below the smallest."""
-    size = published
-    while size > SMALLEST_BATCH and rows < STEPS * size:
-        size //= 2
-    return size
 
 
 def feature_map_of(folder: Path, tables: ItemTables, users: int) -> FeatureMap:
@@ -144,7 +136,7 @@ def main() -> None:
     users = user_codes(folder, parts["train"], settings["min_rows"])
     tables = item_tables(job, folder, parts["train"])
     model = build(job, feature_map_of(folder, tables, int(users.max()) + 1))
-    size = batch_size_of(len(parts["train"]), settings["batch_size"])
+    size = batch_size_of(len(parts["train"]), settings["batch_size"], SMALLEST_BATCH, STEPS)
     batches = {name: Batches(part, users, tables, size, shuffle=name == "train") for name, part in parts.items()}
 
     watch = Watch(model, answer)

@@ -28,7 +28,7 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.data.dataset import Dataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, InputType, get_model, get_trainer, init_seed
-from worker import Steps, answer_on_stdout, train_and_score, write_rows
+from worker import Steps, answer_on_stdout, batch_size_of, train_and_score, write_rows
 
 PARTS = ("train", "valid", "test")
 # Rows that are scored at a time.
@@ -164,14 +164,6 @@ class ShownNegatives:
         if len(self._item):
             drawn = np.where(self._count[user] > 0, self._item[np.minimum(place, len(self._item) - 1)], drawn)
         return torch.from_numpy(drawn)
-
-
-def batch_size_of(rows: int) -> int:
-    """The largest power of two that gives `STEPS` steps an epoch, within bounds."""
-    size = LARGEST_BATCH
-    while size > SMALLEST_BATCH and rows < STEPS * size:
-        size //= 2
-    return size
 
 
 def read_rows(job: dict[str, Any], config: Config) -> Rows:
@@ -319,7 +311,7 @@ def main() -> None:
     parts = split(whole, config, ranking, np.load(job["moments"]) if sequential else None)
     learn = parts["learn"]
     if config["train_batch_size"] == 2048:
-        config["train_batch_size"] = batch_size_of(len(learn))
+        config["train_batch_size"] = batch_size_of(len(learn), LARGEST_BATCH, SMALLEST_BATCH, STEPS)
     sampler = None
     if config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE:
         passed = parts["train"].inter_feat[parts["train"].inter_feat["label"] == 0]

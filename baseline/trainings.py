@@ -159,7 +159,8 @@ def prepare(paths: Paths, task: str, models: Sequence[Baseline]) -> Prepared:
     if any(model.framework == OWN for model in models):
         needed.add("paper")  # the bias model sees no features, but takes its rows from the paper's matrix
     if needed and not variant:
-        raise UserError(f"{task}: no features of several modalities, which {models[0].name} needs; run step 2 again")
+        name = next(model.name for model in models if model.matrices or model.framework == OWN)
+        raise UserError(f"{task}: no features of several modalities, which {name} needs; run step 2 again")
     matrices = {}
     for features in sorted(needed):
         name = with_features(str(variant), features)

@@ -109,6 +109,14 @@ def train_and_score(
             answer(checkpoint=epoch, peak_memory_mb=peak_memory_mb(), **shared, **steps.facts())
 
 
+def batch_size_of(rows: int, largest: int, smallest: int, steps: int) -> int:
+    """The largest batch size, halved until an epoch has that many steps, but not below the smallest."""
+    size = largest
+    while size > smallest and rows < steps * size:
+        size //= 2
+    return size
+
+
 def peak_memory_mb() -> float | None:
     """Peak resident memory of this process in MB (10^6 bytes); None where the system does not tell."""
     status = Path("/proc/self/status")

@@ -112,7 +112,7 @@ def test_scores_of_other_rows_enter_no_paired_test(compared):
     assert scores_of(compared, replace(run, auc=None), label) is None
 
 
-def test_marked_runs_are_named_or_left_out():
+def test_marked_runs_are_named_or_left_out(compared):
     run = Result(**dict.fromkeys(FIELDS))
     run = replace(run, model=MODEL, variant="vat_concat", task="bars_click", auc=0.7, rows={"test": 1}, started="2")
     runs = [
@@ -123,6 +123,9 @@ def test_marked_runs_are_named_or_left_out():
     assert [LEAKY in row[1] for row in shown.texts if row[1].startswith(MODEL)] == [True]
     shown = leaderboard("kuaivideo-x1", "bars_click", runs[:1], simulated=False)
     assert [LEAKY in row[1] for row in shown.texts if row[1].startswith(MODEL)] == [False]
+    runs = [replace(run, task=TASK, auc=auc) for run, auc in zip(runs, (0.7, 0.9), strict=True)]
+    for order in (runs, runs[::-1]):
+        assert readme.newest_auc(compared, TASK, order) == {MODEL: [("0.7000", True)]}
 
 
 def test_the_table_leaves_out_runs_of_other_rows(compared):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import chdir, redirect_stdout
+from datetime import UTC, datetime
 
 import numpy as np
 import own_model
@@ -153,7 +154,17 @@ def with_times_beyond_float32(paths, folder):
     graph = folder / "graph/tiktok"
     time = np.load(graph / "time.npy")
     ranks = np.unique(time, return_inverse=True)[1]
-    np.save(graph / "time.npy", (1_650_000_000_000 + ranks).astype(time.dtype))
+    moved = (1_650_000_000_000 + ranks).astype(time.dtype)
+    np.save(graph / "time.npy", moved)
+    split = np.load(graph / "split.npy")
+    for number, part in enumerate(SPLIT_NAMES):
+        path = graph / f"tiktok.{part}.inter"
+        header, *lines = path.read_text().splitlines()
+        place = header.split("\t").index("timestamp:float")
+        rows = [line.split("\t") for line in lines]
+        for row, moment in zip(rows, moved[split == number].tolist(), strict=True):
+            row[place] = str(moment)
+        path.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
     reseal(folder)
     return load_paths(folder / "path.json")
 
@@ -198,7 +209,7 @@ def slow_row(data, block, row):
     seconds = float(data.time[row]) / data.artifact.manifest["ticks_per_second"]
     found.append(int(seconds // 3600) % 24)
     if data.time.max() - data.time.min() >= 21 * 86_400 * data.artifact.manifest["ticks_per_second"]:
-        found.append(int(seconds // 86_400) % 7)
+        found.append(datetime.fromtimestamp(seconds, UTC).weekday())
     seen = (data.split == 0) & (block != block[row])
     for of_rows, who in ((data.user, user), (data.item, item)):
         mine = seen & (of_rows == who)
