@@ -83,15 +83,17 @@ baseline: .venv/installed .venv-baseline/installed
 	$(RUN) cross_matrix.py --paths demo/tiny/path.json --task tiktok_like
 	$(RUN) baseline/comp.py --paths demo/tiny/path.json --task tiktok_like --epochs 1
 
-# Five seeds of MMa4CTR and LightGBM, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
-EPOCHS := 1 2 3 5 10 20 30
+# Five seeds of MMa4CTR and LightGBM, three of CatBoost plus, one of the others; EPOCHS="1 2 3 5 10" for a shorter one.
+# MMa4CTR has results up to 30 epochs, trees up to 50 (500 trees).
+EPOCHS := 1 2 3 5 10 20 30 50
 # An epoch of BERT4Rec and GC-SAN takes up to a minute.
-RECBOLE_EPOCHS := $(filter-out 20 30,$(EPOCHS))
+RECBOLE_EPOCHS := $(filter-out 20 30 50,$(EPOCHS))
 # $(1): the path.json, $(2): its tasks.
 define compared
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 5 \
 		--models MMa4CTR LightGBM "LightGBM plus" "bias model"
-	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --models CatBoost "CatBoost plus"
+	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --seeds 3 --models "CatBoost plus"
+	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(EPOCHS) --models CatBoost
 	$(RUN) baseline/comp.py --paths $(1) --task $(2) --epochs $(RECBOLE_EPOCHS) \
 		--models BPR FPMC NGCF LightGCN BERT4Rec GCSAN DIN DIEN DCNV2
 	$(RUN) adjust_hyperparameter.py --paths $(1) --task $(2) --study plus --seeds 3

@@ -155,7 +155,7 @@ def main() -> int:
         failed += train_all(work, cost, jobs)
     results = read_results(paths.results)
     written = write_tables(paths, results, [STUDIES[COMPARISON], STUDIES[COMPARISON_BY_EPOCH]], tasks)
-    asked = replace(STUDIES[COMPARISON], epochs=tuple(sorted(set(arguments.epochs))))
+    asked = replace(STUDIES[COMPARISON], epochs=tuple(sorted(set(arguments.epochs))), more_epochs=())
     for task, table in study_tables(paths, results, asked, tasks).items():
         shown = comparison_layout(asked, table)
         print_table(f"Test results, {task}", shown.header[:5], [[text for text, _ in row[:5]] for row in shown.rows])

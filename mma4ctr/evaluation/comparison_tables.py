@@ -56,6 +56,8 @@ def comparison_layout(study: Study, table: list[Cell]) -> Layout:
     text = caption(study, table)
     text += " The first scores are those after the number of epochs with the best validation AUC, out of "
     text += f"{', '.join(map(str, study.epochs))}."
+    if used := sorted({cell.epochs for cell in chosen if cell.epochs in study.more_epochs}):
+        text += f" Of the compared models also out of {', '.join(map(str, used))}."
     fixed = {f"{cell.case.label} trains for {cell.case.own_epochs}" for cell in table if cell.case.own_epochs}
     text += "".join(f" {line}." for line in sorted(fixed))
     if scaled:

@@ -168,7 +168,8 @@ def cells(results: Sequence[Result], study: Study, task: str, base: Inputs, know
         own = [result for result in results if is_of_case(result, task, case, base)]
         if own:
             once = case.model in BASELINES and not BASELINES[case.model].by_epoch  # its scores do not depend on epochs
-            for epochs in study.epochs:
+            more = study.more_epochs if case.model in BASELINES and not once else ()
+            for epochs in (*study.epochs, *more):
                 # The last run of each seed.
                 wanted = case.own_epochs or epochs
                 runs = {result.seed: result for result in own if once or result.epochs == wanted}

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mma4ctr.data.interactions import TEST, load_interactions
 from mma4ctr.evaluation.baselines import BASELINES, FUXICTR, RECBOLE
-from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell
+from mma4ctr.evaluation.comparison_tables import CALIBRATION, chosen_cell, comparison_layout
 from mma4ctr.evaluation.comparison_tables import kept_scores as scores_of
 from mma4ctr.evaluation.ground_truth import true_test_probabilities
 from mma4ctr.evaluation.layouts import Layout
@@ -98,6 +98,18 @@ def test_the_table_takes_the_epochs_that_the_validation_rows_chose(compared):
     data = load_interactions(compared, "tiktok")
     label = data.label("like")[data.split == TEST]
     assert errors == f"{reliability(label, rates)[2]:.4f} ({reliability(truth, rates)[2]:.4f})"
+
+
+def test_trees_can_be_best_beyond_the_epochs_of_the_other_models(compared):
+    assert call(comp.main, "--paths", compared.file, "--task", TASK, "--models", "LightGBM", "--epochs", 10) == 0
+    run = next(run for run in read_results(compared.results) if run.model == "LightGBM" and run.epochs == 10)
+    study, base = STUDIES["comparison"], prepared_inputs(compared, TASK)
+    (most,) = study.more_epochs
+    table = cells([run, replace(run, epochs=most, valid_auc=1.0)], study, TASK, base)
+    assert chosen_cell(table).epochs == most > max(study.epochs)
+    shown = comparison_layout(study, table)
+    assert shown.rows[0][4][0] == str(most) and f"AUC at {most}" not in shown.header
+    assert f"also out of {most}" in shown.caption and "also out of" not in comparison_layout(study, table[:-1]).caption
 
 
 def test_scores_of_other_rows_enter_no_paired_test(compared):
