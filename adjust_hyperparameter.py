@@ -19,8 +19,8 @@ import cross_matrix
 import gen_matrix
 import get_user_embedding
 import preprocess_multimodal
-from mma4ctr.data.interactions import features_artifact, interactions_artifact, user_embedding_artifact
-from mma4ctr.data.splits import draws_setting, write_other_split
+from mma4ctr.data.interactions import draws_setting, features_artifact, interactions_artifact, user_embedding_artifact
+from mma4ctr.data.splits import write_other_split
 from mma4ctr.datasets import split_task
 from mma4ctr.evaluation.plans import plan
 from mma4ctr.evaluation.run_records import read_results
@@ -83,7 +83,7 @@ def make_features(paths: Paths, task: str, inputs: Inputs, base: Inputs) -> Path
         same = finished(own.modal / dataset, {}, made_from, ours=True)
         modal = same or preprocess_multimodal.write_same_features(modal, graph, own.modal / dataset)
     folds = inputs.folds if inputs.evidence == "train" else 0
-    embedded = {"length": inputs.length, "evidence": inputs.evidence, "folds": folds}
+    embedded = {"length": inputs.length, "evidence": inputs.evidence, "folds": folds} | draws_setting(graph)
     made_from = {"interactions": graph.fingerprint, "modalities": modal.fingerprint}
     if not finished(own.user_embedding / task, embedded, made_from, ours=own != paths):
         get_user_embedding.write_user_embedding(

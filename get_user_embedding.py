@@ -24,6 +24,7 @@ from mma4ctr.data.interactions import (
     EVIDENCE,
     TRAIN,
     draws_of,
+    draws_setting,
     features_artifact,
     has_test_labels,
     load_interactions,
@@ -88,6 +89,7 @@ def write_user_embedding(
             "evidence": evidence,
             "folds": 0 if evidence == "all" else folds,
             "seed": seed,
+            **draws_setting(data.artifact),
         },
         inputs={"interactions": data.artifact.fingerprint, "modalities": modal.fingerprint},
     ) as writer:

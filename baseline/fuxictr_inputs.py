@@ -23,7 +23,7 @@ from trainings import Prepared
 
 from mma4ctr.data.interactions import TRAIN
 from mma4ctr.data.log_columns import stored_columns
-from mma4ctr.data.row_order import order_by
+from mma4ctr.data.row_order import first_of_equals, order_by
 from mma4ctr.datasets.arrow import Column
 from mma4ctr.datasets.base import GIVEN_VALID_TEST, SPLIT_NAMES
 from mma4ctr.datasets.columns import ids_of
@@ -156,13 +156,6 @@ def read_rows(prepared: Prepared, description: Description, history: str) -> Fil
     user, item, time, clicked, count = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     end = np.cumsum(count)
     return FileRows(user, item, time, Histories(clicked, end - count, end))
-
-
-def first_of_equals(columns: list[np.ndarray]) -> np.ndarray:
-    """Whether a row differs from the one before it: bool (rows,), given sorted columns (rows,)."""
-    new = np.ones(len(columns[0]), bool)
-    new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
-    return new
 
 
 def rows_in_files(prepared: Prepared, found: FileRows) -> np.ndarray:

@@ -121,6 +121,11 @@ def draws_of(artifact: Artifact) -> np.ndarray | None:
     return groups_of(artifact.array("user"), artifact.array("time"))[1]
 
 
+def draws_setting(artifact: Artifact) -> dict[str, int]:
+    """The setting of folds and splits of rows with sampled negatives; those of earlier versions parted the draws."""
+    return {"draws": 1} if artifact.settings.get("negatives") else {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interactions(LogRows):
     """The kept rows of one data set as aligned arrays.

@@ -1,6 +1,6 @@
 """Sort the kept rows and drop duplicates, in partitions of consecutive users that fit in memory."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +177,15 @@ def drop_duplicates(records: np.ndarray, *, time_is_day: bool) -> dict[str, np.n
     return {name: values[order] for name, values in column.items()}
 
 
+def first_of_equals(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Whether a row differs from the one before it: bool (rows,), given sorted columns (rows,)."""
+    new = np.zeros(len(columns[0]), bool)
+    new[:1] = True
+    for column in columns:
+        new[1:] |= column[1:] != column[:-1]
+    return new
+
+
 def groups_of(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Group neighbouring rows of equal user and time.
 
@@ -187,8 +196,7 @@ def groups_of(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarra
     Returns:
         int64 (groups,), the first row of each group, and int64 (n,), the group of each row.
     """
-    new = np.ones(len(user), bool)
-    new[1:] = (user[1:] != user[:-1]) | (time[1:] != time[:-1])
+    new = first_of_equals((user, time))
     return np.flatnonzero(new), np.cumsum(new) - 1
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mma4ctr.data.interactions import TRAIN, VALID, draws_of, has_test_labels
+from mma4ctr.data.interactions import TRAIN, VALID, draws_of, draws_setting, has_test_labels
 from mma4ctr.data.row_order import RowArray, row_chunks
 from mma4ctr.datasets.base import GIVEN_SPLITS, GIVEN_VALID_TEST, SPLIT_NAMES
 from mma4ctr.runtime.errors import UserError
@@ -84,10 +84,10 @@ def split_rows(split: str, user: RowArray, time: RowArray, seed: int, draw: np.n
         first, second = order_statistics(time, cuts)
         return np.concatenate([(chunk >= first).astype(np.uint8) + (chunk >= second) for chunk in row_chunks(time)])
     generator = np.random.default_rng(seed)
-    if split == "random" and draw is None:
+    of_row = draw if split == "random" else user[:]
+    if of_row is None:
         place = generator.permutation(rows)
     else:
-        of_row = draw if split == "random" and draw is not None else user[:]
         count = int(of_row.max()) + 1
         drawn = generator.permutation(count)
         sizes = np.bincount(of_row, minlength=count)[drawn]
@@ -157,11 +157,6 @@ def split_sizes(of_row: np.ndarray, split: str, source: Path) -> dict[str, int]:
             "too few distinct times; choose another --split or a smaller --min-interactions"
         )
     return sizes
-
-
-def draws_setting(base: Artifact) -> dict[str, int]:
-    """The setting of a split of rows with sampled negatives; those of earlier versions parted them."""
-    return {"draws": 1} if base.settings.get("negatives") else {}
 
 
 def write_other_split(base: Artifact, folder: Path, *, split: str, seed: int) -> Artifact:

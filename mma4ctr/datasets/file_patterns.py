@@ -25,7 +25,7 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
         pattern: absolute, or relative to `folder`; a file may have the suffix `.gz`.
 
     Returns:
-        The files, unordered. Of a file that is there plain and as `.gz`, only the plain one.
+        The files, unordered.
 
     Raises:
         UserError: A path with this name exists but is not a readable file.
@@ -41,8 +41,7 @@ def matching_files(folder: Path, pattern: str) -> list[Path]:
         literal_folders = [one / part for one in folders if (one / part).is_dir()]
         folders = literal_folders or [match for one in folders for match in _folders(one, part)]
     literal = [file for one in folders if (file := find_raw_file(one, name))]
-    found = literal or [match for one in folders for match in _matches(one, name) if match.is_file()]
-    return one_form(found)
+    return literal or [match for one in folders for match in _matches(one, name) if match.is_file()]
 
 
 def one_form(files: Iterable[Path]) -> list[Path]:

@@ -58,7 +58,11 @@ class Source:
     batch_rows: int = BATCH_ROWS
 
     def files(self) -> list[Path]:
-        """Return the files, those of a pattern in natural order; raises `UserError` if a pattern matches none."""
+        """Return the files, those of a pattern in natural order; of one that is there plain and as `.gz` the plain one.
+
+        Raises:
+            UserError: A pattern matches none.
+        """
         found: dict[Path, None] = {}
         for pattern in self.patterns:
             path = self.folder / pattern

@@ -26,7 +26,7 @@ from mma4ctr.data.interactions import (
     TRAIN,
     VALID,
     Interactions,
-    draws_of,
+    draws_setting,
     features_artifact,
     has_test_labels,
     load_interactions,
@@ -307,8 +307,7 @@ def load_step_inputs(paths: Paths, task: str) -> StepInputs:
     embedding = user_embedding_artifact(paths, task)
     check_made_from(modal, interactions=data.artifact)
     check_made_from(embedding, interactions=data.artifact, modalities=modal)
-    draw, block = draws_of(data.artifact), embedding.array("block")
-    if draw is not None and ((draw[1:] == draw[:-1]) & (block[1:] != block[:-1])).any():
+    if not draws_setting(data.artifact).items() <= embedding.settings.items():
         raise UserError(
             f"{embedding.folder}: made by an earlier version, whose folds part a row from its sampled negatives; run "
             "get_user_embedding.py again"

@@ -75,7 +75,7 @@ def write_submission(scorer: Scorer, data: Interactions, raw: DescribedDataset, 
         UserError: A row cannot be read, or a file changes meanwhile.
     """
     assert raw.description.split
-    lookup = _RowLookup(scorer, data, timed=raw.time_form is not None)
+    lookup = _RowLookup(scorer, data)
     names: list[np.ndarray] = []
     rows = new_users = new_items = 0
 
@@ -127,8 +127,8 @@ class _Side:
 class _RowLookup:
     """Finds raw test rows among the rows of step 1: what a row's recency is depends on the rows before it."""
 
-    def __init__(self, scorer: Scorer, data: Interactions, *, timed: bool) -> None:
-        self._artifact, self._scorer, self._timed = data.artifact, scorer, timed
+    def __init__(self, scorer: Scorer, data: Interactions) -> None:
+        self._artifact, self._scorer = data.artifact, scorer
         self.user = _Side(scorer.users, data, data.user)
         self.item = _Side(scorer.items, data, data.item)
         self._names = [entry["name"] for entry in data.artifact.manifest.get("columns", {}).get("context", ())]
@@ -141,7 +141,8 @@ class _RowLookup:
     def context(self, rows: RowsToPredict) -> dict[str, np.ndarray]:
         """Codes of the context of rows, as `Scorer.score` takes them."""
         values = dict(zip(self._names, coded_like(self._artifact, "context", rows.context), strict=True))
-        return self._scorer.context.of_rows(values, rows.time / self._ticks if self._timed and self._ticks else None)
+        seconds = None if rows.time is None or not self._ticks else rows.time / self._ticks
+        return self._scorer.context.of_rows(values, seconds)
 
     def recency(self, rows: RowsToPredict, user: np.ndarray, item: np.ndarray) -> np.ndarray | None:
         """The recency of rows, float16 (n, r); the usual one for those that step 1 has not kept."""

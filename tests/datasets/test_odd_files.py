@@ -19,9 +19,9 @@ from mma4ctr.datasets import __main__ as check
 from mma4ctr.datasets.array_files import checked_ids
 from mma4ctr.datasets.base import ColumnNames
 from mma4ctr.datasets.columns import ids_of, tokens_of
-from mma4ctr.datasets.file_patterns import matching_files
 from mma4ctr.datasets.id_index import IdIndex
 from mma4ctr.datasets.json_lines import JsonLines
+from mma4ctr.datasets.table_readers import Source
 from mma4ctr.datasets.times import TimeForm, common_form, form_of, time_of
 from mma4ctr.runtime.errors import BadLine, UserError
 from mma4ctr.simulation import __main__ as world
@@ -109,9 +109,10 @@ def test_two_units_are_refused_wherever_a_file_without_unit_stands(tmp_path, ord
 def test_a_file_and_its_packed_form_count_once(tmp_path):
     for name in ("log_1.csv", "log_2.csv.gz", "log_3.csv", "log_3.csv.gz", "._log_1.csv", ".log.csv"):
         (tmp_path / name).write_bytes(b"x")
-    found = sorted(path.name for path in matching_files(tmp_path, "*log*.csv*"))
-    assert found == ["log_1.csv", "log_2.csv.gz", "log_3.csv"]
-    assert [path.name for path in matching_files(tmp_path, ".log*")] == [".log.csv"]
+    for patterns in (("*log*.csv*",), ("log*.csv", "log*.csv.gz"), ("log*.gz", "log_1*", "log_3.csv")):
+        found = sorted(path.name for path in Source("own.toml", tmp_path, patterns).files())
+        assert found == ["log_1.csv", "log_2.csv.gz", "log_3.csv"]
+    assert [path.name for path in Source("own.toml", tmp_path, (".log*",)).files()] == [".log.csv"]
 
 
 def test_a_log_beside_its_packed_form_has_each_row_once(tmp_path):

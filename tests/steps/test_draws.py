@@ -1,6 +1,9 @@
 """Rows that were drawn together: a row and its sampled negatives are in one fold and one part of the split; and logs
 without times, whose order in the file may tell the labels."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,7 +23,7 @@ from mma4ctr.features.feature_matrix import load_step_inputs
 from mma4ctr.features.user_embedding import draw_folds
 from mma4ctr.storage.artifacts import read_artifact
 from mma4ctr.storage.paths import load_paths
-from tests.conftest import call, write_described
+from tests.conftest import call, reseal, write_described
 
 USERS, ITEMS = 60, 80
 DESCRIPTION = """
@@ -90,6 +93,17 @@ def test_a_row_and_its_negatives_share_a_fold(drawn):
         others = train[(data.user[train] == data.user[row]) & (block[train] != block[row])]
         shares.append((label[others].sum() + 1) / (len(others) + 4))
     assert abs(auc(label[train], np.array(shares)) - 0.5) < 0.01
+
+
+def test_folds_of_an_earlier_version_are_refused(drawn, tmp_path, capsys):
+    shutil.copytree(drawn.file.parent, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "out/user_embedding_path/own_like/manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["settings"].pop("draws") == 1
+    path.write_text(json.dumps(manifest))
+    reseal(tmp_path)
+    assert call(gen_matrix.main, "--paths", tmp_path / "path.json") == 2
+    assert "run get_user_embedding.py again" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_random_split_keeps_a_row_and_its_negatives_together(drawn, tmp_path):
